@@ -1,0 +1,137 @@
+"""``ckpt.pt``: plain containers and tensors, so that ``torch.load(weights_only=True)`` reads it; and the authors' files."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dhvt.config import DHVTConfig, Preprocess, from_dict
+from dhvt.errors import CheckpointError, ConfigError
+from dhvt.model import DHVT
+
+FORMAT = "dhvt-checkpoint-1"
+State = dict[str, Tensor]
+
+
+@dataclass(kw_only=True)
+class Checkpoint:
+    """One trained or half-trained model, and all that export and resuming need to know about it.
+
+    Args:
+        name: the variant's name.
+        config: the architecture; :class:`dhvt.config.DHVTConfig` as a dict.
+        weights: the model's state dict.
+        ema: the moving average's, or None; what is exported where there is one.
+        classes: class names in label order.
+        preprocess: :class:`dhvt.config.Preprocess` as a dict.
+        recipe: :class:`dhvt.recipe.TrainRecipe` as a dict; empty for an imported model.
+        metrics: what was measured last, such as ``val_top1``; empty before the first validation.
+        provenance: the command, versions and data set that made it.
+        step: optimizer steps done.
+        optimizers: their state dicts, for resuming; empty in a slimmed file.
+    """
+
+    name: str
+    config: dict[str, Any]
+    weights: State
+    classes: list[str]
+    preprocess: dict[str, Any]
+    ema: State | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    optimizers: list[dict[str, Any]] = field(default_factory=list)
+
+    def build_model(self) -> DHVT:
+        """The model with its best weights (the moving average's if there is one), in evaluation mode.
+
+        Raises:
+            CheckpointError: weights and configuration do not fit.
+        """
+        try:
+            model = DHVT(from_dict(DHVTConfig, self.config))
+            model.load_state_dict(self.weights if self.ema is None else self.ema)
+        except (ConfigError, RuntimeError) as error:
+            raise CheckpointError(f"the checkpoint's weights do not fit its configuration: {error}") from error
+        return model.eval()
+
+    def build_preprocess(self) -> Preprocess:
+        """How its pictures are prepared."""
+        return from_dict(Preprocess, self.preprocess)
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes to a temporary name, syncs and renames: a crash or a full disk leaves the file before it untouched.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    values = {entry.name: getattr(checkpoint, entry.name) for entry in fields(checkpoint)}
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT} | values, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"cannot write {path}: {error}; the checkpoint before it is untouched") from error
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads a checkpoint of this package onto the CPU.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or no checkpoint of this package.
+    """
+    values = _load(Path(path))
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        found = f"format {values.get('format')!r}" if isinstance(values, dict) else type(values).__name__
+        raise CheckpointError(f"{path} is no checkpoint of dhvt train ({found}, expected {FORMAT!r})")
+    del values["format"]
+    try:
+        return from_dict(Checkpoint, values)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no checkpoint at {path}") from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+
+
+def from_authors(state: Mapping[str, Any], *, ema: bool = False) -> State:
+    """The authors' state dict as ours. The keys agree; wrappers around them are removed.
+
+    Args:
+        state: what ``torch.load`` gave: a state dict, or one under ``model`` and perhaps ``model_ema``.
+        ema: take ``model_ema``.
+
+    Raises:
+        CheckpointError: there is no state dict in it.
+    """
+    key = "model_ema" if ema else "model"
+    inner = state.get(key, state)
+    if ema and key not in state:
+        raise CheckpointError(f"the authors' file has no {key}; it has {', '.join(list(state)[:5])}")
+    if not isinstance(inner, Mapping) or not all(isinstance(value, Tensor) for value in inner.values()):
+        raise CheckpointError("expected the authors' state dict: tensors by name, or such a dict under 'model'")
+    return {name.removeprefix("module."): value for name, value in inner.items()}
+
+
+def to_authors(state: Mapping[str, Tensor]) -> dict[str, State]:
+    """Our state dict as the authors' file holds it: ``{"model": state}``; inverse of :func:`from_authors`."""
+    return {"model": dict(state)}

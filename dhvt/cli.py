@@ -1,0 +1,126 @@
+"""``dhvt train | evaluate | classify``: the front door.
+
+Training needs torch, evaluating and classifying need a serving engine; each command imports only what it uses.
+This is the one module of ``dhvt`` that reaches into ``serving``, and nothing imports it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dhvt.config import VARIANTS
+from dhvt.errors import DHVTError
+from dhvt.recipe import TrainRecipe, load_recipe, recipe_names
+
+Command = Callable[..., None]
+
+
+class _Group(click.Group):
+    """Prints this project's errors as one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DHVTError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dhvt-serve")
+def main() -> None:
+    """Train a DHVT on your pictures, measure it, and ask it what is on a picture.
+
+    \b
+    dhvt train --data pictures/ --out runs/mine     pictures/<class>/<picture>
+    python export/to_onnx.py runs/mine/ckpt.pt      writes runs/mine/artifact
+    DHVT_MODEL=runs/mine/artifact bentoml serve
+    """
+
+
+def _recipe_options(command: Command) -> Command:
+    """One option per recipe field, so that ``--epochs 3`` overrides the preset."""
+    for field in reversed(fields(TrainRecipe)):
+        if field.name == "resolutions":
+            continue
+        kind = type(field.default)
+        command = click.option(f"--{field.name.replace('_', '-')}", field.name, type=kind, help="Recipe field.")(command)
+    return command
+
+
+@main.command()
+@click.option("--data", required=True, help="Parquet file, or folder of <class>/<picture>, or of train/ and val/ with these.")
+@click.option("--val", help="Pictures to measure on after each epoch, laid out alike. Default: a part of --data.")
+@click.option("--val-fraction", default=0.1, show_default=True, help="Part of each class held out where there is no --val.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for ckpt.pt and metrics.jsonl.")
+@click.option(
+    "--variant", default="dhvt_tiny_cifar_patch4", show_default=True, type=click.Choice(list(VARIANTS)), metavar="NAME",
+    help=f"One of {', '.join(VARIANTS)}.",
+)  # fmt: skip
+@click.option("--img-size", type=int, help="Pixels of a side, a multiple of the patch size. Default: the variant's.")
+@click.option(
+    "--resize-mode", type=click.Choice(["crop", "squash", "pad"]), default="crop", show_default=True,
+    help="How a picture of another shape becomes square: cut the middle out, distort, or add borders.",
+)  # fmt: skip
+@click.option("--recipe", default="short", show_default=True, help="Preset of the fields below.")
+@_recipe_options
+@click.option("--resume", is_flag=True, help="Go on from OUT/ckpt.pt with the same command.")
+@click.option("--on-broken", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
+              help="What to do with a picture that cannot be read.")  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--amp", default="auto", show_default=True, help="auto, bf16 or off.")
+@click.option("--num-workers", default=0, show_default=True, help="Processes that decode; 0 decodes in this one.")
+@click.option("--checkpoint-minutes", default=5.0, show_default=True, help="Also save in mid-epoch this often.")
+def train(
+    data: str, val: str | None, val_fraction: float, out: Path, variant: str, img_size: int | None, resize_mode: Any,
+    recipe: str, resume: bool, on_broken: str, device: str, amp: str, num_workers: int, checkpoint_minutes: float,
+    **overrides: Any,
+) -> None:  # fmt: skip
+    """Train a DHVT from scratch.
+
+    Saves after every epoch and every few minutes; Ctrl-C saves too; --resume goes on exactly where it stopped.
+    On a CPU, preloading a better allocator makes it faster: LD_PRELOAD=libjemalloc.so.2 dhvt train …
+    """
+    from dhvt.config import Preprocess
+    from dhvt.data import class_counts, has_splits, open_source, split_source
+    from dhvt.train import RunOptions
+    from dhvt.train import train as run_training
+
+    chosen = load_recipe(recipe, **{name: value for name, value in overrides.items() if value is not None})
+    source = open_source(data, "train")
+    if val is not None:
+        val_source = open_source(val, "val", source.classes)
+    elif Path(data).is_dir() and has_splits(Path(data)):
+        val_source = open_source(data, "val", source.classes)
+    else:
+        source, val_source = split_source(source, val_fraction, chosen.seed)
+    counts = class_counts(source)
+    click.echo(
+        f"{len(source)} pictures to train on, {len(val_source)} to measure on, {len(counts)} classes "
+        f"of {min(counts.values())} to {max(counts.values())} pictures"
+    )
+    size = (img_size, img_size) if img_size else VARIANTS[variant].img_size
+    options = RunOptions(
+        out=out, device=device, amp=amp, num_workers=num_workers, checkpoint_minutes=checkpoint_minutes,
+        stop_on_broken=on_broken == "stop", resume=resume, command=shlex.join(["dhvt", *sys.argv[1:]]),
+    )  # fmt: skip
+    cfg = Preprocess(size=size, resize_mode=resize_mode)
+    try:
+        checkpoint = run_training(variant, source, val_source, chosen, options, cfg=cfg)
+    except KeyboardInterrupt:
+        click.echo(f"stopped; go on with the same command and --resume ({out / 'ckpt.pt'})")
+        sys.exit(130)
+    click.echo(f"validation top-1 {checkpoint.metrics['val_top1']:.2f} %; saved {out / 'ckpt.pt'}")
+    click.echo(f"next: python export/to_onnx.py {out / 'ckpt.pt'} --data {data}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""Labelled pictures on disk: a folder of class folders, or Parquet in the Hugging Face image schema.
+
+A source hands out encoded bytes and labels; decoding is :mod:`dhvt.preprocess`'s. None of this imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhvt.config import Preprocess
+from dhvt.errors import DataError, ImageError
+from dhvt.preprocess import SUFFIXES, preprocess, read_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+IMAGE_COLUMNS = ("img", "image")
+LABEL_COLUMNS = ("label", "fine_label", "labels")
+SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test", "dev")}
+
+
+class ImageSource(Protocol):
+    """Labelled encoded pictures, addressed by 0 ≤ index < len."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; a label is an index into them."""
+        ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """``(len,)``, each in ``0 … len(classes) - 1``."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> bytes:
+        """One encoded picture. Raises :class:`ImageError` when it cannot be read."""
+        ...
+
+    def locate(self, index: int) -> str:
+        """Where it lies, for a message: a path, and the row in a Parquet file."""
+        ...
+
+
+class FolderSource:
+    """``root/<class name>/**/<picture>``; classes in alphabetical order.
+
+    Raises:
+        DataError: no such folder, fewer than one class, or an unfamiliar layout.
+    """
+
+    def __init__(self, root: Path, classes: Sequence[str] | None = None) -> None:
+        names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        self.classes = tuple(classes if classes is not None else names)
+        unknown = sorted(set(names) - set(self.classes))
+        if unknown:
+            raise DataError(f"{root} has folders of classes that the model does not know: {', '.join(unknown[:5])}")
+        self._paths: list[Path] = []
+        labels: list[int] = []
+        for label, name in enumerate(self.classes):
+            found = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+            self._paths += found
+            labels += [label] * len(found)
+        self.labels = np.array(labels, dtype=np.int64)
+        if not self._paths:
+            raise DataError(
+                f"no pictures under {root}; expected {root}/<class name>/<picture>, with endings {', '.join(sorted(SUFFIXES))}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int) -> bytes:
+        return read_file(self._paths[index])
+
+    def locate(self, index: int) -> str:
+        return str(self._paths[index])
+
+
+class ParquetSource:
+    """Parquet files in the Hugging Face schema: ``img`` or ``image`` with ``bytes``, ``label`` or ``fine_label``.
+
+    Class names come from the file's metadata, else they are the numbers. The encoded pictures are held in memory.
+
+    Raises:
+        DataError: a file cannot be read or lacks a column.
+    """
+
+    def __init__(self, paths: Sequence[Path], classes: Sequence[str] | None = None) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        tables: list[pa.Table] = []
+        for path in paths:
+            try:
+                tables.append(pq.read_table(path))
+            except (OSError, pa.ArrowException) as error:
+                raise DataError(f"cannot read {path} as Parquet: {error}") from error
+        self._paths = list(paths)
+        self._ends = np.cumsum([table.num_rows for table in tables])
+        table = pa.concat_tables(tables)
+        if not table.num_rows:
+            raise DataError(f"{paths[0]} has no rows")
+        image_column = _pick_column(table, IMAGE_COLUMNS, paths[0])
+        label_column = _pick_column(table, LABEL_COLUMNS, paths[0])
+        column = table[image_column]
+        if pa.types.is_struct(column.type):
+            column = pa.chunked_array([chunk.field("bytes") for chunk in column.chunks])
+        self._bytes = column
+        self.labels = table[label_column].to_numpy().astype(np.int64)
+        names = _class_names(tables[0].schema, label_column)
+        top = int(self.labels.max())
+        self.classes = tuple(classes or names or (str(label) for label in range(top + 1)))
+        if int(self.labels.min()) < 0 or top >= len(self.classes):
+            raise DataError(
+                f"{paths[0]} has labels from {self.labels.min()} to {top}, but there are {len(self.classes)} classes"
+            )
+        if classes is not None and names and tuple(names) != tuple(classes):
+            raise DataError(f"{paths[0]} has classes {', '.join(names[:5])}…, the model {', '.join(classes[:5])}…")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes:
+        data = self._bytes[index].as_py()
+        if data is None:
+            raise ImageError("the row holds no image bytes")
+        return bytes(data)
+
+    def locate(self, index: int) -> str:
+        file = int(np.searchsorted(self._ends, index, side="right"))
+        row = index - (int(self._ends[file - 1]) if file else 0)
+        return f"{self._paths[file]} row {row}"
+
+
+class Subset:
+    """Some rows of another source, in the order given."""
+
+    def __init__(self, source: ImageSource, indices: NDArray[np.int64]) -> None:
+        self._source, self._indices = source, indices
+        self.classes = source.classes
+        self.labels = source.labels[indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, index: int) -> bytes:
+        return self._source.read(int(self._indices[index]))
+
+    def locate(self, index: int) -> str:
+        return self._source.locate(int(self._indices[index]))
+
+
+def _pick_column(table: pa.Table, names: tuple[str, ...], path: Path) -> str:
+    for name in names:
+        if name in table.column_names:
+            return name
+    raise DataError(f"{path} has no column {' or '.join(names)}; it has {', '.join(table.column_names)}")
+
+
+def _class_names(schema: pa.Schema, label_column: str) -> list[str] | None:
+    metadata = (schema.metadata or {}).get(b"huggingface")
+    if metadata is None:
+        return None
+    feature: dict[str, Any] = json.loads(metadata).get("info", {}).get("features", {}).get(label_column, {})
+    return feature.get("names")
+
+
+def open_source(path: str | Path, split: str | None = None, classes: Sequence[str] | None = None) -> ImageSource:
+    """Opens pictures at ``path``.
+
+    Args:
+        path: a ``.parquet`` file, a folder of them, a folder of class folders, or a folder with one per split.
+        split: ``train`` or ``val``, where the folder has splits.
+        classes: the class names that labels must refer to; a model's, when it is evaluated.
+
+    Raises:
+        DataError: nothing usable is there.
+    """
+    root = Path(path)
+    if root.is_file():
+        return ParquetSource([root], classes)
+    if not root.is_dir():
+        raise DataError(f"{root} does not exist; give a Parquet file or a folder with one folder per class")
+    parquet = sorted(root.glob("*.parquet"))
+    if parquet:
+        chosen = _of_split([file for file in parquet], split, lambda file: file.stem.split("-")[0])
+        return ParquetSource(chosen or parquet, classes)
+    folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir()]
+    chosen = _of_split(folders, split or "train", lambda folder: folder.name)
+    return FolderSource(chosen[0] if chosen and has_splits(root) else root, classes)
+
+
+def has_splits(root: Path) -> bool:
+    """Whether a data set's folder holds a training and a validation part."""
+    entries = list(root.glob("*.parquet")) or [entry for entry in root.iterdir() if entry.is_dir()]
+    names = {entry.stem.split("-")[0] if entry.suffix == ".parquet" else entry.name for entry in entries}
+    return all(names & set(aliases) for aliases in SPLITS.values())
+
+
+def _of_split(entries: list[Path], split: str | None, name: Callable[[Path], str]) -> list[Path]:
+    for alias in SPLITS.get(split or "", ()):
+        chosen = [entry for entry in entries if name(entry) == alias]
+        if chosen:
+            return chosen
+    return []
+
+
+def split_source(source: ImageSource, fraction: float, seed: int) -> tuple[Subset, Subset]:
+    """A training and a validation part, the latter with ``fraction`` of each class (at least one of two or more).
+
+    Raises:
+        DataError: nothing would be left for one of the two.
+    """
+    rng = np.random.default_rng(seed)
+    held: list[NDArray[np.int64]] = []
+    for label in range(len(source.classes)):
+        rows = rng.permutation(np.flatnonzero(source.labels == label))
+        count = max(round(len(rows) * fraction), 1) if len(rows) > 1 else 0
+        held.append(rows[:count])
+    val = np.sort(np.concatenate(held))
+    train = np.setdiff1d(np.arange(len(source)), val)
+    if not len(val) or not len(train):
+        raise DataError(f"{len(source)} pictures cannot be split with a validation fraction of {fraction}")
+    return Subset(source, train), Subset(source, val)
+
+
+def class_counts(source: ImageSource) -> dict[str, int]:
+    """Pictures per class name."""
+    counts = Counter(source.labels.tolist())
+    return {name: counts[label] for label, name in enumerate(source.classes)}
+
+
+def iterate_batches(
+    source: ImageSource, cfg: Preprocess, batch_size: int, on_error: Callable[[str], None] | None = None
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    """Preprocessed batches in order: images ``(B, H, W, 3)`` uint8, labels ``(B,)``.
+
+    Args:
+        on_error: called with a message for each broken picture, which is then left out; ``None`` raises instead.
+
+    Raises:
+        DataError: a broken picture, naming its place, when ``on_error`` is None.
+    """
+    images: list[NDArray[np.uint8]] = []
+    labels: list[int] = []
+    for index in range(len(source)):
+        try:
+            images.append(preprocess(source.read(index), cfg))
+            labels.append(int(source.labels[index]))
+        except ImageError as error:
+            message = f"{source.locate(index)}: {error}"
+            if on_error is None:
+                raise DataError(message) from error
+            on_error(message)
+        if len(images) == batch_size or (images and index == len(source) - 1):
+            yield np.stack(images), np.array(labels, dtype=np.int64)
+            images, labels = [], []
+    if images:
+        yield np.stack(images), np.array(labels, dtype=np.int64)

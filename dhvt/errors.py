@@ -1,0 +1,53 @@
+"""What can go wrong, one class each.
+
+    DHVTError
+    ├── ConfigError       a setting, option or recipe field that cannot be
+    ├── DataError         a data set or picture that cannot be read
+    │   └── ImageError    one picture that cannot be decoded
+    ├── TrainError        training cannot go on: a loss that is not finite, a full disk
+    ├── CheckpointError   a checkpoint that is missing, broken or of another model
+    ├── ArtifactError     a model folder that is missing, incomplete or was changed
+    ├── EngineError       a runtime that cannot run the model here
+    └── ExportError       a checkpoint that could not become an artifact
+        └── ParityError   … because the outputs disagree
+"""
+
+
+class DHVTError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class ConfigError(DHVTError, ValueError):
+    """A setting, option or recipe field has a value that cannot be used."""
+
+
+class DataError(DHVTError):
+    """A data set is missing, empty, or has an unreadable entry."""
+
+
+class ImageError(DataError):
+    """Bytes that are not a picture we decode: unknown format, truncated, or too large."""
+
+
+class TrainError(DHVTError):
+    """Training cannot go on; the last checkpoint is as it was."""
+
+
+class CheckpointError(DHVTError):
+    """A checkpoint is missing, damaged, or does not fit the model."""
+
+
+class ArtifactError(DHVTError):
+    """A model folder is missing, incomplete, or its files are not those recorded."""
+
+
+class EngineError(DHVTError):
+    """No runtime on this machine can run the model, or one failed its self-test."""
+
+
+class ExportError(DHVTError):
+    """A checkpoint could not be exported."""
+
+
+class ParityError(ExportError):
+    """The exported model's outputs differ from PyTorch's by more than the tolerance."""

@@ -1,0 +1,38 @@
+"""The network as it is served: pixels in, logits out, normalisation inside."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dhvt.config import Preprocess
+
+
+class Normalize(nn.Module):
+    """``(B, H, W, 3)`` uint8 RGB to ``(B, 3, H, W)`` float32, minus the mean, over the standard deviation."""
+
+    def __init__(self, cfg: Preprocess) -> None:
+        super().__init__()
+        std = torch.tensor(cfg.std).view(1, 3, 1, 1)
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("shift", -torch.tensor(cfg.mean).view(1, 3, 1, 1) / std, persistent=False)
+
+    scale: Tensor
+    shift: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        # The cast comes first: TensorRT's parser rejects a uint8 transpose.
+        return images.to(torch.float32).permute(0, 3, 1, 2) * self.scale + self.shift
+
+
+class ServedModel(nn.Module):
+    """Images ``(B, H, W, 3)`` uint8 RGB to logits ``(B, classes)`` float32: what is evaluated, exported and served."""
+
+    def __init__(self, model: nn.Module, cfg: Preprocess) -> None:
+        super().__init__()
+        self.normalize = Normalize(cfg)
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(self.normalize(images)).float()
+        return logits

@@ -1,0 +1,133 @@
+"""From an encoded picture to the network's uint8 input: the one code path of evaluation and serving."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dhvt.config import Preprocess
+from dhvt.errors import ImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+"""What is decoded, recognised by its first bytes and never by its name or declared type."""
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+"""File names that a folder of images is searched for."""
+
+DEFAULT_MAX_PIXELS = 64_000_000
+"""Larger pictures are refused before their pixels are read; a 64-megapixel camera's still pass."""
+
+_RESAMPLING = {name.lower(): value for name, value in Image.Resampling.__members__.items()}
+_REDUCING_GAP = 2.0  # Pillow shrinks by whole factors down to this many times the target, then filters properly.
+
+Image.init()  # Otherwise the first request pays for loading the format plugins.
+
+
+class UnsupportedFormatError(ImageError):
+    """The bytes are in no format of :data:`FORMATS`."""
+
+
+class ImageTooLargeError(ImageError):
+    """The header declares more pixels than allowed."""
+
+
+def decode_rgb(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: tuple[int, int] | None = None) -> Image.Image:
+    """Decodes a picture, upright, as RGB.
+
+    The EXIF orientation is applied; an animation gives its first frame; transparency becomes white;
+    16-bit grey is scaled to 8 bits; CMYK, palette and the rest are converted by Pillow.
+
+    Args:
+        data: the encoded file.
+        max_pixels: width times height that is still accepted.
+        at_least: ``(height, width)`` that is going to be needed; a JPEG is then decoded at the smallest of its
+            scales 1, 1/2, 1/4, 1/8 that has twice that, which is several times faster.
+
+    Raises:
+        UnsupportedFormatError: no known format.
+        ImageTooLargeError: more than ``max_pixels``.
+        ImageError: empty, truncated or damaged.
+    """
+    if not data:
+        raise ImageError("the image is empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own bomb warning; the check below is stricter.
+            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageTooLargeError(f"the image has {width}x{height} pixels; at most {max_pixels:,} are accepted")
+        if at_least is not None:
+            side = round(max(at_least) * _REDUCING_GAP)
+            image.draft(None, (side, side))
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnsupportedFormatError(f"not an image in a known format; send one of {', '.join(FORMATS)}") from error
+    except Image.DecompressionBombError as error:
+        raise ImageTooLargeError(f"the image has too many pixels; at most {max_pixels:,} are accepted") from error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
+        raise ImageError(f"the image is damaged or truncated ({type(error).__name__}: {error})") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        image.load()
+        return image
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "I":
+        # 16-bit files that Pillow opens with 32 bits; more is clipped.
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        return Image.fromarray(np.nan_to_num(np.asarray(image)).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(canvas, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def resize(image: Image.Image, cfg: Preprocess) -> Image.Image:
+    """Brings an RGB picture to ``cfg.size`` as ``cfg.resize_mode`` says; one of that size already stays as it is."""
+    height, width = cfg.size
+    if image.size == (width, height) and cfg.crop_pct == 1:
+        return image
+    resample = _RESAMPLING[cfg.interpolation]
+    if cfg.resize_mode == "squash":
+        return image.resize((width, height), resample, reducing_gap=_REDUCING_GAP)
+    if cfg.resize_mode == "pad":
+        fill = tuple(round(255 * value) for value in cfg.mean)
+        return ImageOps.pad(image, (width, height), resample, color=fill)
+    scale = cfg.crop_pct * min(image.width / width, image.height / height)
+    left, top = (image.width - width * scale) / 2, (image.height - height * scale) / 2
+    box = (max(left, 0.0), max(top, 0.0), min(left + width * scale, image.width), min(top + height * scale, image.height))
+    return image.resize((width, height), resample, box=box, reducing_gap=_REDUCING_GAP)
+
+
+def preprocess(data: bytes, cfg: Preprocess, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> NDArray[np.uint8]:
+    """An encoded picture as the network's input, ``(H, W, 3)`` uint8 RGB.
+
+    Raises:
+        ImageError: see :func:`decode_rgb`.
+    """
+    image = decode_rgb(data, max_pixels=max_pixels, at_least=cfg.size)
+    return np.asarray(resize(image, cfg))
+
+
+def read_file(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot read {path}: {error.strerror}") from error

@@ -1,0 +1,118 @@
+"""How a model is trained, as data: presets are ``recipes/*.toml``, read into a frozen :class:`TrainRecipe`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Any, Literal, get_args
+
+from dhvt.config import from_dict
+from dhvt.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Optimizer = Literal["muon", "adamw"]
+Crop = Literal["pad", "resized"]
+Schedule = Literal["cosine", "linear"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecipe:
+    """Everything that decides the trained weights, besides the data and the model.
+
+    Args:
+        epochs: passes over the training pictures.
+        batch_size: pictures per optimizer step.
+        optimizer: ``muon`` (for weight matrices; AdamW for the rest) or ``adamw``.
+        lr: peak learning rate.
+        min_lr: learning rate at the end.
+        warmup_epochs: over which the learning rate rises linearly from 0.
+        schedule: how it falls afterwards.
+        weight_decay: of weight matrices; biases, norms and embeddings have none.
+        clip_grad: largest gradient norm; 0 does not clip.
+        crop: ``pad`` preprocesses as for evaluation, then shifts by up to an eighth of the size;
+            ``resized`` cuts out a random part and aspect ratio of the full picture.
+        resized_min_area: the smallest part that ``resized`` cuts out, of 1.
+        flip: probability of a horizontal flip.
+        color_jitter: strength of random brightness, contrast and saturation, 0 for none.
+        mixup, cutmix: alpha of their Beta distributions, 0 for none.
+        mix_prob: probability that a batch is mixed at all.
+        label_smoothing: probability mass given to the other classes.
+        drop_path_rate: see :class:`dhvt.config.DHVTConfig`.
+        ema_decay: of the exponential moving average of the weights, per step; 0 for none.
+        resolutions: ``(until, scale)`` pairs: until that fraction of the steps, training pictures are scaled by
+            ``scale`` (rounded to whole patches). Fewer patches train faster; the last pair should be ``(1, 1)``.
+        seed: of weights, order and augmentation. Every draw is a function of it and the step, so a resumed run
+            repeats what an unbroken one does.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    optimizer: Optimizer = "muon"
+    lr: float = 3e-3
+    min_lr: float = 1e-5
+    warmup_epochs: float = 0.5
+    schedule: Schedule = "cosine"
+    weight_decay: float = 0.05
+    clip_grad: float = 0.0
+    crop: Crop = "pad"
+    resized_min_area: float = 0.35
+    flip: float = 0.5
+    color_jitter: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_prob: float = 0.0
+    label_smoothing: float = 0.1
+    drop_path_rate: float = 0.1
+    ema_decay: float = 0.998
+    resolutions: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "resolutions", tuple((float(u), float(s)) for u, s in self.resolutions))
+        for name, kind in (("optimizer", Optimizer), ("crop", Crop), ("schedule", Schedule)):
+            if getattr(self, name) not in get_args(kind):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(kind))}")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.lr <= 0:
+            raise ConfigError(f"lr is {self.lr}; it must be positive")
+        for name in ("flip", "mix_prob", "label_smoothing", "drop_path_rate", "ema_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        untils = [until for until, _ in self.resolutions]
+        if untils != sorted(untils) or not untils or untils[-1] != 1.0:
+            raise ConfigError(f"resolutions end at {untils}; the fractions must rise, and the last be 1")
+
+    def scale_at(self, progress: float) -> float:
+        """The picture scale when ``progress`` (0 to 1) of the training is done."""
+        return next(scale for until, scale in self.resolutions if progress < until or until == 1.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for a checkpoint or JSON."""
+        return asdict(self)
+
+
+def recipe_names() -> list[str]:
+    """The presets that come with the package."""
+    return sorted(entry.name[:-5] for entry in (files("dhvt") / "recipes").iterdir() if entry.name.endswith(".toml"))
+
+
+def load_recipe(name: str, **overrides: Any) -> TrainRecipe:
+    """A preset with some fields changed.
+
+    Raises:
+        ConfigError: no such preset, an unknown field, or a value out of range.
+    """
+    if name not in recipe_names():
+        raise ConfigError(f"no recipe {name!r}; there are {', '.join(recipe_names())}")
+    values = tomllib.loads((files("dhvt") / "recipes" / f"{name}.toml").read_text(encoding="utf-8"))
+    return from_dict(TrainRecipe, values | overrides)

@@ -1,0 +1,415 @@
+"""The training loop. What is drawn at random is a function of the seed and the step, so a checkpoint holds no
+generator states: a resumed run repeats exactly what an unbroken one would have done."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any, ContextManager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from timm.optim import param_groups_weight_decay
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from dhvt.augment import EpochSampler, TrainingImages, build_mixup, collate, seed_everything
+from dhvt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from dhvt.config import Preprocess
+from dhvt.data import ImageSource
+from dhvt.errors import CheckpointError, ConfigError, TrainError
+from dhvt.evaluate import evaluate
+from dhvt.graph import Normalize, ServedModel
+from dhvt.model import DHVT, create_model
+from dhvt.muon import Muon
+from dhvt.recipe import TrainRecipe
+
+CHECKPOINT_NAME = "ckpt.pt"
+LOG_NAME = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What does not change the result: where and how the training runs.
+
+    Args:
+        out: folder for ``ckpt.pt`` and ``metrics.jsonl``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        amp: ``auto``, ``bf16`` or ``off``; auto is bf16 where the processor multiplies it natively.
+        num_workers: processes that decode pictures; 0 decodes in the training process.
+        checkpoint_minutes: a checkpoint is also written in mid-epoch when the last is this old.
+        stop_on_broken: whether a picture that cannot be read ends the training.
+        resume: go on from ``out/ckpt.pt``.
+        command: the command line, for the record.
+    """
+
+    out: Path
+    device: str = "auto"
+    amp: str = "auto"
+    num_workers: int = 0
+    checkpoint_minutes: float = 5.0
+    stop_on_broken: bool = True
+    resume: bool = False
+    command: str = ""
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is the first of CUDA, MPS, CPU that works here.
+
+    Raises:
+        ConfigError: the device asked for is not here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def autocast(device: torch.device, amp: str) -> ContextManager[Any]:
+    """bfloat16 autocast, or nothing where the processor would only emulate it."""
+    if amp not in ("auto", "bf16", "off"):
+        raise ConfigError(f"amp is {amp!r}; choose one of auto, bf16, off")
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    if amp == "bf16" or (amp == "auto" and native):
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def learning_rate(recipe: TrainRecipe, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of one step: linear warm-up, then cosine or linear decay to ``min_lr``."""
+    warmup = recipe.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return recipe.lr * (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(recipe.epochs * steps_per_epoch - warmup, 1)
+    part = 1 - progress if recipe.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    return recipe.min_lr + (recipe.lr - recipe.min_lr) * part
+
+
+def build_optimizers(model: nn.Module, recipe: TrainRecipe) -> list[torch.optim.Optimizer]:
+    """AdamW, or Muon for the weight matrices inside the network and AdamW for the rest.
+
+    Biases, norms and embeddings are not decayed.
+    """
+    matrices: list[Tensor] = []
+    if recipe.optimizer == "muon":
+        matrices = [
+            parameter
+            for name, parameter in model.named_parameters()
+            if parameter.ndim >= 2 and min(parameter.shape[:2]) > 1 and not name.startswith("head.")
+        ]
+    skip = getattr(model, "no_weight_decay", set)()
+    taken = {id(parameter) for parameter in matrices}
+    groups = param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=skip)
+    for group in groups:
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in taken]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=recipe.lr)]
+    if matrices:
+        optimizers.append(Muon(matrices, lr=recipe.lr, weight_decay=recipe.weight_decay))
+    return optimizers
+
+
+class _StopRequest:
+    """Turns the first Ctrl-C or SIGTERM into a flag that is looked at between steps; the second one interrupts."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        tqdm.write("stopping after this step; press Ctrl-C again to stop without a checkpoint")
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+class Trainer:
+    """Trains one model; :func:`train` is the way in."""
+
+    def __init__(
+        self,
+        name: str,
+        overrides: dict[str, Any],
+        source: ImageSource,
+        val: ImageSource,
+        cfg: Preprocess,
+        recipe: TrainRecipe,
+        options: RunOptions,
+    ) -> None:
+        self.name, self.val, self.cfg, self.recipe, self.options = name, val, cfg, recipe, options
+        self.classes = list(source.classes)
+        self.device = pick_device(options.device)
+        seed_everything(recipe.seed)
+        self.model: DHVT = create_model(name, **overrides).to(self.device)
+        self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+        self.optimizers = build_optimizers(self.model, recipe)
+        self.autocast = autocast(self.device, options.amp)
+        self.normalize = Normalize(cfg).to(self.device)
+        self.mixup = build_mixup(recipe, len(self.classes))
+        self.sampler = EpochSampler(len(source), recipe.batch_size, recipe.seed)
+        self.loader: DataLoader[Any] = DataLoader(
+            TrainingImages(source, cfg, recipe, stop_on_broken=options.stop_on_broken),
+            batch_sampler=self.sampler,
+            num_workers=options.num_workers,
+            collate_fn=collate,
+        )
+        self.step = 0
+        self.metrics: dict[str, Any] = {}
+        self.broken: set[str] = set()
+        self.seconds = 0.0
+        self.saved_at = time.monotonic()
+
+    @property
+    def total_steps(self) -> int:
+        return self.recipe.epochs * len(self.sampler)
+
+    def run(self) -> Checkpoint:
+        """Trains to the end or to the first Ctrl-C; returns the last checkpoint written.
+
+        Raises:
+            TrainError: the loss is not finite.
+            KeyboardInterrupt: it was asked to stop; the checkpoint is written.
+        """
+        if self.step >= self.total_steps:
+            tqdm.write("this run is finished; nothing to do")
+            return self._checkpoint()
+        stop = _StopRequest()
+        started = time.monotonic()
+        with stop.listening():
+            for epoch in range(self.step // len(self.sampler), self.recipe.epochs):
+                train_metrics = self._run_epoch(epoch, stop)
+                self.seconds, started = self.seconds + time.monotonic() - started, time.monotonic()
+                if not stop.requested:
+                    self._validate(epoch, train_metrics)
+                checkpoint = self._save()
+                if stop.requested:
+                    raise KeyboardInterrupt
+        return checkpoint
+
+    def _run_epoch(self, epoch: int, stop: _StopRequest) -> dict[str, float]:
+        self.model.train()
+        self.sampler.epoch, self.sampler.first = epoch, self.step % len(self.sampler)
+        seen, hits, loss_sum, started = 0, 0, 0.0, time.monotonic()
+        bar = tqdm(
+            self.loader,
+            total=len(self.sampler),
+            initial=self.sampler.first,
+            desc=f"epoch {epoch + 1}/{self.recipe.epochs}",
+            unit="batch",
+            mininterval=0.5,
+        )
+        for images, labels, broken in bar:
+            self._report_broken(broken)
+            if len(labels):
+                loss, correct = self._train_step(images.to(self.device), labels.to(self.device))
+                seen, hits, loss_sum = seen + len(labels), hits + correct, loss_sum + loss * len(labels)
+            self.step += 1
+            rate = seen / (time.monotonic() - started)
+            left = (self.total_steps - self.step) * self.sampler.batch_size / max(rate, 1e-9)
+            bar.set_postfix_str(
+                f"loss {loss_sum / max(seen, 1):.3f}, acc {100 * hits / max(seen, 1):.1f} %, {rate:.0f} images/s, "
+                f"training left {left / 60:.0f} min",
+                refresh=False,
+            )
+            if stop.requested:
+                break
+            if time.monotonic() - self.saved_at > 60 * self.options.checkpoint_minutes:
+                self._save()
+        bar.close()
+        return {"train_loss": loss_sum / max(seen, 1), "train_top1": 100 * hits / max(seen, 1), "images_per_s": rate}
+
+    def _train_step(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
+        seed_everything(self.recipe.seed, 2, self.step)
+        inputs = self._rescale(self.normalize(images.permute(0, 2, 3, 1)))
+        targets = labels
+        smoothing = self.recipe.label_smoothing
+        if self.mixup is not None and len(labels) % 2 == 0:
+            inputs, targets = self.mixup(inputs, labels)
+            smoothing = 0.0  # it is in the mixed targets
+        with self.autocast:
+            logits = self.model(inputs)
+        loss = functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainError(
+                f"the loss became {value} at step {self.step}; the last checkpoint is untouched. Lower --lr, or set --clip-grad 1"
+            )
+        loss.backward()
+        if self.recipe.clip_grad:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+        lr = learning_rate(self.recipe, self.step, len(self.sampler))
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.model, self.step)
+        return value, int((logits.argmax(1) == labels).sum())
+
+    def _rescale(self, inputs: Tensor) -> Tensor:
+        scale = self.recipe.scale_at(self.step / self.total_steps)
+        patch = self.model.cfg.patch_size
+        size = [max(round(side * scale / patch), 1) * patch for side in inputs.shape[-2:]]
+        if size == list(inputs.shape[-2:]):
+            return inputs
+        return functional.interpolate(inputs, size, mode="bilinear", antialias=True)
+
+    def _report_broken(self, messages: list[str]) -> None:
+        for message in set(messages) - self.broken:
+            tqdm.write(f"left out: {message}")
+        self.broken.update(messages)
+
+    def _validate(self, epoch: int, train_metrics: dict[str, float]) -> None:
+        graph = ServedModel(self.model if self.ema is None else self.ema.module, self.cfg).to(self.device).eval()
+
+        def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            with torch.inference_mode(), self.autocast:
+                logits: NDArray[np.float32] = graph(torch.from_numpy(images).to(self.device)).cpu().numpy()
+            return logits
+
+        on_error = None if self.options.stop_on_broken else lambda message: self._report_broken([message])
+        result = evaluate(predict, self.val, self.cfg, on_error=on_error)
+        self.metrics = {
+            "epoch": epoch + 1,
+            "lr": learning_rate(self.recipe, self.step - 1, len(self.sampler)),
+            **train_metrics,
+            "val_top1": result.top1,
+            "val_top5": result.top5,
+            "val_images": result.images,
+            "broken_images": len(self.broken),
+            "train_seconds": self.seconds,
+        }
+        with (self.options.out / LOG_NAME).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(self.metrics) + "\n")
+        tqdm.write(
+            f"epoch {epoch + 1}: loss {train_metrics['train_loss']:.3f}, validation top-1 {result.top1:.2f} % "
+            f"of {result.images}, {train_metrics['images_per_s']:.0f} images/s"
+        )
+
+    def _save(self) -> Checkpoint:
+        checkpoint = self._checkpoint()
+        save_checkpoint(checkpoint, self.options.out / CHECKPOINT_NAME)
+        self.saved_at = time.monotonic()
+        return checkpoint
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(
+            name=self.name,
+            config=self.model.cfg.to_dict(),
+            weights=self.model.state_dict(),
+            ema=None if self.ema is None else self.ema.module.state_dict(),
+            classes=self.classes,
+            preprocess=self.cfg.to_dict(),
+            recipe=self.recipe.to_dict(),
+            metrics=self.metrics,
+            provenance={
+                "command": self.options.command,
+                "device": str(self.device),
+                "train_seconds": self.seconds,
+                "python": platform.python_version(),
+                **{package: version(package) for package in ("torch", "torchvision", "timm", "numpy", "pillow")},
+            },
+            step=self.step,
+            optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Takes over where a checkpoint stopped.
+
+        Raises:
+            CheckpointError: it is of another model, recipe or set of classes.
+        """
+        wanted = {"config": self.model.cfg.to_dict(), "classes": self.classes, "recipe": self.recipe.to_dict()}
+        for name, value in wanted.items():
+            if getattr(checkpoint, name) != value:
+                raise CheckpointError(
+                    f"cannot resume: the checkpoint's {name} is {_difference(getattr(checkpoint, name), value)}; "
+                    "repeat the first command with --resume, or train into another --out"
+                )
+        self.model.load_state_dict(checkpoint.weights)
+        if self.ema is not None and checkpoint.ema is not None:
+            self.ema.module.load_state_dict(checkpoint.ema)
+        for optimizer, state in zip(self.optimizers, checkpoint.optimizers, strict=True):
+            optimizer.load_state_dict(state)
+        self.step, self.metrics = checkpoint.step, checkpoint.metrics
+        self.seconds = float(checkpoint.provenance.get("train_seconds", 0.0))
+
+
+def _difference(old: Any, new: Any) -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        changed = [f"{key} {old.get(key)!r}, now {new[key]!r}" for key in new if old.get(key) != new[key]]
+        return "; ".join(changed)
+    return f"{old!r}, now {new!r}"
+
+
+def train(
+    name: str,
+    source: ImageSource,
+    val: ImageSource,
+    recipe: TrainRecipe,
+    options: RunOptions,
+    *,
+    cfg: Preprocess | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> Checkpoint:
+    """Trains a variant from scratch, or goes on with a run.
+
+    Args:
+        name: a key of ``dhvt.config.VARIANTS``.
+        source, val: pictures to learn from and to measure on; ``val`` has the same classes.
+        recipe: how to train.
+        options: where, on what, and whether to resume.
+        cfg: preprocessing; by default the variant's size with ImageNet's mean and standard deviation.
+        overrides: fields of :class:`dhvt.config.DHVTConfig` to change.
+
+    Returns:
+        The last checkpoint, which is also at ``options.out / "ckpt.pt"``.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, TrainError: see their classes.
+        KeyboardInterrupt: after Ctrl-C, with the checkpoint written.
+    """
+    options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / CHECKPOINT_NAME
+    if path.exists() and not options.resume:
+        raise CheckpointError(f"{path} exists; go on with --resume, or train into another --out")
+    changes = {"num_classes": len(source.classes), "drop_path_rate": recipe.drop_path_rate} | (overrides or {})
+    if cfg is None:
+        cfg = Preprocess(size=create_model(name, **changes).cfg.img_size)
+    changes["img_size"] = cfg.size
+    trainer = Trainer(name, changes, source, val, cfg, recipe, options)
+    if options.resume:
+        if path.exists():
+            trainer.restore(load_checkpoint(path))
+        else:
+            tqdm.write(f"nothing to resume at {path}; starting anew")
+    return trainer.run()
