@@ -7,7 +7,6 @@ This is the one module of ``dhvt`` that reaches into ``serving``, and nothing im
 from __future__ import annotations
 
 import json
-import logging
 import shlex
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import click
 
 from dhvt.config import VARIANTS
 from dhvt.errors import DHVTError
-from dhvt.recipe import TrainRecipe, load_recipe, recipe_names
+from dhvt.recipe import TrainRecipe, load_recipe
 
 Command = Callable[..., None]
 
@@ -62,28 +61,52 @@ def _recipe_options(command: Command) -> Command:
 @click.option("--val-fraction", default=0.1, show_default=True, help="Part of each class held out where there is no --val.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for ckpt.pt and metrics.jsonl.")
 @click.option(
-    "--variant", default="dhvt_tiny_cifar_patch4", show_default=True, type=click.Choice(list(VARIANTS)), metavar="NAME",
+    "--variant",
+    default="dhvt_tiny_cifar_patch4",
+    show_default=True,
+    type=click.Choice(list(VARIANTS)),
+    metavar="NAME",
     help=f"One of {', '.join(VARIANTS)}.",
-)  # fmt: skip
+)
 @click.option("--img-size", type=int, help="Pixels of a side, a multiple of the patch size. Default: the variant's.")
 @click.option(
-    "--resize-mode", type=click.Choice(["crop", "squash", "pad"]), default="crop", show_default=True,
+    "--resize-mode",
+    type=click.Choice(["crop", "squash", "pad"]),
+    default="crop",
+    show_default=True,
     help="How a picture of another shape becomes square: cut the middle out, distort, or add borders.",
-)  # fmt: skip
+)
 @click.option("--recipe", default="short", show_default=True, help="Preset of the fields below.")
 @_recipe_options
 @click.option("--resume", is_flag=True, help="Go on from OUT/ckpt.pt with the same command.")
-@click.option("--on-broken", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
-              help="What to do with a picture that cannot be read.")  # fmt: skip
+@click.option(
+    "--on-broken",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="What to do with a picture that cannot be read.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--amp", default="auto", show_default=True, help="auto, bf16 or off.")
 @click.option("--num-workers", default=0, show_default=True, help="Processes that decode; 0 decodes in this one.")
 @click.option("--checkpoint-minutes", default=5.0, show_default=True, help="Also save in mid-epoch this often.")
 def train(
-    data: str, val: str | None, val_fraction: float, out: Path, variant: str, img_size: int | None, resize_mode: Any,
-    recipe: str, resume: bool, on_broken: str, device: str, amp: str, num_workers: int, checkpoint_minutes: float,
+    data: str,
+    val: str | None,
+    val_fraction: float,
+    out: Path,
+    variant: str,
+    img_size: int | None,
+    resize_mode: Any,
+    recipe: str,
+    resume: bool,
+    on_broken: str,
+    device: str,
+    amp: str,
+    num_workers: int,
+    checkpoint_minutes: float,
     **overrides: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Train a DHVT from scratch.
 
     Saves after every epoch and every few minutes; Ctrl-C saves too; --resume goes on exactly where it stopped.
@@ -109,9 +132,15 @@ def train(
     )
     size = (img_size, img_size) if img_size else VARIANTS[variant].img_size
     options = RunOptions(
-        out=out, device=device, amp=amp, num_workers=num_workers, checkpoint_minutes=checkpoint_minutes,
-        stop_on_broken=on_broken == "stop", resume=resume, command=shlex.join(["dhvt", *sys.argv[1:]]),
-    )  # fmt: skip
+        out=out,
+        device=device,
+        amp=amp,
+        num_workers=num_workers,
+        checkpoint_minutes=checkpoint_minutes,
+        stop_on_broken=on_broken == "stop",
+        resume=resume,
+        command=shlex.join(["dhvt", *sys.argv[1:]]),
+    )
     cfg = Preprocess(size=size, resize_mode=resize_mode)
     try:
         checkpoint = run_training(variant, source, val_source, chosen, options, cfg=cfg)
@@ -120,6 +149,88 @@ def train(
         sys.exit(130)
     click.echo(f"validation top-1 {checkpoint.metrics['val_top1']:.2f} %; saved {out / 'ckpt.pt'}")
     click.echo(f"next: python export/to_onnx.py {out / 'ckpt.pt'} --data {data}")
+
+
+def _engine_options(command: Command) -> Command:
+    command = click.option("--engine", default="auto", show_default=True, help="auto, openvino or onnxruntime.")(command)
+    return click.option(
+        "--model", type=click.Path(path_type=Path), help="Model folder from export. Default: DHVT_MODEL, else the bundled one."
+    )(command)
+
+
+def _open_model(model: Path | None, engine: str) -> tuple[Any, Any]:
+    """The verified artifact and the engine that would serve it."""
+    from dhvt.artifact import load_artifact
+    from serving.cpus import available_cpus
+    from serving.engines import open_engine
+    from serving.settings import Settings
+
+    artifact = load_artifact(model or Settings.from_environ().model)
+    return artifact, open_engine(artifact, engine, threads=available_cpus())
+
+
+@main.command()
+@_engine_options
+@click.option("--data", required=True, help="Labelled pictures, laid out as for dhvt train.")
+@click.option("--batch-size", default=64, show_default=True)
+@click.option(
+    "--on-broken",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="What to do with a picture that cannot be read.",
+)
+@click.option("--record", is_flag=True, help="Write the result into the model folder's model.json, as metrics.test.")
+def evaluate(model: Path | None, engine: str, data: str, batch_size: int, on_broken: str, record: bool) -> None:
+    """Measure an exported model, in the engine that serves it, on labelled pictures. Needs no torch."""
+    from dataclasses import replace
+
+    from tqdm import tqdm
+
+    from dhvt.artifact import write_card
+    from dhvt.data import open_source
+    from dhvt.evaluate import evaluate as measure
+
+    artifact, running = _open_model(model, engine)
+    source = open_source(data, "val", artifact.card.classes)
+    with tqdm(total=len(source), unit="image", desc=f"{running.name} {running.precision}") as bar:
+        on_error = None if on_broken == "stop" else lambda message: tqdm.write(f"left out: {message}")
+        result = measure(
+            running.predict, source, artifact.card.preprocess, batch_size=batch_size, on_error=on_error, on_progress=bar.update
+        )
+    click.echo(f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} % of {result.images} pictures ({result.skipped} left out)")
+    if record:
+        measured = result.to_dict() | {"engine": running.name, "precision": running.precision, "data": Path(data).name}
+        write_card(artifact.path, replace(artifact.card, metrics=artifact.card.metrics | {"test": measured}))
+        click.echo(f"recorded in {artifact.path / 'model.json'}")
+
+
+@main.command()
+@_engine_options
+@click.option("--top-k", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per picture, as the server answers.")
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+def classify(model: Path | None, engine: str, top_k: int, as_json: bool, pictures: tuple[Path, ...]) -> None:
+    """Say what is on PICTURES. One that cannot be read is reported, and the exit code is then 1."""
+    from dhvt.errors import ImageError
+    from dhvt.preprocess import preprocess, read_file
+    from serving.predictions import top_predictions
+
+    artifact, running = _open_model(model, engine)
+    failed = False
+    for path in pictures:
+        try:
+            pixels = preprocess(read_file(path), artifact.card.preprocess)
+        except ImageError as error:
+            click.echo(f"{path}: {error}", err=True)
+            failed = True
+            continue
+        predictions = top_predictions(running.predict(pixels[None])[0], artifact.card.classes, top_k)
+        if as_json:
+            click.echo(json.dumps({"file": str(path), "model": artifact.card.name, "predictions": predictions}))
+        else:
+            click.echo(f"{path}: " + ", ".join(f"{entry['label']} {entry['score']:.1%}" for entry in predictions))
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ def open_source(path: str | Path, split: str | None = None, classes: Sequence[st
         raise DataError(f"{root} does not exist; give a Parquet file or a folder with one folder per class")
     parquet = sorted(root.glob("*.parquet"))
     if parquet:
-        chosen = _of_split([file for file in parquet], split, lambda file: file.stem.split("-")[0])
+        chosen = _of_split(parquet, split, lambda file: file.stem.split("-")[0])
         return ParquetSource(chosen or parquet, classes)
     folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir()]
     chosen = _of_split(folders, split or "train", lambda folder: folder.name)

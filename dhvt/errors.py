@@ -1,15 +1,15 @@
 """What can go wrong, one class each.
 
-    DHVTError
-    ├── ConfigError       a setting, option or recipe field that cannot be
-    ├── DataError         a data set or picture that cannot be read
-    │   └── ImageError    one picture that cannot be decoded
-    ├── TrainError        training cannot go on: a loss that is not finite, a full disk
-    ├── CheckpointError   a checkpoint that is missing, broken or of another model
-    ├── ArtifactError     a model folder that is missing, incomplete or was changed
-    ├── EngineError       a runtime that cannot run the model here
-    └── ExportError       a checkpoint that could not become an artifact
-        └── ParityError   … because the outputs disagree
+DHVTError
+├── ConfigError       a setting, option or recipe field that cannot be
+├── DataError         a data set or picture that cannot be read
+│   └── ImageError    one picture that cannot be decoded
+├── TrainError        training cannot go on: a loss that is not finite, a full disk
+├── CheckpointError   a checkpoint that is missing, broken or of another model
+├── ArtifactError     a model folder that is missing, incomplete or was changed
+├── EngineError       a runtime that cannot run the model here
+└── ExportError       a checkpoint that could not become an artifact
+    └── ParityError   … because the outputs disagree
 """
 
 

@@ -59,6 +59,4 @@ def evaluate(
             on_progress(len(labels))
     if not count:
         raise DataError("not one of the pictures can be read")
-    return Evaluation(
-        images=count, skipped=len(source) - count, top1=100 * hits1 / count, top5=100 * hits5 / count
-    )
+    return Evaluation(images=count, skipped=len(source) - count, top1=100 * hits1 / count, top5=100 * hits5 / count)

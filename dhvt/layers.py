@@ -6,6 +6,8 @@ the first token being the class token.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -36,7 +38,7 @@ class SOPE(nn.Module):
         steps = patch_size.bit_length() - 1
         widths = [in_chans] + [embed_dim // 2 ** (steps - 1 - step) for step in range(steps)]
         layers: list[nn.Module] = []
-        for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+        for width_in, width_out in pairwise(widths):
             layers += [self._conv(width_in, width_out), nn.GELU()]
         self.pre_affine = Affine(in_chans)
         self.proj = nn.Sequential(*(layers if steps == 1 else layers[:-1]))

@@ -65,11 +65,8 @@ class DHVT(nn.Module):
 
     def _init_weights(self) -> None:
         for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, HIMHSA):
+            _init_linear(module)
+            if isinstance(module, HIMHSA):
                 trunc_normal_(module.pos_embed, std=0.02)
         trunc_normal_(self.cls_token, std=0.02)
         if self.cfg.pos_embed:
@@ -89,8 +86,7 @@ class DHVT(nn.Module):
         self.head = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
         if num_classes:
             self.cfg = replace(self.cfg, num_classes=num_classes)
-            trunc_normal_(self.head.weight, std=0.02)
-            nn.init.zeros_(self.head.bias)
+            self.head.apply(_init_linear)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """``(B, 3, H, W) → (B, N, D)``, the class token first.
@@ -123,6 +119,13 @@ class DHVT(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.forward_head(self.forward_features(x))
         return x
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def create_model(name: str, **overrides: Any) -> DHVT:

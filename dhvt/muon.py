@@ -32,7 +32,8 @@ def orthogonalize(stack: Tensor) -> Tensor:
     for a, b, c in _COEFFICIENTS:
         gram = x @ x.mT
         x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
-    return x if wide else x.mT
+    result: Tensor = x if wide else x.mT
+    return result
 
 
 class Muon(torch.optim.Optimizer):

@@ -9,12 +9,12 @@ import platform
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any, ContextManager
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def autocast(device: torch.device, amp: str) -> ContextManager[Any]:
+def autocast(device: torch.device, amp: str) -> AbstractContextManager[Any]:
     """bfloat16 autocast, or nothing where the processor would only emulate it."""
     if amp not in ("auto", "bf16", "off"):
         raise ConfigError(f"amp is {amp!r}; choose one of auto, bf16, off")
@@ -118,7 +118,7 @@ def build_optimizers(model: nn.Module, recipe: TrainRecipe) -> list[torch.optim.
             for name, parameter in model.named_parameters()
             if parameter.ndim >= 2 and min(parameter.shape[:2]) > 1 and not name.startswith("head.")
         ]
-    skip = getattr(model, "no_weight_decay", set)()
+    skip: set[str] = getattr(model, "no_weight_decay", set)()
     taken = {id(parameter) for parameter in matrices}
     groups = param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=skip)
     for group in groups:
@@ -260,7 +260,8 @@ class Trainer:
         value = loss.item()
         if not math.isfinite(value):
             raise TrainError(
-                f"the loss became {value} at step {self.step}; the last checkpoint is untouched. Lower --lr, or set --clip-grad 1"
+                f"the loss became {value} at step {self.step}; the last checkpoint is untouched. "
+                "Train into another --out with a lower --lr or with --clip-grad 1"
             )
         loss.backward()
         if self.recipe.clip_grad:

@@ -1,0 +1,171 @@
+"""Checkpoint to artifact: ``python export/to_onnx.py runs/mine/ckpt.pt --data pictures/``."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a script: the folder above holds the packages
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import click
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from dhvt.artifact import (
+    GRAPH_NAME,
+    INPUT_NAME,
+    OUTPUT_NAME,
+    Artifact,
+    Golden,
+    ModelCard,
+    load_artifact,
+    write_card,
+    writing_artifact,
+)
+from dhvt.checkpoint import Checkpoint, load_checkpoint
+from dhvt.config import Preprocess
+from dhvt.data import Subset, iterate_batches, open_source
+from dhvt.errors import DHVTError, ExportError
+from dhvt.graph import ServedModel
+from dhvt.preprocess import preprocess
+from export.golden import draw_inputs, draw_pictures, encode_base64
+from export.parity import BATCH_SIZES, FP32, RUNTIMES, Predict, compare_outputs
+
+OPSET_VERSION = 20
+PARITY_IMAGES = 2 * max(BATCH_SIZES)
+
+
+def export_graph(model: ServedModel, cfg: Preprocess, path: Path, opset_version: int = OPSET_VERSION) -> None:
+    """Writes the ONNX graph, one file, the batch being its only free dimension.
+
+    Raises:
+        ExportError: torch.export or the ONNX checker rejects it, or a LayerNorm was taken apart.
+    """
+    height, width = cfg.size
+    example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+                opset_version=opset_version,
+                verbose=False,
+            )
+        if program is None:
+            raise ExportError("torch.onnx.export gave no program")
+        program.save(path, external_data=False)
+        graph = onnx.load(path)
+        onnx.checker.check_model(graph, full_check=True)
+    except (torch.onnx.OnnxExporterError, onnx.checker.ValidationError, RuntimeError) as error:
+        raise ExportError(f"the model cannot be exported: {error}") from error
+    expected = sum(isinstance(module, torch.nn.LayerNorm) for module in model.modules())
+    found = sum(node.op_type == "LayerNormalization" for node in graph.graph.node)
+    if found != expected:
+        raise ExportError(f"the graph has {found} LayerNormalization nodes, the model {expected}")
+
+
+def real_images(data: str, cfg: Preprocess, classes: list[str]) -> NDArray[np.uint8]:
+    """A sample of a data set, preprocessed, spread over its whole length."""
+    source = open_source(data, "val", classes)
+    chosen = np.linspace(0, len(source) - 1, min(PARITY_IMAGES, len(source))).round().astype(np.int64)
+    batches = iterate_batches(
+        Subset(source, chosen), cfg, PARITY_IMAGES, on_error=lambda message: click.echo(message, err=True)
+    )
+    return np.concatenate([images for images, _ in batches])
+
+
+def torch_predict(model: ServedModel) -> Predict:
+    """The reference that the runtimes are compared with."""
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = model(torch.from_numpy(images)).numpy()
+        return logits
+
+    return predict
+
+
+def export_onnx(checkpoint: Checkpoint, out: Path, data: str | None = None, opset_version: int = OPSET_VERSION) -> Artifact:
+    """Writes an artifact, after its outputs were compared with PyTorch's.
+
+    Args:
+        checkpoint: a trained model.
+        out: the folder to write or, atomically, to replace.
+        data: pictures to compare on, as for ``dhvt train``; drawn ones by default.
+        opset_version: of ONNX, at least 17 so that LayerNorm is one node.
+
+    Raises:
+        ExportError: the model cannot be exported.
+        ParityError: ONNX Runtime or OpenVINO disagrees with PyTorch.
+        ArtifactError: ``out`` cannot be written.
+    """
+    cfg = checkpoint.build_preprocess()
+    model = ServedModel(checkpoint.build_model(), cfg).eval()
+    reference = torch_predict(model)
+    images = real_images(data, cfg, checkpoint.classes) if data else draw_inputs(PARITY_IMAGES, cfg.size)
+    pictures = draw_pictures()
+    golden = Golden(
+        images=encode_base64(pictures),
+        logits=reference(np.stack([preprocess(picture, cfg) for picture in pictures])).tolist(),
+    )
+    with writing_artifact(out) as folder:
+        export_graph(model, cfg, folder / GRAPH_NAME, opset_version)
+        comparisons = [
+            compare_outputs(name, reference, load(folder / GRAPH_NAME), images, FP32) for name, load in RUNTIMES.items()
+        ]
+        card = ModelCard(
+            name=checkpoint.name,
+            classes=checkpoint.classes,
+            preprocess=cfg,
+            precision="fp32",
+            opset_version=opset_version,
+            golden=golden,
+            parity={
+                "images": "real" if data else "drawn",
+                "tolerance": {"atol": FP32.atol, "top1_agreement": FP32.top1_agreement},
+                "runtimes": [comparison.to_dict() for comparison in comparisons],
+            },
+            metrics=checkpoint.metrics,
+            recipe=checkpoint.recipe,
+            provenance=checkpoint.provenance,
+            versions={name: version(name) for name in ("torch", "onnx", "onnxruntime", "openvino", "numpy", "pillow")},
+        )
+        write_card(folder, card)
+    return load_artifact(out)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write. Default: artifact/ beside the checkpoint.")
+@click.option("--data", help="Real pictures to compare on, laid out as for dhvt train. Default: drawn ones.")
+@click.option("--opset-version", default=OPSET_VERSION, show_default=True, type=click.IntRange(min=17))
+def main(checkpoint: Path, out: Path | None, data: str | None, opset_version: int) -> None:
+    """Export CHECKPOINT to a model folder that `DHVT_MODEL=… bentoml serve` takes.
+
+    The graph is compared with PyTorch in ONNX Runtime and OpenVINO, at several batch sizes, before anything is
+    written; one that disagrees is not written. An artifact already there is replaced in one step.
+    """
+    try:
+        artifact = export_onnx(load_checkpoint(checkpoint), out or checkpoint.parent / "artifact", data, opset_version)
+    except DHVTError as error:
+        raise click.ClickException(str(error)) from error
+    for row in artifact.card.parity["runtimes"]:
+        click.echo(
+            f"{row['runtime']}: largest logit error {row['max_abs_error']:.2g}, same top-1 for {row['top1_agreement']:.1%} "
+            f"of {row['images']} {artifact.card.parity['images']} pictures"
+        )
+    click.echo(f"wrote {artifact.path}; serve it with DHVT_MODEL={artifact.path} bentoml serve")
+
+
+if __name__ == "__main__":
+    main()

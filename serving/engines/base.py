@@ -1,0 +1,26 @@
+"""The shape that every engine has."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Engine(Protocol):
+    """A compiled model. One call at a time; :mod:`serving.batching` sees to that."""
+
+    @property
+    def name(self) -> str:
+        """``openvino``, ``onnxruntime`` …"""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Of its arithmetic: ``fp32``, ``bf16`` …"""
+        ...
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Images ``(B, H, W, 3)`` uint8 RGB, any B ≥ 1, to logits ``(B, classes)`` float32 of the caller's own."""
+        ...
