@@ -1,0 +1,55 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from dhvt.artifact import load_artifact
+from dhvt.cli import main
+from tests.conftest import draw
+
+
+@pytest.fixture
+def dhvt():
+    return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_help_teaches_the_whole_way():
+    result = subprocess.run([sys.executable, "-m", "dhvt.cli", "--help"], capture_output=True, text=True, check=True)
+    for word in ("dhvt train", "export/to_onnx.py", "bentoml serve"):
+        assert word in result.stdout
+
+
+def test_evaluate_and_record(dhvt, artifact_copy, picture_folder):
+    result = dhvt("evaluate", "--model", artifact_copy, "--data", picture_folder, "--record")
+    assert result.exit_code == 0, result.output
+    recorded = load_artifact(artifact_copy).card.metrics
+    assert recorded["val_top1"] == 33.3
+    assert recorded["test"]["images"] == 60
+    assert f"top-1 {recorded['test']['top1']:.2f} %" in result.stdout
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_classify(dhvt, artifact_path, tmp_path, engine):
+    draw(1, 5).save(tmp_path / "a.png")
+    result = dhvt("classify", "--model", artifact_path, "--engine", engine, "--json", tmp_path / "a.png")
+    answer = json.loads(result.stdout.splitlines()[-1])
+    assert result.exit_code == 0
+    assert sum(entry["score"] for entry in answer["predictions"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_classify_goes_on_after_a_broken_picture(dhvt, artifact_path, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"nothing")
+    draw(1, 5).save(tmp_path / "b.png")
+    result = dhvt("classify", "--model", artifact_path, tmp_path / "a.png", tmp_path / "absent.png", tmp_path / "b.png")
+    assert result.exit_code == 1
+    assert "a.png: not an image" in result.output
+    assert "absent.png: cannot read" in result.output
+    assert "b.png: " in result.output
+
+
+def test_a_missing_model_is_one_line(dhvt, tmp_path):
+    result = dhvt("classify", "--model", tmp_path / "absent", "cat.jpg")
+    assert result.exit_code == 1
+    assert "is no model folder" in result.output

@@ -1,0 +1,116 @@
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dhvt.config import Preprocess
+from dhvt.data import class_counts, iterate_batches, open_source, split_source
+from dhvt.errors import DataError
+from tests.conftest import CLASSES, draw, encode
+
+CFG = Preprocess(size=(32, 32))
+
+
+def write_parquet(path, rows, image="image", label="label", names=CLASSES):
+    features = {image: {"_type": "Image"}, label: {"names": names, "_type": "ClassLabel"}}
+    table = pa.table({image: [{"bytes": data, "path": None} for data, _ in rows], label: [row[1] for row in rows]})
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})} if names else None
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    return path
+
+
+def rows(count=12):
+    return [(encode(draw(index % 3, index)), index % 3) for index in range(count)]
+
+
+def test_folder(picture_folder):
+    source = open_source(picture_folder)
+    assert source.classes == tuple(CLASSES)
+    assert class_counts(source) == dict.fromkeys(CLASSES, 20)
+    images, labels = next(iterate_batches(source, CFG, 60))
+    assert (images.shape, labels.tolist()) == ((60, 32, 32, 3), [0] * 20 + [1] * 20 + [2] * 20)
+    assert source.locate(0).endswith("circle/00.png")
+
+
+@pytest.mark.parametrize(("image", "label"), [("img", "label"), ("image", "fine_label")])
+def test_parquet(tmp_path, image, label):
+    source = open_source(write_parquet(tmp_path / "a.parquet", rows(), image, label))
+    assert source.classes == tuple(CLASSES)
+    assert source.labels.tolist() == [0, 1, 2] * 4
+    assert source.read(4) == rows()[4][0]
+
+
+def test_parquet_of_several_files_and_splits(tmp_path):
+    write_parquet(tmp_path / "train-0.parquet", rows(12))
+    write_parquet(tmp_path / "train-1.parquet", rows(3))
+    write_parquet(tmp_path / "test-0.parquet", rows(6))
+    source = open_source(tmp_path, "train")
+    assert len(source) == 15
+    assert source.locate(13).endswith("train-1.parquet row 1")
+    assert len(open_source(tmp_path, "val")) == 6
+
+
+def test_parquet_without_names_numbers_its_classes(tmp_path):
+    assert open_source(write_parquet(tmp_path / "a.parquet", rows(), names=None)).classes == ("0", "1", "2")
+
+
+def test_folder_with_splits(tmp_path):
+    for split, count in (("train", 4), ("val", 2)):
+        for label, name in enumerate(CLASSES):
+            (tmp_path / split / name).mkdir(parents=True)
+            for seed in range(count):
+                draw(label, seed).save(tmp_path / split / name / f"{seed}.png")
+    assert len(open_source(tmp_path, "train")) == 12
+    assert len(open_source(tmp_path, "val", CLASSES)) == 6
+
+
+def test_split_is_stratified_seeded_and_complete(picture_folder):
+    source = open_source(picture_folder)
+    train, val = split_source(source, 0.1, seed=3)
+    assert class_counts(val) == dict.fromkeys(CLASSES, 2)
+    places = [part.locate(index) for part in (train, val) for index in range(len(part))]
+    assert sorted(places) == sorted(source.locate(index) for index in range(60))
+    again = split_source(source, 0.1, seed=3)[1]
+    other = split_source(source, 0.1, seed=4)[1]
+    assert [val.locate(i) for i in range(6)] == [again.locate(i) for i in range(6)]
+    assert [val.locate(i) for i in range(6)] != [other.locate(i) for i in range(6)]
+
+
+def test_a_broken_picture_is_named_or_skipped(tmp_path):
+    entries = rows()
+    entries[5] = (entries[5][0][:200], 2)
+    entries[11] = (None, 2)
+    source = open_source(write_parquet(tmp_path / "a.parquet", entries))
+    with pytest.raises(DataError, match=r"a\.parquet row 5: the image is damaged"):
+        list(iterate_batches(source, CFG, 4))
+    messages = []
+    batches = list(iterate_batches(source, CFG, 4, messages.append))
+    assert [len(labels) for _, labels in batches] == [4, 4, 2]
+    assert np.concatenate([labels for _, labels in batches]).tolist() == [0, 1, 2, 0, 1, 0, 1, 2, 0, 1]
+    assert len(messages) == 2
+    assert "row 11: the row holds no image bytes" in messages[1]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: root / "absent", "does not exist"),
+        (lambda root: root, "no pictures under"),
+        (lambda root: (root / "a.parquet").write_bytes(b"no") and root / "a.parquet", "as Parquet"),
+        (lambda root: write_parquet(root / "a.parquet", rows(), image="photo"), "no column img or image"),
+        (lambda root: write_parquet(root / "a.parquet", rows(), names=["one"]), "labels from 0 to 2, but there are 1 classes"),
+        (lambda root: write_parquet(root / "a.parquet", []), "no rows"),
+    ],
+)
+def test_what_cannot_be_used_says_why(tmp_path, make, message):
+    with pytest.raises(DataError, match=message):
+        open_source(make(tmp_path))
+
+
+def test_classes_of_another_model_are_refused(picture_folder, tmp_path):
+    with pytest.raises(DataError, match="does not know: stripes"):
+        open_source(picture_folder, classes=["circle", "square"])
+    with pytest.raises(DataError, match="the model cat"):
+        open_source(write_parquet(tmp_path / "a.parquet", rows()), classes=["cat", "dog", "ship"])

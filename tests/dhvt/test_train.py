@@ -1,0 +1,149 @@
+"""Through the command line, as a user trains."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from dhvt.checkpoint import load_checkpoint, save_checkpoint
+from dhvt.errors import CheckpointError
+from tests.conftest import CLASSES
+
+DHVT = [sys.executable, "-m", "dhvt.cli"]
+
+
+def command(data, out, *options):
+    return [*DHVT, "train", "--data", str(data), "--out", str(out), "--device", "cpu", "--batch-size", "16", *options]
+
+
+def run(data, out, *options):
+    return subprocess.run(command(data, out, *options), capture_output=True, text=True, timeout=240, check=False)
+
+
+def interrupt_in_mid_epoch(process, path, how):
+    """Waits for a checkpoint that is neither a beginning nor an end of an epoch of three steps."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if path.exists() and load_checkpoint(path).step % 3 == 1:
+            process.send_signal(how)
+            return process.wait(timeout=60)
+        time.sleep(0.01)
+    raise TimeoutError("no checkpoint appeared")
+
+
+@pytest.fixture(scope="module")
+def unbroken(picture_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("unbroken")
+    result = run(picture_folder, out, "--epochs", "2", "--drop-path-rate", "0.2", "--cutmix", "1", "--mix-prob", "0.5")
+    assert result.returncode == 0, result.stderr
+    return result, load_checkpoint(out / "ckpt.pt"), out
+
+
+def test_a_small_folder_trains_end_to_end(unbroken):
+    result, checkpoint, out = unbroken
+    assert "54 pictures to train on, 6 to measure on, 3 classes" in result.stdout
+    assert checkpoint.classes == CLASSES
+    assert checkpoint.step == 6
+    assert checkpoint.metrics["val_images"] == 6
+    assert "--cutmix 1" in checkpoint.provenance["command"]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+
+
+def test_killed_in_mid_epoch_and_resumed_is_as_if_never_stopped(picture_folder, unbroken, tmp_path):
+    options = ["--epochs", "2", "--drop-path-rate", "0.2", "--cutmix", "1", "--mix-prob", "0.5", "--checkpoint-minutes", "0"]
+    process = subprocess.Popen(command(picture_folder, tmp_path, *options), stderr=subprocess.DEVNULL)
+    assert interrupt_in_mid_epoch(process, tmp_path / "ckpt.pt", signal.SIGKILL) == -signal.SIGKILL
+    assert load_checkpoint(tmp_path / "ckpt.pt").step < 6
+    assert run(picture_folder, tmp_path, *options, "--resume").returncode == 0
+    resumed = load_checkpoint(tmp_path / "ckpt.pt")
+    for kind in ("weights", "ema"):
+        expected, got = getattr(unbroken[1], kind), getattr(resumed, kind)
+        assert all(torch.equal(expected[name], got[name]) for name in expected), kind
+
+
+def test_ctrl_c_leaves_a_usable_checkpoint(picture_folder, tmp_path):
+    process = subprocess.Popen(
+        command(picture_folder, tmp_path, "--epochs", "50", "--checkpoint-minutes", "0"), stderr=subprocess.DEVNULL
+    )
+    assert interrupt_in_mid_epoch(process, tmp_path / "ckpt.pt", signal.SIGINT) == 130
+    assert load_checkpoint(tmp_path / "ckpt.pt").build_model().num_classes == 3
+
+
+def test_a_second_run_does_not_overwrite_the_first(picture_folder, unbroken):
+    result = run(picture_folder, unbroken[2], "--epochs", "2")
+    assert result.returncode == 1
+    assert "--resume" in result.stderr
+
+
+def test_resuming_with_another_recipe_says_what_differs(picture_folder, unbroken, tmp_path):
+    shutil.copy(unbroken[2] / "ckpt.pt", tmp_path)
+    result = run(picture_folder, tmp_path, "--epochs", "3", "--resume")
+    assert result.returncode == 1
+    assert "epochs 2, now 3" in result.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(picture_folder, tmp_path):
+    result = run(picture_folder, tmp_path, "--lr", "1e30", "--optimizer", "adamw", "--warmup-epochs", "0", "--epochs", "2")
+    assert result.returncode == 1
+    assert "the loss became" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("policy", "code"), [("stop", 1), ("skip", 0)])
+def test_a_broken_picture_stops_or_is_left_out(picture_folder, tmp_path, policy, code):
+    data = shutil.copytree(picture_folder, tmp_path / "data")
+    (data / "circle" / "03.png").write_bytes(b"no picture")
+    result = run(data, tmp_path / "out", "--epochs", "1", "--on-broken", policy)
+    assert result.returncode == code
+    assert "03.png: not an image" in result.stderr
+    if policy == "skip":
+        assert load_checkpoint(tmp_path / "out" / "ckpt.pt").metrics["broken_images"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--recipe", "long"], "no recipe 'long'"),
+        (["--img-size", "30"], "does not divide into patches"),
+        (["--device", "cuda:7"], "cannot be used here"),
+        (["--data", "/nowhere"], "does not exist"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(picture_folder, tmp_path, options, message):
+    result = run(picture_folder, tmp_path, *options)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(checkpoint, tmp_path, monkeypatch):
+    path = tmp_path / "ckpt.pt"
+    save_checkpoint(checkpoint, path)
+    before = path.read_bytes()
+
+    def no_space(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", no_space)
+    with pytest.raises(CheckpointError, match="No space left"):
+        save_checkpoint(checkpoint, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_checkpoint_says_so(tmp_path):
+    path = tmp_path / "ckpt.pt"
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        load_checkpoint(path)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(path)
+    torch.save({"model": {}}, path)
+    with pytest.raises(CheckpointError, match="no checkpoint of dhvt train"):
+        load_checkpoint(path)

@@ -1,0 +1,70 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dhvt.artifact import load_artifact
+from dhvt.errors import ConfigError, EngineError
+from dhvt.preprocess import preprocess
+from serving.cpus import _cgroup_quota, available_cpus
+from serving.engines import ENGINES, open_engine
+from serving.settings import Settings
+
+
+@pytest.fixture
+def artifact(artifact_path):
+    return load_artifact(artifact_path)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_gives_pytorchs_logits(artifact, name):
+    engine = open_engine(artifact, name, threads=1)
+    inputs = np.stack([preprocess(picture, artifact.card.preprocess) for picture in artifact.card.golden.encoded()])
+    atol = 1e-3 if engine.precision == "fp32" else 0.1
+    for batch in (1, 2, 3, 4):
+        assert np.allclose(engine.predict(inputs[:batch]), artifact.card.golden.expected()[:batch], atol=atol)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_answer_is_the_callers_own(artifact, name):
+    engine = open_engine(artifact, name, threads=1)
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32, 3), dtype=np.uint8)
+    first = engine.predict(images[0])
+    kept = first.copy()
+    engine.predict(images[1])
+    assert np.array_equal(first, kept)
+
+
+@pytest.mark.parametrize("name", ["auto", *ENGINES])
+def test_an_engine_that_computes_something_else_does_not_serve(artifact, name):
+    golden = replace(artifact.card.golden, logits=(artifact.card.golden.expected() + 0.5).tolist())
+    other = replace(artifact, card=replace(artifact.card, golden=golden))
+    with pytest.raises(EngineError, match=r"self-test at batch 1 is off by 0\.5"):
+        open_engine(other, name, threads=1)
+
+
+def test_an_engine_that_is_not_there_is_named(artifact, monkeypatch):
+    with pytest.raises(EngineError, match="choose auto or one of openvino"):
+        open_engine(artifact, "warp", threads=1)
+    monkeypatch.setattr("serving.engines.choose.find_spec", lambda package: None if package == "openvino" else object())
+    with pytest.raises(EngineError, match="pip install openvino"):
+        open_engine(artifact, "openvino", threads=1)
+    assert open_engine(artifact, threads=1).name == "onnxruntime"
+
+
+def test_settings():
+    assert Settings.from_environ({"PATH": "/bin"}) == Settings()
+    settings = Settings.from_environ({"DHVT_MODEL": "a/b", "DHVT_MAX_BATCH_SIZE": "8"})
+    assert (settings.model.name, settings.max_batch_size) == ("b", 8)
+    for name, value in (("DHVT_MAX_BATCH_SIZE", "0"), ("DHVT_THREADS", "-1"), ("DHVT_MAX_PIXELS", "1e6")):
+        with pytest.raises(ConfigError, match=name):
+            Settings.from_environ({name: value})
+    with pytest.raises(ConfigError, match="unknown setting DHVT_MODL; there are DHVT_MODEL"):
+        Settings.from_environ({"DHVT_MODL": "x"})
+
+
+@pytest.mark.parametrize(("text", "quota"), [("150000 100000", 1.5), ("max 100000", None), ("nonsense", None)])
+def test_cgroup_quota(tmp_path, text, quota):
+    (tmp_path / "cpu.max").write_text(text)
+    assert _cgroup_quota(tmp_path) == quota
+    assert available_cpus() >= 1
