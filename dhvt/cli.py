@@ -79,6 +79,7 @@ def _recipe_options(command: Command) -> Command:
 @click.option("--recipe", default="short", show_default=True, help="Preset of the fields below.")
 @_recipe_options
 @click.option("--resume", is_flag=True, help="Go on from OUT/ckpt.pt with the same command.")
+@click.option("--change-recipe", is_flag=True, help="Resume although the recipe differs, as for more --epochs; is recorded.")
 @click.option(
     "--on-broken",
     type=click.Choice(["stop", "skip"]),
@@ -100,6 +101,7 @@ def train(
     resize_mode: Any,
     recipe: str,
     resume: bool,
+    change_recipe: bool,
     on_broken: str,
     device: str,
     amp: str,
@@ -139,6 +141,7 @@ def train(
         checkpoint_minutes=checkpoint_minutes,
         stop_on_broken=on_broken == "stop",
         resume=resume,
+        change_recipe=change_recipe,
         command=shlex.join(["dhvt", *sys.argv[1:]]),
     )
     cfg = Preprocess(size=size, resize_mode=resize_mode)

@@ -53,6 +53,7 @@ class RunOptions:
         checkpoint_minutes: a checkpoint is also written in mid-epoch when the last is this old.
         stop_on_broken: whether a picture that cannot be read ends the training.
         resume: go on from ``out/ckpt.pt``.
+        change_recipe: resume although the recipe differs from the checkpoint's, as to train for more epochs.
         command: the command line, for the record.
     """
 
@@ -63,6 +64,7 @@ class RunOptions:
     checkpoint_minutes: float = 5.0
     stop_on_broken: bool = True
     resume: bool = False
+    change_recipe: bool = False
     command: str = ""
 
 
@@ -182,6 +184,7 @@ class Trainer:
             collate_fn=collate,
         )
         self.step = 0
+        self.commands = [{"from_step": 0, "command": options.command}]
         self.metrics: dict[str, Any] = {}
         self.broken: set[str] = set()
         self.seconds = 0.0
@@ -333,7 +336,7 @@ class Trainer:
             recipe=self.recipe.to_dict(),
             metrics=self.metrics,
             provenance={
-                "command": self.options.command,
+                "commands": self.commands,
                 "device": str(self.device),
                 "train_seconds": self.seconds,
                 "python": platform.python_version(),
@@ -350,12 +353,22 @@ class Trainer:
             CheckpointError: it is of another model, recipe or set of classes.
         """
         wanted = {"config": self.model.cfg.to_dict(), "classes": self.classes, "recipe": self.recipe.to_dict()}
+        if self.options.change_recipe:
+            fixed = ("batch_size", "seed")  # with others, the steps done would not be whole epochs' of the same order
+            wanted["recipe"] = checkpoint.recipe | {name: wanted["recipe"][name] for name in fixed}
         for name, value in wanted.items():
             if getattr(checkpoint, name) != value:
                 raise CheckpointError(
                     f"cannot resume: the checkpoint's {name} is {_difference(getattr(checkpoint, name), value)}; "
-                    "repeat the first command with --resume, or train into another --out"
+                    "repeat the first command with --resume, add --change-recipe, or train into another --out"
                 )
+        if checkpoint.recipe != self.recipe.to_dict():
+            self.commands = [
+                *checkpoint.provenance["commands"],
+                {"from_step": checkpoint.step, "command": self.options.command},
+            ]
+        else:
+            self.commands = checkpoint.provenance["commands"]
         self.model.load_state_dict(checkpoint.weights)
         if self.ema is not None and checkpoint.ema is not None:
             self.ema.module.load_state_dict(checkpoint.ema)

@@ -50,7 +50,7 @@ def test_a_small_folder_trains_end_to_end(unbroken):
     assert checkpoint.classes == CLASSES
     assert checkpoint.step == 6
     assert checkpoint.metrics["val_images"] == 6
-    assert "--cutmix 1" in checkpoint.provenance["command"]
+    assert "--cutmix 1" in checkpoint.provenance["commands"][0]["command"]
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
 
@@ -86,6 +86,17 @@ def test_resuming_with_another_recipe_says_what_differs(picture_folder, unbroken
     result = run(picture_folder, tmp_path, "--epochs", "3", "--resume")
     assert result.returncode == 1
     assert "epochs 2, now 3" in result.stderr
+
+
+def test_a_finished_run_can_be_extended_and_says_so(picture_folder, unbroken, tmp_path):
+    shutil.copy(unbroken[2] / "ckpt.pt", tmp_path)
+    options = ["--epochs", "3", "--drop-path-rate", "0.2", "--cutmix", "1", "--mix-prob", "0.5", "--resume", "--change-recipe"]
+    assert run(picture_folder, tmp_path, *options).returncode == 0
+    extended = load_checkpoint(tmp_path / "ckpt.pt")
+    assert extended.step == 9
+    assert [entry["from_step"] for entry in extended.provenance["commands"]] == [0, 6]
+    refused = run(picture_folder, tmp_path, *options, "--seed", "5")
+    assert "seed 0, now 5" in refused.stderr
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(picture_folder, tmp_path):

@@ -77,7 +77,7 @@ def test_the_bundled_model_was_measured():
     card = load_artifact(BUNDLED_MODEL).card
     assert card.metrics["test"]["images"] == 10_000
     assert card.metrics["test"]["top1"] >= 85
-    assert card.provenance["command"].startswith("dhvt train ")
+    assert card.provenance["commands"][0]["command"].startswith("dhvt train ")
     assert card.parity["images"] == "real"
 
 
