@@ -352,7 +352,7 @@ class Trainer:
         Raises:
             CheckpointError: it is of another model, recipe or set of classes.
         """
-        wanted = {"config": self.model.cfg.to_dict(), "classes": self.classes, "recipe": self.recipe.to_dict()}
+        wanted: dict[str, Any] = {"config": self.model.cfg.to_dict(), "classes": self.classes, "recipe": self.recipe.to_dict()}
         if self.options.change_recipe:
             fixed = ("batch_size", "seed")  # with others, the steps done would not be whole epochs' of the same order
             wanted["recipe"] = checkpoint.recipe | {name: wanted["recipe"][name] for name in fixed}
