@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
 from timm.data.mixup import Mixup
+from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
@@ -18,7 +22,7 @@ from dhvt.errors import DataError, ImageError
 from dhvt.preprocess import decode_rgb, preprocess
 from dhvt.recipe import TrainRecipe
 
-Key = tuple[int, int]  # (epoch, index)
+Key = tuple[int, int, int]  # (epoch, index, repeat)
 
 
 def seed_everything(*keys: int) -> None:
@@ -36,10 +40,13 @@ def _seed_cpu(keys: tuple[int, ...]) -> int:
 
 
 class EpochSampler(Sampler[list[Key]]):
-    """Batches of ``(epoch, index)`` in an order that only the seed and the epoch decide, from a given batch on."""
+    """Batches of keys in an order that only the seed and the epoch decide, from a given batch on.
 
-    def __init__(self, length: int, batch_size: int, seed: int) -> None:
-        self.length, self.batch_size, self.seed = length, min(batch_size, length), seed
+    With ``repeats`` r, an epoch has each of a random 1/r of the pictures r times, the repeats beside each other.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, repeats: int = 1) -> None:
+        self.length, self.batch_size, self.seed, self.repeats = length, min(batch_size, length), seed, repeats
         self.epoch, self.first = 0, 0
 
     def __len__(self) -> int:
@@ -48,9 +55,9 @@ class EpochSampler(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length).tolist()
+        keys = [(self.epoch, index, repeat) for index in order for repeat in range(self.repeats)]
         for batch in range(self.first, len(self)):
-            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(self.epoch, index) for index in chosen]
+            yield keys[batch * self.batch_size : (batch + 1) * self.batch_size]
 
 
 class TrainingImages(Dataset[tuple[Tensor, int] | str]):
@@ -68,7 +75,7 @@ class TrainingImages(Dataset[tuple[Tensor, int] | str]):
         return len(self.source)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int] | str:
-        epoch, index = key
+        epoch, index, repeat = key
         try:
             image = self._decode(self.source.read(index))
         except ImageError as error:
@@ -76,30 +83,41 @@ class TrainingImages(Dataset[tuple[Tensor, int] | str]):
             if self.stop_on_broken:
                 raise DataError(message) from error
             return message
-        _seed_cpu((self.recipe.seed, 1, epoch, index))
+        _seed_cpu((self.recipe.seed, 1, epoch, index, repeat))
         return self.transform(image), int(self.source.labels[index])
 
-    def _decode(self, data: bytes) -> Tensor:
+    def _decode(self, data: bytes) -> Image.Image:
         if self.recipe.crop == "pad":
-            pixels = preprocess(data, self.cfg)
-        else:
-            pixels = np.asarray(decode_rgb(data, at_least=self.cfg.size))
-        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+            return Image.fromarray(preprocess(data, self.cfg))
+        return decode_rgb(data, at_least=self.cfg.size)
 
 
 def build_transform(cfg: Preprocess, recipe: TrainRecipe) -> v2.Compose:
-    """The per-picture augmentation, on uint8 ``(3, H, W)``."""
+    """The per-picture augmentation, from an RGB picture to uint8 ``(3, H, W)``."""
     height, width = cfg.size
-    steps: list[torch.nn.Module] = []
+    steps: list[Callable[..., Any]] = []
     if recipe.crop == "pad":
         steps.append(v2.RandomCrop(cfg.size, padding=(width // 8, height // 8), padding_mode="reflect"))
     else:
-        steps.append(v2.RandomResizedCrop(cfg.size, scale=(recipe.resized_min_area, 1.0), antialias=True))
+        area = (recipe.resized_min_area, 1.0)
+        steps.append(v2.RandomResizedCrop(cfg.size, scale=area, interpolation=v2.InterpolationMode.BICUBIC))
     steps.append(v2.RandomHorizontalFlip(recipe.flip))
     if recipe.color_jitter:
         strength = recipe.color_jitter
         steps.append(v2.ColorJitter(strength, strength, strength))
-    return v2.Compose(steps)
+    if recipe.auto_augment:
+        fill = tuple(round(255 * value) for value in cfg.mean)
+        hparams = {"translate_const": round(min(cfg.size) * 0.45), "img_mean": fill}
+        steps.append(rand_augment_transform(recipe.auto_augment, hparams))
+    return v2.Compose([*steps, v2.PILToTensor()])
+
+
+def build_erasing(recipe: TrainRecipe, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Random erasing of normalised batches ``(B, 3, H, W)``, in place, each pixel drawn by itself."""
+    if not recipe.random_erasing:
+        return lambda images: images
+    erase: Callable[[Tensor], Tensor] = RandomErasing(recipe.random_erasing, mode="pixel", device=str(device))
+    return erase
 
 
 def collate(samples: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor, list[str]]:
@@ -120,6 +138,7 @@ def build_mixup(recipe: TrainRecipe, num_classes: int) -> Mixup | None:
         mixup_alpha=recipe.mixup,
         cutmix_alpha=recipe.cutmix,
         prob=recipe.mix_prob,
+        switch_prob=recipe.switch_prob,
         label_smoothing=recipe.label_smoothing,
         num_classes=num_classes,
     )

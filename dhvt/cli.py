@@ -144,7 +144,7 @@ def train(
         change_recipe=change_recipe,
         command=shlex.join(["dhvt", *sys.argv[1:]]),
     )
-    cfg = Preprocess(size=size, resize_mode=resize_mode)
+    cfg = Preprocess(size=size, resize_mode=resize_mode, crop_pct=chosen.crop_pct)
     try:
         checkpoint = run_training(variant, source, val_source, chosen, options, cfg=cfg)
     except KeyboardInterrupt:

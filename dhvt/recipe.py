@@ -28,9 +28,11 @@ class TrainRecipe:
         epochs: passes over the training pictures.
         batch_size: pictures per optimizer step.
         optimizer: ``muon`` (for weight matrices; AdamW for the rest) or ``adamw``.
-        lr: peak learning rate.
+        lr: peak learning rate, of ``lr_batch_size`` pictures a step.
+        lr_batch_size: the learning rates are multiplied by ``batch_size / lr_batch_size``; 0 takes them as they are.
         min_lr: learning rate at the end.
-        warmup_epochs: over which the learning rate rises linearly from 0.
+        warmup_lr: learning rate at the start.
+        warmup_epochs: over which the learning rate rises linearly to its peak.
         schedule: how it falls afterwards.
         weight_decay: of weight matrices; biases, norms and embeddings have none.
         clip_grad: largest gradient norm; 0 does not clip.
@@ -39,11 +41,17 @@ class TrainRecipe:
         resized_min_area: the smallest part that ``resized`` cuts out, of 1.
         flip: probability of a horizontal flip.
         color_jitter: strength of random brightness, contrast and saturation, 0 for none.
+        auto_augment: timm's name of a RandAugment policy, as ``rand-m9-mstd0.5-inc1``; empty for none.
+        random_erasing: probability that a rectangle of a picture is replaced by noise.
+        repeats: repeated augmentation; each picture is taken so many times, differently, and the epoch has that much
+            fewer pictures (Hoffer et al. 2020).
         mixup, cutmix: alpha of their Beta distributions, 0 for none.
         mix_prob: probability that a batch is mixed at all.
+        switch_prob: probability of cutmix rather than mixup where both are on.
         label_smoothing: probability mass given to the other classes.
         drop_path_rate: see :class:`dhvt.config.DHVTConfig`.
         ema_decay: of the exponential moving average of the weights, per step; 0 for none.
+        crop_pct: for evaluation, see :class:`dhvt.config.Preprocess`.
         resolutions: ``(until, scale)`` pairs: until that fraction of the steps, training pictures are scaled by
             ``scale`` (rounded to whole patches). Fewer patches train faster; the last pair should be ``(1, 1)``.
         seed: of weights, order and augmentation. Every draw is a function of it and the step, so a resumed run
@@ -57,7 +65,9 @@ class TrainRecipe:
     batch_size: int = 128
     optimizer: Optimizer = "muon"
     lr: float = 3e-3
+    lr_batch_size: int = 0
     min_lr: float = 1e-5
+    warmup_lr: float = 1e-6
     warmup_epochs: float = 0.5
     schedule: Schedule = "cosine"
     weight_decay: float = 0.05
@@ -66,12 +76,17 @@ class TrainRecipe:
     resized_min_area: float = 0.35
     flip: float = 0.5
     color_jitter: float = 0.0
+    auto_augment: str = ""
+    random_erasing: float = 0.0
+    repeats: int = 1
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_prob: float = 0.0
+    switch_prob: float = 0.5
     label_smoothing: float = 0.1
     drop_path_rate: float = 0.1
     ema_decay: float = 0.998
+    crop_pct: float = 1.0
     resolutions: tuple[tuple[float, float], ...] = ((1.0, 1.0),)
     seed: int = 0
 
@@ -80,17 +95,23 @@ class TrainRecipe:
         for name, kind in (("optimizer", Optimizer), ("crop", Crop), ("schedule", Schedule)):
             if getattr(self, name) not in get_args(kind):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(kind))}")
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "repeats"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.lr <= 0:
             raise ConfigError(f"lr is {self.lr}; it must be positive")
-        for name in ("flip", "mix_prob", "label_smoothing", "drop_path_rate", "ema_decay"):
+        for name in ("flip", "random_erasing", "mix_prob", "switch_prob", "label_smoothing", "drop_path_rate", "ema_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        if self.auto_augment and not self.auto_augment.startswith("rand-"):
+            raise ConfigError(f"auto_augment is {self.auto_augment!r}; give a RandAugment policy such as rand-m9-mstd0.5-inc1")
         untils = [until for until, _ in self.resolutions]
         if untils != sorted(untils) or not untils or untils[-1] != 1.0:
             raise ConfigError(f"resolutions end at {untils}; the fractions must rise, and the last be 1")
+
+    def lr_scale(self) -> float:
+        """What the learning rates are multiplied by for this batch size."""
+        return self.batch_size / self.lr_batch_size if self.lr_batch_size else 1.0
 
     def scale_at(self, progress: float) -> float:
         """The picture scale when ``progress`` (0 to 1) of the training is done."""

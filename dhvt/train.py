@@ -9,8 +9,8 @@ import platform
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -19,22 +19,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.optim import param_groups_weight_decay
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dhvt.augment import EpochSampler, TrainingImages, build_mixup, collate, seed_everything
+from dhvt.augment import EpochSampler, TrainingImages, build_erasing, build_mixup, collate, seed_everything
 from dhvt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from dhvt.config import Preprocess
+from dhvt.config import Preprocess, from_dict
 from dhvt.data import ImageSource
-from dhvt.errors import CheckpointError, ConfigError, TrainError
+from dhvt.devices import autocast, pick_device
+from dhvt.errors import CheckpointError, TrainError
 from dhvt.evaluate import evaluate
 from dhvt.graph import Normalize, ServedModel
 from dhvt.model import DHVT, create_model
-from dhvt.muon import Muon
+from dhvt.optim import build_optimizers, learning_rate
 from dhvt.recipe import TrainRecipe
 
 CHECKPOINT_NAME = "ckpt.pt"
@@ -66,69 +66,6 @@ class RunOptions:
     resume: bool = False
     change_recipe: bool = False
     command: str = ""
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is the first of CUDA, MPS, CPU that works here.
-
-    Raises:
-        ConfigError: the device asked for is not here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return device
-
-
-def autocast(device: torch.device, amp: str) -> AbstractContextManager[Any]:
-    """bfloat16 autocast, or nothing where the processor would only emulate it."""
-    if amp not in ("auto", "bf16", "off"):
-        raise ConfigError(f"amp is {amp!r}; choose one of auto, bf16, off")
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-    if amp == "bf16" or (amp == "auto" and native):
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
-
-
-def learning_rate(recipe: TrainRecipe, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of one step: linear warm-up, then cosine or linear decay to ``min_lr``."""
-    warmup = recipe.warmup_epochs * steps_per_epoch
-    if step < warmup:
-        return recipe.lr * (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(recipe.epochs * steps_per_epoch - warmup, 1)
-    part = 1 - progress if recipe.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
-    return recipe.min_lr + (recipe.lr - recipe.min_lr) * part
-
-
-def build_optimizers(model: nn.Module, recipe: TrainRecipe) -> list[torch.optim.Optimizer]:
-    """AdamW, or Muon for the weight matrices inside the network and AdamW for the rest.
-
-    Biases, norms and embeddings are not decayed.
-    """
-    matrices: list[Tensor] = []
-    if recipe.optimizer == "muon":
-        matrices = [
-            parameter
-            for name, parameter in model.named_parameters()
-            if parameter.ndim >= 2 and min(parameter.shape[:2]) > 1 and not name.startswith("head.")
-        ]
-    skip: set[str] = getattr(model, "no_weight_decay", set)()
-    taken = {id(parameter) for parameter in matrices}
-    groups = param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=skip)
-    for group in groups:
-        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in taken]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=recipe.lr)]
-    if matrices:
-        optimizers.append(Muon(matrices, lr=recipe.lr, weight_decay=recipe.weight_decay))
-    return optimizers
 
 
 class _StopRequest:
@@ -175,8 +112,9 @@ class Trainer:
         self.optimizers = build_optimizers(self.model, recipe)
         self.autocast = autocast(self.device, options.amp)
         self.normalize = Normalize(cfg).to(self.device)
+        self.erase = build_erasing(recipe, self.device)
         self.mixup = build_mixup(recipe, len(self.classes))
-        self.sampler = EpochSampler(len(source), recipe.batch_size, recipe.seed)
+        self.sampler = EpochSampler(len(source), recipe.batch_size, recipe.seed, recipe.repeats)
         self.loader: DataLoader[Any] = DataLoader(
             TrainingImages(source, cfg, recipe, stop_on_broken=options.stop_on_broken),
             batch_sampler=self.sampler,
@@ -251,7 +189,7 @@ class Trainer:
 
     def _train_step(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
         seed_everything(self.recipe.seed, 2, self.step)
-        inputs = self._rescale(self.normalize(images.permute(0, 2, 3, 1)))
+        inputs = self.erase(self._rescale(self.normalize(images.permute(0, 2, 3, 1))))
         targets = labels
         smoothing = self.recipe.label_smoothing
         if self.mixup is not None and len(labels) % 2 == 0:
@@ -352,23 +290,23 @@ class Trainer:
         Raises:
             CheckpointError: it is of another model, recipe or set of classes.
         """
-        wanted: dict[str, Any] = {"config": self.model.cfg.to_dict(), "classes": self.classes, "recipe": self.recipe.to_dict()}
-        if self.options.change_recipe:
-            fixed = ("batch_size", "seed")  # with others, the steps done would not be whole epochs' of the same order
-            wanted["recipe"] = checkpoint.recipe | {name: wanted["recipe"][name] for name in fixed}
-        for name, value in wanted.items():
-            if getattr(checkpoint, name) != value:
+        recipe = from_dict(TrainRecipe, checkpoint.recipe)
+        wanted = recipe
+        if self.options.change_recipe:  # but with another batch size or seed, the steps done would mean another order
+            wanted = replace(self.recipe, batch_size=recipe.batch_size, seed=recipe.seed, repeats=recipe.repeats)
+        for name, old, new in (
+            ("config", checkpoint.config, self.model.cfg.to_dict()),
+            ("classes", checkpoint.classes, self.classes),
+            ("recipe", wanted.to_dict(), self.recipe.to_dict()),
+        ):
+            if old != new:
                 raise CheckpointError(
-                    f"cannot resume: the checkpoint's {name} is {_difference(getattr(checkpoint, name), value)}; "
-                    "repeat the first command with --resume, add --change-recipe, or train into another --out"
+                    f"cannot resume: the checkpoint's {name} is {_difference(old, new)}; repeat the first command with "
+                    "--resume, add --change-recipe for another recipe, or train into another --out"
                 )
-        if checkpoint.recipe != self.recipe.to_dict():
-            self.commands = [
-                *checkpoint.provenance["commands"],
-                {"from_step": checkpoint.step, "command": self.options.command},
-            ]
-        else:
-            self.commands = checkpoint.provenance["commands"]
+        self.commands = checkpoint.provenance["commands"]
+        if recipe != self.recipe:
+            self.commands = [*self.commands, {"from_step": checkpoint.step, "command": self.options.command}]
         self.model.load_state_dict(checkpoint.weights)
         if self.ema is not None and checkpoint.ema is not None:
             self.ema.module.load_state_dict(checkpoint.ema)

@@ -1,8 +1,8 @@
 import pytest
 
 from dhvt.errors import ConfigError
+from dhvt.optim import learning_rate
 from dhvt.recipe import TrainRecipe, load_recipe, recipe_names
-from dhvt.train import learning_rate
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -43,4 +43,5 @@ def test_learning_rate_rises_then_falls_to_the_minimum(schedule):
     assert rates[:20] == sorted(rates[:20])
     assert rates[20:] == sorted(rates[20:], reverse=True)
     assert rates[20] == 1.0
+    assert rates[0] == 1e-6
     assert rates[-1] == pytest.approx(0.01, abs=0.02)

@@ -1,0 +1,47 @@
+"""The optimizers of a recipe and their learning rate."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from timm.optim import param_groups_weight_decay
+from torch import Tensor, nn
+
+from dhvt.muon import Muon
+from dhvt.recipe import TrainRecipe
+
+
+def learning_rate(recipe: TrainRecipe, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of one step: linear warm-up, then cosine or linear decay to ``min_lr``."""
+    warmup = recipe.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        rate = recipe.warmup_lr + (recipe.lr - recipe.warmup_lr) * step / warmup
+    else:
+        progress = (step - warmup) / max(recipe.epochs * steps_per_epoch - warmup, 1)
+        part = 1 - progress if recipe.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        rate = recipe.min_lr + (recipe.lr - recipe.min_lr) * part
+    return rate * recipe.lr_scale()
+
+
+def build_optimizers(model: nn.Module, recipe: TrainRecipe) -> list[torch.optim.Optimizer]:
+    """AdamW, or Muon for the weight matrices inside the network and AdamW for the rest.
+
+    Biases, norms and embeddings are not decayed.
+    """
+    matrices: list[Tensor] = []
+    if recipe.optimizer == "muon":
+        matrices = [
+            parameter
+            for name, parameter in model.named_parameters()
+            if parameter.ndim >= 2 and min(parameter.shape[:2]) > 1 and not name.startswith("head.")
+        ]
+    skip: set[str] = getattr(model, "no_weight_decay", set)()
+    taken = {id(parameter) for parameter in matrices}
+    groups = param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=skip)
+    for group in groups:
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in taken]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=recipe.lr)]
+    if matrices:
+        optimizers.append(Muon(matrices, lr=recipe.lr, weight_decay=recipe.weight_decay))
+    return optimizers
