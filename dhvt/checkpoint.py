@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dhvt.config import DHVTConfig, Preprocess, from_dict
+from dhvt.config import Preprocess, from_dict
 from dhvt.errors import CheckpointError, ConfigError
-from dhvt.model import DHVT
+from dhvt.zoo import build
 
 FORMAT = "dhvt-checkpoint-1"
 State = dict[str, Tensor]
@@ -25,8 +25,8 @@ class Checkpoint:
     """One trained or half-trained model, and all that export and resuming need to know about it.
 
     Args:
-        name: the variant's name.
-        config: the architecture; :class:`dhvt.config.DHVTConfig` as a dict.
+        name: the model's name.
+        config: the architecture, as :func:`dhvt.zoo.configure` gave it.
         weights: the model's state dict.
         ema: the moving average's, or None; what is exported where there is one.
         classes: class names in label order.
@@ -50,14 +50,14 @@ class Checkpoint:
     step: int = 0
     optimizers: list[dict[str, Any]] = field(default_factory=list)
 
-    def build_model(self) -> DHVT:
+    def build_model(self) -> nn.Module:
         """The model with its best weights (the moving average's if there is one), in evaluation mode.
 
         Raises:
             CheckpointError: weights and configuration do not fit.
         """
         try:
-            model = DHVT(from_dict(DHVTConfig, self.config))
+            model = build(self.name, self.config)
             model.load_state_dict(self.weights if self.ema is None else self.ema)
         except (ConfigError, RuntimeError) as error:
             raise CheckpointError(f"the checkpoint's weights do not fit its configuration: {error}") from error

@@ -64,11 +64,12 @@ def _recipe_options(command: Command) -> Command:
     "--variant",
     default="dhvt_tiny_cifar_patch4",
     show_default=True,
-    type=click.Choice(list(VARIANTS)),
     metavar="NAME",
-    help=f"One of {', '.join(VARIANTS)}.",
+    help=f"One of {', '.join(VARIANTS)}; or any classifier of timm, such as resnet18, to compare with.",
 )
-@click.option("--img-size", type=int, help="Pixels of a side, a multiple of the patch size. Default: the variant's.")
+@click.option(
+    "--img-size", type=int, help="Pixels of a side, a multiple of the patch size. Default: the variant's; 32 for timm's."
+)
 @click.option(
     "--resize-mode",
     type=click.Choice(["crop", "squash", "pad"]),
@@ -118,6 +119,7 @@ def train(
     from dhvt.data import class_counts, has_splits, open_source, split_source
     from dhvt.train import RunOptions
     from dhvt.train import train as run_training
+    from dhvt.zoo import DEFAULT_IMG_SIZE
 
     chosen = load_recipe(recipe, **{name: value for name, value in overrides.items() if value is not None})
     source = open_source(data, "train")
@@ -132,7 +134,8 @@ def train(
         f"{len(source)} pictures to train on, {len(val_source)} to measure on, {len(counts)} classes "
         f"of {min(counts.values())} to {max(counts.values())} pictures"
     )
-    size = (img_size, img_size) if img_size else VARIANTS[variant].img_size
+    default_size = VARIANTS[variant].img_size if variant in VARIANTS else (DEFAULT_IMG_SIZE, DEFAULT_IMG_SIZE)
+    size = (img_size, img_size) if img_size else default_size
     options = RunOptions(
         out=out,
         device=device,

@@ -15,13 +15,12 @@ from dhvt.recipe import TrainRecipe
 def learning_rate(recipe: TrainRecipe, step: int, steps_per_epoch: int) -> float:
     """The learning rate of one step: linear warm-up, then cosine or linear decay to ``min_lr``."""
     warmup = recipe.warmup_epochs * steps_per_epoch
+    peak = recipe.peak_lr()
     if step < warmup:
-        rate = recipe.warmup_lr + (recipe.lr - recipe.warmup_lr) * step / warmup
-    else:
-        progress = (step - warmup) / max(recipe.epochs * steps_per_epoch - warmup, 1)
-        part = 1 - progress if recipe.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
-        rate = recipe.min_lr + (recipe.lr - recipe.min_lr) * part
-    return rate * recipe.lr_scale()
+        return recipe.warmup_lr + (peak - recipe.warmup_lr) * step / warmup
+    progress = (step - warmup) / max(recipe.epochs * steps_per_epoch - warmup, 1)
+    part = 1 - progress if recipe.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    return recipe.min_lr + (peak - recipe.min_lr) * part
 
 
 def build_optimizers(model: nn.Module, recipe: TrainRecipe) -> list[torch.optim.Optimizer]:
@@ -30,11 +29,13 @@ def build_optimizers(model: nn.Module, recipe: TrainRecipe) -> list[torch.optim.
     Biases, norms and embeddings are not decayed.
     """
     matrices: list[Tensor] = []
+    classifier = getattr(model, "get_classifier", nn.Identity)()  # timm's convention
+    last_layer = {id(parameter) for parameter in classifier.parameters()}
     if recipe.optimizer == "muon":
         matrices = [
             parameter
-            for name, parameter in model.named_parameters()
-            if parameter.ndim >= 2 and min(parameter.shape[:2]) > 1 and not name.startswith("head.")
+            for parameter in model.parameters()
+            if parameter.ndim >= 2 and min(parameter.shape[:2]) > 1 and id(parameter) not in last_layer
         ]
     skip: set[str] = getattr(model, "no_weight_decay", set)()
     taken = {id(parameter) for parameter in matrices}

@@ -28,8 +28,8 @@ class TrainRecipe:
         epochs: passes over the training pictures.
         batch_size: pictures per optimizer step.
         optimizer: ``muon`` (for weight matrices; AdamW for the rest) or ``adamw``.
-        lr: peak learning rate, of ``lr_batch_size`` pictures a step.
-        lr_batch_size: the learning rates are multiplied by ``batch_size / lr_batch_size``; 0 takes them as they are.
+        lr: peak learning rate.
+        lr_batch_size: ``lr`` is multiplied by ``batch_size / lr_batch_size``; 0 takes it as it is.
         min_lr: learning rate at the end.
         warmup_lr: learning rate at the start.
         warmup_epochs: over which the learning rate rises linearly to its peak.
@@ -109,9 +109,9 @@ class TrainRecipe:
         if untils != sorted(untils) or not untils or untils[-1] != 1.0:
             raise ConfigError(f"resolutions end at {untils}; the fractions must rise, and the last be 1")
 
-    def lr_scale(self) -> float:
-        """What the learning rates are multiplied by for this batch size."""
-        return self.batch_size / self.lr_batch_size if self.lr_batch_size else 1.0
+    def peak_lr(self) -> float:
+        """The peak learning rate for this batch size."""
+        return self.lr * (self.batch_size / self.lr_batch_size if self.lr_batch_size else 1.0)
 
     def scale_at(self, progress: float) -> float:
         """The picture scale when ``progress`` (0 to 1) of the training is done."""

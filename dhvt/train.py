@@ -33,9 +33,9 @@ from dhvt.devices import autocast, pick_device
 from dhvt.errors import CheckpointError, TrainError
 from dhvt.evaluate import evaluate
 from dhvt.graph import Normalize, ServedModel
-from dhvt.model import DHVT, create_model
 from dhvt.optim import build_optimizers, learning_rate
 from dhvt.recipe import TrainRecipe
+from dhvt.zoo import build, configure, size_multiple
 
 CHECKPOINT_NAME = "ckpt.pt"
 LOG_NAME = "metrics.jsonl"
@@ -96,7 +96,7 @@ class Trainer:
     def __init__(
         self,
         name: str,
-        overrides: dict[str, Any],
+        config: dict[str, Any],
         source: ImageSource,
         val: ImageSource,
         cfg: Preprocess,
@@ -107,7 +107,8 @@ class Trainer:
         self.classes = list(source.classes)
         self.device = pick_device(options.device)
         seed_everything(recipe.seed)
-        self.model: DHVT = create_model(name, **overrides).to(self.device)
+        self.model = build(name, config).to(self.device)
+        self.config, self.multiple = config, size_multiple(config)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.optimizers = build_optimizers(self.model, recipe)
         self.autocast = autocast(self.device, options.amp)
@@ -219,10 +220,9 @@ class Trainer:
 
     def _rescale(self, inputs: Tensor) -> Tensor:
         scale = self.recipe.scale_at(self.step / self.total_steps)
-        patch = self.model.cfg.patch_size
-        size = [max(round(side * scale / patch), 1) * patch for side in inputs.shape[-2:]]
-        if size == list(inputs.shape[-2:]):
+        if scale == 1 or not self.multiple:
             return inputs
+        size = [max(round(side * scale / self.multiple), 1) * self.multiple for side in inputs.shape[-2:]]
         return functional.interpolate(inputs, size, mode="bilinear", antialias=True)
 
     def _report_broken(self, messages: list[str]) -> None:
@@ -266,7 +266,7 @@ class Trainer:
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(
             name=self.name,
-            config=self.model.cfg.to_dict(),
+            config=self.config,
             weights=self.model.state_dict(),
             ema=None if self.ema is None else self.ema.module.state_dict(),
             classes=self.classes,
@@ -295,7 +295,7 @@ class Trainer:
         if self.options.change_recipe:  # but with another batch size or seed, the steps done would mean another order
             wanted = replace(self.recipe, batch_size=recipe.batch_size, seed=recipe.seed, repeats=recipe.repeats)
         for name, old, new in (
-            ("config", checkpoint.config, self.model.cfg.to_dict()),
+            ("config", checkpoint.config, self.config),
             ("classes", checkpoint.classes, self.classes),
             ("recipe", wanted.to_dict(), self.recipe.to_dict()),
         ):
@@ -331,17 +331,15 @@ def train(
     options: RunOptions,
     *,
     cfg: Preprocess | None = None,
-    overrides: dict[str, Any] | None = None,
 ) -> Checkpoint:
-    """Trains a variant from scratch, or goes on with a run.
+    """Trains a model from scratch, or goes on with a run.
 
     Args:
-        name: a key of ``dhvt.config.VARIANTS``.
+        name: a DHVT variant, or a classifier of timm.
         source, val: pictures to learn from and to measure on; ``val`` has the same classes.
         recipe: how to train.
         options: where, on what, and whether to resume.
-        cfg: preprocessing; by default the variant's size with ImageNet's mean and standard deviation.
-        overrides: fields of :class:`dhvt.config.DHVTConfig` to change.
+        cfg: preprocessing; by default the model's size with ImageNet's mean and standard deviation.
 
     Returns:
         The last checkpoint, which is also at ``options.out / "ckpt.pt"``.
@@ -354,11 +352,11 @@ def train(
     path = options.out / CHECKPOINT_NAME
     if path.exists() and not options.resume:
         raise CheckpointError(f"{path} exists; go on with --resume, or train into another --out")
-    changes = {"num_classes": len(source.classes), "drop_path_rate": recipe.drop_path_rate} | (overrides or {})
+    size = None if cfg is None else cfg.size
+    config = configure(name, num_classes=len(source.classes), img_size=size, drop_path_rate=recipe.drop_path_rate)
     if cfg is None:
-        cfg = Preprocess(size=create_model(name, **changes).cfg.img_size)
-    changes["img_size"] = cfg.size
-    trainer = Trainer(name, changes, source, val, cfg, recipe, options)
+        cfg = Preprocess(size=config["img_size"], crop_pct=recipe.crop_pct)
+    trainer = Trainer(name, config, source, val, cfg, recipe, options)
     if options.resume:
         if path.exists():
             trainer.restore(load_checkpoint(path))
