@@ -68,7 +68,7 @@ def _recipe_options(command: Command) -> Command:
     help=f"One of {', '.join(VARIANTS)}; or any classifier of timm, such as resnet18, to compare with.",
 )
 @click.option(
-    "--img-size", type=int, help="Pixels of a side, a multiple of the patch size. Default: the variant's; 32 for timm's."
+    "--img-size", type=int, help="Pixels of a side, a multiple of the patch size. Default: the variant's, 32 for timm's."
 )
 @click.option(
     "--resize-mode",

@@ -25,6 +25,10 @@ DEFAULT_MAX_PIXELS = 64_000_000
 _RESAMPLING = {name.lower(): value for name, value in Image.Resampling.__members__.items()}
 _REDUCING_GAP = 2.0  # Pillow shrinks by whole factors down to this many times the target, then filters properly.
 
+# Pillow warns of 90 megapixels and more; decode_rgb refuses by its own limit. (A filter set around each call, as
+# catch_warnings does, is not safe in threads.)
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 Image.init()  # Otherwise the first request pays for loading the format plugins.
 
 
@@ -56,9 +60,7 @@ def decode_rgb(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: t
     if not data:
         raise ImageError("the image is empty (0 bytes)")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own bomb warning; the check below is stricter.
-            image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         width, height = image.size
         if width * height > max_pixels:
             raise ImageTooLargeError(f"the image has {width}x{height} pixels; at most {max_pixels:,} are accepted")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.engines import Engine
-from serving.errors import EngineFailed, Overloaded
+from serving.errors import EngineFailed
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +24,10 @@ class Batcher:
     Args:
         engine: called in a thread of its own, one batch at a time.
         max_batch_size: images in one call.
-        max_queue_size: images that may wait.
     """
 
-    def __init__(self, engine: Engine, *, max_batch_size: int, max_queue_size: int) -> None:
-        self.engine, self.max_batch_size, self.max_queue_size = engine, max_batch_size, max_queue_size
+    def __init__(self, engine: Engine, *, max_batch_size: int) -> None:
+        self.engine, self.max_batch_size = engine, max_batch_size
         self._waiting: deque[Waiting] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._runner: asyncio.Task[None] | None = None
@@ -37,11 +36,8 @@ class Batcher:
         """One image ``(H, W, 3)`` to its logits ``(classes,)``.
 
         Raises:
-            Overloaded: the queue is full.
             EngineFailed: the engine raised on this image's batch.
         """
-        if len(self._waiting) >= self.max_queue_size:
-            raise Overloaded(f"{len(self._waiting)} images are waiting already; try again in a second")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[NDArray[np.float32]] = loop.create_future()
         self._waiting.append((image, future))

@@ -6,7 +6,7 @@ RequestError
 ├── TooLarge 413              too many bytes or pixels
 ├── UnsupportedMedia 415      neither multipart nor an image we decode
 ├── EngineFailed 500          the engine raised; the server goes on
-├── Overloaded 503            the queue is full
+├── Overloaded 503            too many requests at once
 └── TimedOut 504              no answer in time
 """
 
@@ -76,7 +76,7 @@ class EngineFailed(RequestError):
 
 
 class Overloaded(RequestError):
-    """More requests wait than the queue holds."""
+    """More requests are in flight than the settings allow."""
 
     status = 503
     code = "overloaded"

@@ -24,7 +24,7 @@ from dhvt.preprocess import preprocess
 from serving.batching import Batcher
 from serving.cpus import available_cpus
 from serving.engines import Engine, open_engine
-from serving.errors import BadRequest, RequestError, TimedOut, from_image_error
+from serving.errors import BadRequest, Overloaded, RequestError, TimedOut, from_image_error
 from serving.predictions import top_predictions
 from serving.settings import Settings
 from serving.uploads import Upload, read_upload
@@ -80,7 +80,8 @@ class DHVTService:
     def __init__(self) -> None:
         self.settings = Settings.from_environ()
         self.artifact, engine = load(self.settings)
-        self.batcher = Batcher(engine, max_batch_size=self.settings.max_batch_size, max_queue_size=self.settings.max_queue_size)
+        self.batcher = Batcher(engine, max_batch_size=self.settings.max_batch_size)
+        self.in_flight = 0
         self.decoders = ThreadPoolExecutor(available_cpus(), thread_name_prefix="decode")
         card = self.artifact.card
         logger.info("serving %s, %d classes, with %s in %s", card.name, len(card.classes), engine.name, engine.precision)
@@ -97,12 +98,18 @@ class DHVTService:
     @bentoml.api(input_spec=ClassifyInput, output_spec=ClassifyOutput, route="/classify")
     async def classify(self, image: Any, top_k: int) -> JSONResponse:
         """Classify one picture: `curl -F image=@cat.jpg 'localhost:3000/classify?top_k=3'`."""
+        limit = self.settings.max_in_flight
+        if self.in_flight >= limit:
+            return Overloaded(f"{limit} requests are being answered already; try again in a second").to_response()
+        self.in_flight += 1
         try:
             return JSONResponse(await asyncio.wait_for(self._classify(image), self.settings.request_timeout_s))
         except asyncio.TimeoutError:
             return TimedOut(f"no answer within {self.settings.request_timeout_s} s").to_response()
         except RequestError as error:
             return error.to_response()
+        finally:
+            self.in_flight -= 1
 
     async def _classify(self, request: Request) -> dict[str, Any]:
         upload = await read_upload(request, self.settings.max_upload_bytes)

@@ -25,7 +25,8 @@ class Settings:
         max_upload_bytes: largest request body.
         max_pixels: largest width times height of a picture.
         max_batch_size: pictures in one engine call.
-        max_queue_size: pictures that may wait; more are refused with 503.
+        max_in_flight: requests that are read, decoded or waiting at once; more are refused with 503 before their
+            body is read.
         request_timeout_s: seconds until a request that is not answered gets 504.
     """
 
@@ -35,7 +36,7 @@ class Settings:
     max_upload_bytes: int = 20_000_000
     max_pixels: int = DEFAULT_MAX_PIXELS
     max_batch_size: int = 32
-    max_queue_size: int = 512
+    max_in_flight: int = 256
     request_timeout_s: int = 30
 
     @classmethod

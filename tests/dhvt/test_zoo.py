@@ -7,17 +7,18 @@ from dhvt.errors import ConfigError
 from dhvt.zoo import build, configure, size_multiple
 from export.to_onnx import export_onnx
 
+LARGE = ["resnet50", "resnext50_32x4d", "seresnet50", "skresnet50", "res2net50_26w_4s"]
+
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet18", "resnet50", "resnext50_32x4d", "seresnet50", "skresnet50", "densenet121", "res2net50_26w_4s", "deit_tiny_patch16_224"],
-)  # fmt: skip
+    ["resnet18", "densenet121", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)],
+)
 def test_the_papers_comparison_takes_small_pictures(name):
     config = configure(name, num_classes=5, img_size=32)
     model = build(name, config).eval()
-    features = model.forward_features(torch.randn(1, 3, 32, 32))
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 5)
-    assert features.shape[-1] == 192 if features.ndim == 3 else min(features.shape[-2:]) >= 2
+    assert min(model.forward_features(torch.randn(1, 3, 32, 32)).shape[-2:]) >= 2
 
 
 def test_a_vision_transformer_gets_small_patches():
@@ -41,5 +42,5 @@ def test_a_model_of_timm_becomes_an_artifact(tmp_path):
 
 
 def test_an_unknown_model_gets_a_suggestion():
-    with pytest.raises(ConfigError, match="did you mean .*resnet50"):
+    with pytest.raises(ConfigError, match=r"did you mean .*resnet50"):
         configure("resnet_50", num_classes=3)

@@ -1,6 +1,7 @@
 """What ``bentoml serve`` does with a model that it cannot serve, and with the bundled one."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -52,7 +53,7 @@ def test_a_damaged_artifact_stops_the_start(artifact_copy, damage, message):
     [
         ({"DHVT_MODEL": "tests"}, "tests is no model folder"),
         ({"DHVT_ENGINE": "warp"}, "no engine 'warp'"),
-        ({"DHVT_MAX_QUEUE_SIZE": "many"}, "DHVT_MAX_QUEUE_SIZE is 'many'"),
+        ({"DHVT_MAX_IN_FLIGHT": "many"}, "DHVT_MAX_IN_FLIGHT is 'many'"),
         ({"DHVT_MODL": "x"}, "unknown setting DHVT_MODL"),
     ],
 )
@@ -92,3 +93,22 @@ def test_the_bundled_model_reaches_its_accuracy_here(shared):
     assert result.exit_code == 0, result.output
     measured = float(result.stdout.split("top-1 ")[1].split()[0])
     assert measured == pytest.approx(recorded, abs=0.3)
+
+
+def test_more_requests_than_allowed_are_refused_at_once(artifact_path, tmp_path):
+    """Requests whose bodies never come fill the house; the next is told to come back, and health still answers."""
+    with serving(tmp_path / "log", DHVT_MODEL=str(artifact_path), DHVT_MAX_IN_FLIGHT="2", DHVT_REQUEST_TIMEOUT_S="3") as url:
+        host, port = url.removeprefix("http://").split(":")
+        head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 5000\r\n\r\nabc"
+        with socket.create_connection((host, int(port))) as one, socket.create_connection((host, int(port))) as two:
+            one.sendall(head)
+            two.sendall(head)
+            time.sleep(0.5)
+            refused = httpx.post(f"{url}/classify", content=b"", headers={"Content-Type": "image/png"})
+            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+            assert refused.json()["error"]["code"] == "overloaded"
+            assert httpx.get(f"{url}/readyz").status_code == 200
+            one.settimeout(10)
+            assert b"504" in one.recv(4096).splitlines()[0]
+        answer = httpx.post(f"{url}/classify", content=b"", headers={"Content-Type": "image/png"})
+        assert answer.json()["error"]["code"] == "invalid_image"
