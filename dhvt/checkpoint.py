@@ -93,7 +93,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: it is missing, damaged, or no checkpoint of this package.
     """
-    values = _load(Path(path))
+    values = read_file(Path(path))
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = f"format {values.get('format')!r}" if isinstance(values, dict) else type(values).__name__
         raise CheckpointError(f"{path} is no checkpoint of dhvt train ({found}, expected {FORMAT!r})")
@@ -104,7 +104,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _load(path: Path) -> Any:
+def read_file(path: Path) -> Any:
+    """What a file of ``torch.save`` holds, plain containers and tensors only, on the CPU.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:

@@ -79,6 +79,8 @@ def _recipe_options(command: Command) -> Command:
 )
 @click.option("--recipe", default="short", show_default=True, help="Preset of the fields below.")
 @_recipe_options
+@click.option("--init", type=click.Path(path_type=Path), help="Start from the weights of a ckpt.pt or of an authors' .pth.")
+@click.option("--freeze", is_flag=True, help="With --init: train the last layer alone.")
 @click.option("--resume", is_flag=True, help="Go on from OUT/ckpt.pt with the same command.")
 @click.option("--change-recipe", is_flag=True, help="Resume although the recipe differs, as for more --epochs; is recorded.")
 @click.option(
@@ -101,6 +103,8 @@ def train(
     img_size: int | None,
     resize_mode: Any,
     recipe: str,
+    init: Path | None,
+    freeze: bool,
     resume: bool,
     change_recipe: bool,
     on_broken: str,
@@ -144,6 +148,8 @@ def train(
         checkpoint_minutes=checkpoint_minutes,
         stop_on_broken=on_broken == "stop",
         resume=resume,
+        init=init,
+        freeze=freeze,
         change_recipe=change_recipe,
         command=shlex.join(["dhvt", *sys.argv[1:]]),
     )

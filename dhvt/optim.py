@@ -35,7 +35,10 @@ def build_optimizers(model: nn.Module, recipe: TrainRecipe) -> list[torch.optim.
         matrices = [
             parameter
             for parameter in model.parameters()
-            if parameter.ndim >= 2 and min(parameter.shape[:2]) > 1 and id(parameter) not in last_layer
+            if parameter.requires_grad
+            and parameter.ndim >= 2
+            and min(parameter.shape[:2]) > 1
+            and id(parameter) not in last_layer
         ]
     skip: set[str] = getattr(model, "no_weight_decay", set)()
     taken = {id(parameter) for parameter in matrices}

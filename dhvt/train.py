@@ -32,6 +32,7 @@ from dhvt.data import ImageSource
 from dhvt.devices import autocast, pick_device
 from dhvt.errors import CheckpointError, TrainError
 from dhvt.evaluate import evaluate
+from dhvt.finetune import freeze_body, initialize
 from dhvt.graph import Normalize, ServedModel
 from dhvt.optim import build_optimizers, learning_rate
 from dhvt.recipe import TrainRecipe
@@ -43,7 +44,7 @@ LOG_NAME = "metrics.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What does not change the result: where and how the training runs.
+    """One run: where it starts, where it goes, on what it runs.
 
     Args:
         out: folder for ``ckpt.pt`` and ``metrics.jsonl``.
@@ -53,6 +54,8 @@ class RunOptions:
         checkpoint_minutes: a checkpoint is also written in mid-epoch when the last is this old.
         stop_on_broken: whether a picture that cannot be read ends the training.
         resume: go on from ``out/ckpt.pt``.
+        init: a checkpoint, or an authors' file, to take the weights from.
+        freeze: train the classifier alone.
         change_recipe: resume although the recipe differs from the checkpoint's, as to train for more epochs.
         command: the command line, for the record.
     """
@@ -64,6 +67,8 @@ class RunOptions:
     checkpoint_minutes: float = 5.0
     stop_on_broken: bool = True
     resume: bool = False
+    init: Path | None = None
+    freeze: bool = False
     change_recipe: bool = False
     command: str = ""
 
@@ -107,7 +112,13 @@ class Trainer:
         self.classes = list(source.classes)
         self.device = pick_device(options.device)
         seed_everything(recipe.seed)
-        self.model = build(name, config).to(self.device)
+        self.model = build(name, config)
+        if options.init is not None:
+            fresh = initialize(self.model, options.init)
+            tqdm.write(f"weights from {options.init}; trained anew: {', '.join(fresh) or 'nothing'}")
+        if options.freeze:
+            freeze_body(self.model)
+        self.model.to(self.device)
         self.config, self.multiple = config, size_multiple(config)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.optimizers = build_optimizers(self.model, recipe)
@@ -157,7 +168,7 @@ class Trainer:
         return checkpoint
 
     def _run_epoch(self, epoch: int, stop: _StopRequest) -> dict[str, float]:
-        self.model.train()
+        self.model.train(not self.options.freeze)  # a frozen BatchNorm keeps its statistics
         self.sampler.epoch, self.sampler.first = epoch, self.step % len(self.sampler)
         seen, hits, loss_sum, started = 0, 0, 0.0, time.monotonic()
         bar = tqdm(

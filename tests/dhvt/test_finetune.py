@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from dhvt.checkpoint import load_checkpoint, save_checkpoint, to_authors
+from dhvt.config import DHVTConfig
+from dhvt.errors import CheckpointError
+from dhvt.finetune import freeze_body, initialize
+from dhvt.model import DHVT
+from dhvt.optim import build_optimizers
+from dhvt.recipe import TrainRecipe
+from tests.dhvt.test_train import run
+
+
+def small(**changes):
+    values = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "num_heads": 4, "num_classes": 5, "depth": 2}
+    return DHVT(DHVTConfig(**values | changes))
+
+
+def test_other_classes_keep_everything_but_the_classifier(tmp_path):
+    old, new = small(), small(num_classes=7, img_size=32)
+    torch.save(to_authors(old.state_dict()), tmp_path / "authors.pth")
+    assert initialize(new, tmp_path / "authors.pth") == ["head.weight", "head.bias"]
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(old.eval().forward_features(images), new.eval().forward_features(images))
+
+
+def test_a_position_embedding_is_resampled(tmp_path):
+    old, new = small(pos_embed=True), small(pos_embed=True, img_size=(16, 32))
+    torch.save(old.state_dict(), tmp_path / "old.pth")
+    assert initialize(new, tmp_path / "old.pth") == []
+    assert new.pos_embed.shape == (1, 1 + 4 * 8, 32)
+    assert torch.equal(old.pos_embed[:, 0], new.pos_embed[:, 0])
+
+
+def test_our_checkpoints_give_their_moving_average(checkpoint, tmp_path):
+    checkpoint = type(checkpoint)(**vars(checkpoint) | {"ema": {k: v * 0.5 for k, v in checkpoint.weights.items()}})
+    save_checkpoint(checkpoint, tmp_path / "ckpt.pt")
+    model = DHVT(DHVTConfig(**checkpoint.config))
+    assert initialize(model, tmp_path / "ckpt.pt") == []
+    assert torch.equal(model.cls_token, checkpoint.ema["cls_token"])
+
+
+@pytest.mark.parametrize("other", [{"depth": 3}, {"embed_dim": 64}, {"attention": "mhsa"}])
+def test_another_architecture_is_refused(tmp_path, other):
+    torch.save(small(**other).state_dict(), tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"does not fit|of another architecture"):
+        initialize(small(), tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_frozen_body_leaves_the_classifier(optimizer):
+    model = small()
+    freeze_body(model)
+    optimizers = build_optimizers(model, TrainRecipe(optimizer=optimizer))
+    trained = [parameter for each in optimizers for group in each.param_groups for parameter in group["params"]]
+    assert {id(parameter) for parameter in trained} == {id(model.head.weight), id(model.head.bias)}
+
+
+def test_the_command_starts_from_a_checkpoint_and_changes_the_head_alone(picture_folder, tmp_path):
+    assert run(picture_folder, tmp_path / "first", "--epochs", "1").returncode == 0
+    source = tmp_path / "first" / "ckpt.pt"
+    result = run(picture_folder, tmp_path / "second", "--epochs", "1", "--init", str(source), "--freeze")
+    assert result.returncode == 0, result.stderr
+    old, new = load_checkpoint(source), load_checkpoint(tmp_path / "second" / "ckpt.pt")
+    changed = {name for name, value in new.weights.items() if not torch.equal(value, old.ema[name])}
+    assert changed == {"head.weight", "head.bias"}
