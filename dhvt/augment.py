@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 from dhvt.config import Preprocess
 from dhvt.data import ImageSource
-from dhvt.errors import DataError, ImageError
+from dhvt.errors import ImageError
 from dhvt.preprocess import decode_rgb, preprocess
 from dhvt.recipe import TrainRecipe
 
@@ -61,14 +61,10 @@ class EpochSampler(Sampler[list[Key]]):
 
 
 class TrainingImages(Dataset[tuple[Tensor, int] | str]):
-    """Decoded, augmented pictures ``(3, H, W)`` uint8 and labels, or a message where one is broken.
+    """Decoded, augmented pictures ``(3, H, W)`` uint8 and labels, or a message where one is broken."""
 
-    Args:
-        stop_on_broken: raise :class:`DataError` for a broken picture instead of handing on the message.
-    """
-
-    def __init__(self, source: ImageSource, cfg: Preprocess, recipe: TrainRecipe, *, stop_on_broken: bool) -> None:
-        self.source, self.cfg, self.recipe, self.stop_on_broken = source, cfg, recipe, stop_on_broken
+    def __init__(self, source: ImageSource, cfg: Preprocess, recipe: TrainRecipe) -> None:
+        self.source, self.cfg, self.recipe = source, cfg, recipe
         self.transform = build_transform(cfg, recipe)
 
     def __len__(self) -> int:
@@ -79,10 +75,7 @@ class TrainingImages(Dataset[tuple[Tensor, int] | str]):
         try:
             image = self._decode(self.source.read(index))
         except ImageError as error:
-            message = f"{self.source.locate(index)}: {error}"
-            if self.stop_on_broken:
-                raise DataError(message) from error
-            return message
+            return f"{self.source.locate(index)}: {error}"
         _seed_cpu((self.recipe.seed, 1, epoch, index, repeat))
         return self.transform(image), int(self.source.labels[index])
 

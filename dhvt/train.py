@@ -30,7 +30,7 @@ from dhvt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dhvt.config import Preprocess, from_dict
 from dhvt.data import ImageSource
 from dhvt.devices import autocast, pick_device
-from dhvt.errors import CheckpointError, TrainError
+from dhvt.errors import CheckpointError, DataError, TrainError
 from dhvt.evaluate import evaluate
 from dhvt.finetune import freeze_body, initialize
 from dhvt.graph import Normalize, ServedModel
@@ -128,7 +128,7 @@ class Trainer:
         self.mixup = build_mixup(recipe, len(self.classes))
         self.sampler = EpochSampler(len(source), recipe.batch_size, recipe.seed, recipe.repeats)
         self.loader: DataLoader[Any] = DataLoader(
-            TrainingImages(source, cfg, recipe, stop_on_broken=options.stop_on_broken),
+            TrainingImages(source, cfg, recipe),
             batch_sampler=self.sampler,
             num_workers=options.num_workers,
             collate_fn=collate,
@@ -237,6 +237,8 @@ class Trainer:
         return functional.interpolate(inputs, size, mode="bilinear", antialias=True)
 
     def _report_broken(self, messages: list[str]) -> None:
+        if messages and self.options.stop_on_broken:
+            raise DataError(messages[0])
         for message in set(messages) - self.broken:
             tqdm.write(f"left out: {message}")
         self.broken.update(messages)
@@ -249,8 +251,7 @@ class Trainer:
                 logits: NDArray[np.float32] = graph(torch.from_numpy(images).to(self.device)).cpu().numpy()
             return logits
 
-        on_error = None if self.options.stop_on_broken else lambda message: self._report_broken([message])
-        result = evaluate(predict, self.val, self.cfg, on_error=on_error)
+        result = evaluate(predict, self.val, self.cfg, on_error=lambda message: self._report_broken([message]))
         self.metrics = {
             "epoch": epoch + 1,
             "lr": learning_rate(self.recipe, self.step - 1, len(self.sampler)),

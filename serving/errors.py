@@ -5,6 +5,7 @@ RequestError
 │   └── InvalidImage 400      an image that is empty, truncated or damaged
 ├── TooLarge 413              too many bytes or pixels
 ├── UnsupportedMedia 415      neither multipart nor an image we decode
+├── InternalError 500         a fault of this server
 ├── EngineFailed 500          the engine raised; the server goes on
 ├── Overloaded 503            too many requests at once
 └── TimedOut 504              no answer in time
@@ -66,6 +67,13 @@ class UnsupportedMedia(RequestError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class InternalError(RequestError):
+    """A fault of this server."""
+
+    status = 500
+    code = "internal_error"
 
 
 class EngineFailed(RequestError):

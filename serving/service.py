@@ -24,7 +24,7 @@ from dhvt.preprocess import preprocess
 from serving.batching import Batcher
 from serving.cpus import available_cpus
 from serving.engines import Engine, open_engine
-from serving.errors import BadRequest, Overloaded, RequestError, TimedOut, from_image_error
+from serving.errors import BadRequest, InternalError, Overloaded, RequestError, TimedOut, from_image_error
 from serving.predictions import top_predictions
 from serving.settings import Settings
 from serving.uploads import Upload, read_upload
@@ -108,6 +108,9 @@ class DHVTService:
             return TimedOut(f"no answer within {self.settings.request_timeout_s} s").to_response()
         except RequestError as error:
             return error.to_response()
+        except Exception:
+            logger.exception("a request failed for a reason that nobody foresaw")
+            return InternalError("the server failed on this request; see its log").to_response()
         finally:
             self.in_flight -= 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from email.message import Message
+from email.utils import collapse_rfc2231_value
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser
@@ -13,6 +14,7 @@ from serving.errors import BadRequest, InvalidImage, TooLarge, UnsupportedMedia
 
 FIELD = "image"
 _FORM_BYTES = 10_000  # what the multipart frame may add to the file
+_MAX_PARTS = 16
 _HINT = "send one file as multipart/form-data, curl -F image=@cat.jpg …, or the file itself with Content-Type: image/jpeg"
 
 
@@ -55,7 +57,7 @@ def _too_large(max_bytes: int) -> TooLarge:
 
 async def _read_body(request: Request, limit: int, max_bytes: int) -> bytes:
     declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared) > limit:
+    if declared.isascii() and declared.isdigit() and int(declared[:18]) > limit:
         raise _too_large(max_bytes)
     chunks: list[bytes] = []
     received = 0
@@ -74,8 +76,10 @@ def _parse_header(value: str) -> tuple[str, dict[str, str]]:
     """``text/plain; a=b`` as ``("text/plain", {"a": "b"})``."""
     message = Message()
     message["content-type"] = value
-    parameters = message.get_params(failobj=[], header="content-type")
-    return value.split(";", maxsplit=1)[0].strip().lower(), {name.lower(): text for name, text in parameters[1:]}
+    parameters = message.get_params(failobj=[], header="content-type")[1:]
+    # A value is a tuple where RFC 2231 encodes it, as browsers do with filename*=utf-8''…
+    options = {name.lower(): collapse_rfc2231_value(text) for name, text in parameters}
+    return value.split(";", maxsplit=1)[0].strip().lower(), options
 
 
 @dataclass
@@ -94,7 +98,7 @@ class _Parts:
         self._parser = MultipartParser(
             boundary.encode("latin-1"),
             {
-                "on_part_begin": lambda: self.parts.append(_Part()),
+                "on_part_begin": self._on_part_begin,
                 "on_header_field": self._on_header_field,
                 "on_header_value": self._on_header_value,
                 "on_header_end": self._on_header_end,
@@ -102,6 +106,11 @@ class _Parts:
                 "on_end": self._on_end,
             },
         )
+
+    def _on_part_begin(self) -> None:
+        if len(self.parts) == _MAX_PARTS:
+            raise ValueError(f"more than {_MAX_PARTS} fields")
+        self.parts.append(_Part())
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]

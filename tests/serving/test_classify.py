@@ -64,6 +64,12 @@ def test_the_declared_type_and_name_do_not_matter(server, expected):
     assert_answer(httpx.post(f"{server}/classify", content=PNG, headers={"Content-Type": "image/jpg"}), expected(PNG))
 
 
+def test_a_file_name_in_any_script(server, expected):
+    head = "--x\r\nContent-Disposition: form-data; name=\"image\"; filename*=utf-8''k%C3%A4tzchen.png\r\n\r\n"
+    assert_answer(httpx.post(f"{server}/classify", **multipart(head.encode() + PNG + b"\r\n--x--\r\n")), expected(PNG))
+    assert_answer(httpx.post(f"{server}/classify", files={"image": ("ねこ.png", PNG)}), expected(PNG))
+
+
 def test_top_k(server, expected):
     url = f"{server}/classify"
     assert_answer(httpx.post(f"{url}?top_k=1", files={"image": PNG}), expected(PNG, 1))
@@ -99,6 +105,13 @@ PART = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r
         (multipart(PART + PNG), 400, "bad_request", "cut off"),
         (multipart(PART + PNG + b"\r\n--x--\r\n", "y"), 400, "bad_request", "multipart"),
         (multipart(b"--x--\r\n"), 400, "bad_request", ""),
+        (multipart(b"--x\r\n\r\n\r\n" * 50_000 + b"--x--\r\n"), 400, "bad_request", "more than 16 fields"),
+        (
+            multipart(b"--x\r\nContent-Disposition: form-data; name*=utf-8''im%00\r\n\r\n1\r\n--x--\r\n"),
+            400,
+            "bad_request",
+            "im",
+        ),
         ({"content": PNG, "headers": {"Content-Type": "multipart/form-data"}}, 400, "bad_request", "boundary"),
         ({"content": b"", "headers": {"Content-Type": "image/png"}}, 400, "invalid_image", "empty"),
         ({"json": {"image": "http://localhost/cat.jpg"}}, 415, "unsupported_media_type", "application/json"),
