@@ -63,6 +63,7 @@ class ModelCard:
         precision: of the graph's weights, ``fp32``.
         opset_version: of the ONNX graph.
         golden: the self-test.
+        temperature: what logits are divided by before they become scores; fitted on held-out pictures.
         files: SHA-256 by file name.
         parity: how far each runtime's outputs were from PyTorch's at export.
         metrics: the checkpoint's, and under ``test`` what ``dhvt evaluate --record`` measured.
@@ -76,6 +77,7 @@ class ModelCard:
     precision: str
     opset_version: int
     golden: Golden
+    temperature: float = 1.0
     files: dict[str, str] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)

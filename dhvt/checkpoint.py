@@ -31,6 +31,7 @@ class Checkpoint:
         ema: the moving average's, or None; what is exported where there is one.
         classes: class names in label order.
         preprocess: :class:`dhvt.config.Preprocess` as a dict.
+        temperature: see :mod:`dhvt.calibration`; fitted on the validation pictures.
         recipe: :class:`dhvt.recipe.TrainRecipe` as a dict; empty for an imported model.
         metrics: what was measured last, such as ``val_top1``; empty before the first validation.
         provenance: the command, versions and data set that made it.
@@ -44,6 +45,7 @@ class Checkpoint:
     classes: list[str]
     preprocess: dict[str, Any]
     ema: State | None = None
+    temperature: float = 1.0
     recipe: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)

@@ -201,16 +201,26 @@ def evaluate(model: Path | None, engine: str, data: str, batch_size: int, on_bro
 
     from dhvt.artifact import write_card
     from dhvt.data import open_source
+    from dhvt.evaluate import collect_outputs
     from dhvt.evaluate import evaluate as measure
 
     artifact, running = _open_model(model, engine)
     source = open_source(data, "val", artifact.card.classes)
     with tqdm(total=len(source), unit="image", desc=f"{running.name} {running.precision}") as bar:
         on_error = None if on_broken == "stop" else lambda message: tqdm.write(f"left out: {message}")
-        result = measure(
-            running.predict, source, artifact.card.preprocess, batch_size=batch_size, on_error=on_error, on_progress=bar.update
+        outputs = collect_outputs(
+            running.predict,
+            source,
+            artifact.card.preprocess,
+            batch_size=batch_size,
+            on_error=on_error,
+            on_progress=bar.update,
         )
-    click.echo(f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} % of {result.images} pictures ({result.skipped} left out)")
+    result = measure(outputs, artifact.card.temperature)
+    click.echo(
+        f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, calibration error {result.ece:.2f} % "
+        f"of {result.images} pictures ({result.skipped} left out)"
+    )
     if record:
         measured = result.to_dict() | {"engine": running.name, "precision": running.precision, "data": Path(data).name}
         write_card(artifact.path, replace(artifact.card, metrics=artifact.card.metrics | {"test": measured}))
@@ -237,7 +247,7 @@ def classify(model: Path | None, engine: str, top_k: int, as_json: bool, picture
             click.echo(f"{path}: {error}", err=True)
             failed = True
             continue
-        predictions = top_predictions(running.predict(pixels[None])[0], artifact.card.classes, top_k)
+        predictions = top_predictions(running.predict(pixels[None])[0], artifact.card, top_k)
         if as_json:
             click.echo(json.dumps({"file": str(path), "model": artifact.card.name, "predictions": predictions}))
         else:

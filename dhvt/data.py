@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -239,10 +239,18 @@ def class_counts(source: ImageSource) -> dict[str, int]:
     return {name: counts[label] for label, name in enumerate(source.classes)}
 
 
+class Batch(NamedTuple):
+    """Preprocessed pictures: images ``(B, H, W, 3)`` uint8, labels and places in the source, each ``(B,)`` int64."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    indices: NDArray[np.int64]
+
+
 def iterate_batches(
     source: ImageSource, cfg: Preprocess, batch_size: int, on_error: Callable[[str], None] | None = None
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
-    """Preprocessed batches in order: images ``(B, H, W, 3)`` uint8, labels ``(B,)``.
+) -> Iterator[Batch]:
+    """Preprocessed batches in order.
 
     Args:
         on_error: called with a message for each broken picture, which is then left out; ``None`` raises instead.
@@ -251,18 +259,17 @@ def iterate_batches(
         DataError: a broken picture, naming its place, when ``on_error`` is None.
     """
     images: list[NDArray[np.uint8]] = []
-    labels: list[int] = []
+    indices: list[int] = []
     for index in range(len(source)):
         try:
             images.append(preprocess(source.read(index), cfg))
-            labels.append(int(source.labels[index]))
+            indices.append(index)
         except ImageError as error:
             message = f"{source.locate(index)}: {error}"
             if on_error is None:
                 raise DataError(message) from error
             on_error(message)
-        if len(images) == batch_size or (images and index == len(source) - 1):
-            yield np.stack(images), np.array(labels, dtype=np.int64)
-            images, labels = [], []
-    if images:
-        yield np.stack(images), np.array(labels, dtype=np.int64)
+        if images and (len(images) == batch_size or index == len(source) - 1):
+            places = np.array(indices, dtype=np.int64)
+            yield Batch(np.stack(images), source.labels[places], places)
+            images, indices = [], []

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dhvt.calibration import expected_calibration_error, negative_log_likelihood
 from dhvt.config import Preprocess
 from dhvt.data import ImageSource, iterate_batches
 from dhvt.errors import DataError
@@ -17,20 +18,45 @@ Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What a classifier said of the N pictures of a source that could be read.
+
+    Args:
+        logits: ``(N, classes)`` float32.
+        labels: ``(N,)`` int64, the right answers.
+        indices: ``(N,)`` int64, the pictures' places in the source.
+        skipped: how many could not be read.
+    """
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    skipped: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Accuracy in percent over ``images`` pictures; ``skipped`` more were broken."""
+    """Measured on ``images`` pictures; ``skipped`` more were broken.
+
+    Args:
+        top1, top5: accuracy in percent.
+        ece: expected calibration error in percent, of the scores as they are served.
+        nll: mean negative log-likelihood of the right class, in nats, likewise.
+    """
 
     images: int
     skipped: int
     top1: float
     top5: float
+    ece: float
+    nll: float
 
     def to_dict(self) -> dict[str, float | int]:
         """Plain numbers, for JSON."""
         return asdict(self)
 
 
-def evaluate(
+def collect_outputs(
     predict: Predict,
     source: ImageSource,
     cfg: Preprocess,
@@ -38,8 +64,8 @@ def evaluate(
     batch_size: int = 64,
     on_error: Callable[[str], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
-) -> Evaluation:
-    """Top-1 and top-5 accuracy.
+) -> Outputs:
+    """Runs a classifier over a source.
 
     Args:
         on_error: called for each broken picture, which is left out and counted; ``None`` raises instead.
@@ -48,15 +74,37 @@ def evaluate(
     Raises:
         DataError: a broken picture without ``on_error``, or no readable picture at all.
     """
-    count, hits1, hits5 = 0, 0, 0
-    for images, labels in iterate_batches(source, cfg, batch_size, on_error):
-        logits = predict(images)
-        order = np.argsort(-logits, axis=1)[:, :5]
-        hits1 += int((order[:, 0] == labels).sum())
-        hits5 += int((order == labels[:, None]).any(axis=1).sum())
-        count += len(labels)
+    logits: list[NDArray[np.float32]] = []
+    labels: list[NDArray[np.int64]] = []
+    indices: list[NDArray[np.int64]] = []
+    for batch in iterate_batches(source, cfg, batch_size, on_error):
+        logits.append(predict(batch.images))
+        labels.append(batch.labels)
+        indices.append(batch.indices)
         if on_progress is not None:
-            on_progress(len(labels))
-    if not count:
+            on_progress(len(batch.labels))
+    if not logits:
         raise DataError("not one of the pictures can be read")
-    return Evaluation(images=count, skipped=len(source) - count, top1=100 * hits1 / count, top5=100 * hits5 / count)
+    places = np.concatenate(indices)
+    return Outputs(
+        logits=np.concatenate(logits), labels=np.concatenate(labels), indices=places, skipped=len(source) - len(places)
+    )
+
+
+def evaluate(outputs: Outputs, temperature: float = 1.0) -> Evaluation:
+    """Accuracy and calibration.
+
+    Args:
+        temperature: what the logits are divided by before they become scores.
+    """
+    order = np.argsort(-outputs.logits, axis=1)[:, :5]
+    hits = order == outputs.labels[:, None]
+    scaled = outputs.logits / temperature
+    return Evaluation(
+        images=len(outputs.labels),
+        skipped=outputs.skipped,
+        top1=100 * float(hits[:, 0].mean()),
+        top5=100 * float(hits.any(axis=1).mean()),
+        ece=100 * expected_calibration_error(scaled, outputs.labels),
+        nll=negative_log_likelihood(scaled, outputs.labels),
+    )

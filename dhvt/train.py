@@ -26,12 +26,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dhvt.augment import EpochSampler, TrainingImages, build_erasing, build_mixup, collate, seed_everything
+from dhvt.calibration import fit_temperature
 from dhvt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dhvt.config import Preprocess, from_dict
 from dhvt.data import ImageSource
 from dhvt.devices import autocast, pick_device
 from dhvt.errors import CheckpointError, DataError, TrainError
-from dhvt.evaluate import evaluate
+from dhvt.evaluate import collect_outputs, evaluate
 from dhvt.finetune import freeze_body, initialize
 from dhvt.graph import Normalize, ServedModel
 from dhvt.optim import build_optimizers, learning_rate
@@ -136,6 +137,7 @@ class Trainer:
         self.step = 0
         self.commands = [{"from_step": 0, "command": options.command}]
         self.metrics: dict[str, Any] = {}
+        self.temperature = 1.0
         self.broken: set[str] = set()
         self.seconds = 0.0
         self.saved_at = time.monotonic()
@@ -251,13 +253,17 @@ class Trainer:
                 logits: NDArray[np.float32] = graph(torch.from_numpy(images).to(self.device)).cpu().numpy()
             return logits
 
-        result = evaluate(predict, self.val, self.cfg, on_error=lambda message: self._report_broken([message]))
+        outputs = collect_outputs(predict, self.val, self.cfg, on_error=lambda message: self._report_broken([message]))
+        self.temperature = fit_temperature(outputs.logits, outputs.labels)
+        result = evaluate(outputs, self.temperature)
         self.metrics = {
             "epoch": epoch + 1,
             "lr": learning_rate(self.recipe, self.step - 1, len(self.sampler)),
             **train_metrics,
             "val_top1": result.top1,
             "val_top5": result.top5,
+            "val_ece": result.ece,
+            "temperature": self.temperature,
             "val_images": result.images,
             "broken_images": len(self.broken),
             "train_seconds": self.seconds,
@@ -283,6 +289,7 @@ class Trainer:
             ema=None if self.ema is None else self.ema.module.state_dict(),
             classes=self.classes,
             preprocess=self.cfg.to_dict(),
+            temperature=self.temperature,
             recipe=self.recipe.to_dict(),
             metrics=self.metrics,
             provenance={
@@ -324,7 +331,7 @@ class Trainer:
             self.ema.module.load_state_dict(checkpoint.ema)
         for optimizer, state in zip(self.optimizers, checkpoint.optimizers, strict=True):
             optimizer.load_state_dict(state)
-        self.step, self.metrics = checkpoint.step, checkpoint.metrics
+        self.step, self.metrics, self.temperature = checkpoint.step, checkpoint.metrics, checkpoint.temperature
         self.seconds = float(checkpoint.provenance.get("train_seconds", 0.0))
 
 

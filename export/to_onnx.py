@@ -81,7 +81,7 @@ def real_images(data: str, cfg: Preprocess, classes: list[str]) -> NDArray[np.ui
     batches = iterate_batches(
         Subset(source, chosen), cfg, PARITY_IMAGES, on_error=lambda message: click.echo(message, err=True)
     )
-    return np.concatenate([images for images, _ in batches])
+    return np.concatenate([batch.images for batch in batches])
 
 
 def torch_predict(model: ServedModel) -> Predict:
@@ -130,6 +130,7 @@ def export_onnx(checkpoint: Checkpoint, out: Path, data: str | None = None, opse
             precision="fp32",
             opset_version=opset_version,
             golden=golden,
+            temperature=checkpoint.temperature,
             parity={
                 "images": "real" if data else "drawn",
                 "tolerance": {"atol": FP32.atol, "top1_agreement": FP32.top1_agreement},

@@ -7,6 +7,9 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from dhvt.artifact import ModelCard
+from dhvt.calibration import softmax
+
 
 class Prediction(TypedDict):
     """One class and its probability, 0 to 1."""
@@ -15,15 +18,13 @@ class Prediction(TypedDict):
     score: float
 
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities of ``(classes,)`` or ``(B, classes)`` logits."""
-    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    probabilities: NDArray[np.float32] = exponents / exponents.sum(axis=-1, keepdims=True)
-    return probabilities
+def top_predictions(logits: NDArray[np.float32], card: ModelCard, top_k: int) -> list[Prediction]:
+    """The ``top_k`` most likely classes (all, if there are fewer), best first, with calibrated scores.
 
-
-def top_predictions(logits: NDArray[np.float32], classes: list[str], top_k: int) -> list[Prediction]:
-    """The ``top_k`` most likely classes (all, if there are fewer), best first."""
-    scores = softmax(logits)
+    Args:
+        logits: ``(classes,)``.
+        card: of the model that gave them.
+    """
+    scores = softmax(logits / card.temperature)
     order = np.argsort(-scores, kind="stable")[:top_k]
-    return [{"label": classes[index], "score": round(float(scores[index]), 6)} for index in order]
+    return [{"label": card.classes[index], "score": round(float(scores[index]), 6)} for index in order]

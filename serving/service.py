@@ -124,7 +124,7 @@ class DHVTService:
             raise from_image_error(error) from error
         logits = await self.batcher.predict(pixels)
         card = self.artifact.card
-        return {"model": card.name, "predictions": top_predictions(logits, card.classes, top_k)}
+        return {"model": card.name, "predictions": top_predictions(logits, card, top_k)}
 
     def _decode(self, data: bytes) -> Any:
         return preprocess(data, self.artifact.card.preprocess, max_pixels=self.settings.max_pixels)

@@ -80,6 +80,7 @@ def checkpoint():
         classes=CLASSES,
         preprocess=Preprocess(size=(32, 32)).to_dict(),
         metrics={"val_top1": 33.3},
+        temperature=1.7,
     )
 
 

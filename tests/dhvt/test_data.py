@@ -29,7 +29,8 @@ def test_folder(picture_folder):
     source = open_source(picture_folder)
     assert source.classes == tuple(CLASSES)
     assert class_counts(source) == dict.fromkeys(CLASSES, 20)
-    images, labels = next(iterate_batches(source, CFG, 60))
+    images, labels, indices = next(iterate_batches(source, CFG, 60))
+    assert indices.tolist() == list(range(60))
     assert (images.shape, labels.tolist()) == ((60, 32, 32, 3), [0] * 20 + [1] * 20 + [2] * 20)
     assert source.locate(0).endswith("circle/00.png")
 
@@ -80,15 +81,16 @@ def test_split_is_stratified_seeded_and_complete(picture_folder):
 
 def test_a_broken_picture_is_named_or_skipped(tmp_path):
     entries = rows()
-    entries[5] = (entries[5][0][:200], 2)
+    entries[5] = (entries[5][0][: len(entries[5][0]) // 2], 2)
     entries[11] = (None, 2)
     source = open_source(write_parquet(tmp_path / "a.parquet", entries))
     with pytest.raises(DataError, match=r"a\.parquet row 5: the image is damaged"):
         list(iterate_batches(source, CFG, 4))
     messages = []
     batches = list(iterate_batches(source, CFG, 4, messages.append))
-    assert [len(labels) for _, labels in batches] == [4, 4, 2]
-    assert np.concatenate([labels for _, labels in batches]).tolist() == [0, 1, 2, 0, 1, 0, 1, 2, 0, 1]
+    assert [len(batch.labels) for batch in batches] == [4, 4, 2]
+    assert np.concatenate([batch.labels for batch in batches]).tolist() == [0, 1, 2, 0, 1, 0, 1, 2, 0, 1]
+    assert np.concatenate([batch.indices for batch in batches]).tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
     assert len(messages) == 2
     assert "row 11: the row holds no image bytes" in messages[1]
 

@@ -27,7 +27,7 @@ def expected(artifact_path):
 
     def predict(data, top_k=5):
         logits = engine.predict(preprocess(data, artifact.card.preprocess)[None])[0]
-        return top_predictions(logits, artifact.card.classes, top_k)
+        return top_predictions(logits, artifact.card, top_k)
 
     return predict
 
