@@ -24,13 +24,22 @@ Command = Callable[..., None]
 
 
 class _Group(click.Group):
-    """Prints this project's errors as one line, without a traceback."""
+    """Prints this project's errors as one line, without a traceback, and remembers the command line."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.obj = shlex.join(["dhvt", *args])
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except DHVTError as error:
             raise click.ClickException(str(error)) from error
+        except ModuleNotFoundError as error:
+            raise click.ClickException(
+                f"{error.name} is not installed; training and reports need pip install -e '.[train]', "
+                "evaluating and classifying '.[cpu]'"
+            ) from error
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -151,7 +160,7 @@ def train(
         init=init,
         freeze=freeze,
         change_recipe=change_recipe,
-        command=shlex.join(["dhvt", *sys.argv[1:]]),
+        command=click.get_current_context().find_root().obj,
     )
     cfg = Preprocess(size=size, resize_mode=resize_mode, crop_pct=chosen.crop_pct)
     try:
@@ -192,8 +201,11 @@ def _open_model(model: Path | None, engine: str) -> tuple[Any, Any]:
     show_default=True,
     help="What to do with a picture that cannot be read.",
 )
+@click.option("--report", type=click.Path(path_type=Path), help="Folder for report.md with pictures; needs the train extra.")
 @click.option("--record", is_flag=True, help="Write the result into the model folder's model.json, as metrics.test.")
-def evaluate(model: Path | None, engine: str, data: str, batch_size: int, on_broken: str, record: bool) -> None:
+def evaluate(
+    model: Path | None, engine: str, data: str, batch_size: int, on_broken: str, report: Path | None, record: bool
+) -> None:
     """Measure an exported model, in the engine that serves it, on labelled pictures. Needs no torch."""
     from dataclasses import replace
 
@@ -221,6 +233,20 @@ def evaluate(model: Path | None, engine: str, data: str, batch_size: int, on_bro
         f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, calibration error {result.ece:.2f} % "
         f"of {result.images} pictures ({result.skipped} left out)"
     )
+    if report is not None:
+        from dhvt.report import write_report
+
+        path = write_report(
+            report,
+            title=f"{artifact.card.name} on {Path(data).name}",
+            source=source,
+            cfg=artifact.card.preprocess,
+            outputs=outputs,
+            evaluation=result,
+            temperature=artifact.card.temperature,
+            facts={"engine": f"{running.name} in {running.precision}", "model": str(artifact.path)},
+        )
+        click.echo(f"report: {path}")
     if record:
         measured = result.to_dict() | {"engine": running.name, "precision": running.precision, "data": Path(data).name}
         write_card(artifact.path, replace(artifact.card, metrics=artifact.card.metrics | {"test": measured}))

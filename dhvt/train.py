@@ -32,7 +32,7 @@ from dhvt.config import Preprocess, from_dict
 from dhvt.data import ImageSource
 from dhvt.devices import autocast, pick_device
 from dhvt.errors import CheckpointError, DataError, TrainError
-from dhvt.evaluate import collect_outputs, evaluate
+from dhvt.evaluate import Evaluation, Outputs, collect_outputs, evaluate
 from dhvt.finetune import freeze_body, initialize
 from dhvt.graph import Normalize, ServedModel
 from dhvt.optim import build_optimizers, learning_rate
@@ -138,6 +138,7 @@ class Trainer:
         self.commands = [{"from_step": 0, "command": options.command}]
         self.metrics: dict[str, Any] = {}
         self.temperature = 1.0
+        self.last_validation: tuple[Outputs, Evaluation] | None = None
         self.broken: set[str] = set()
         self.seconds = 0.0
         self.saved_at = time.monotonic()
@@ -256,6 +257,7 @@ class Trainer:
         outputs = collect_outputs(predict, self.val, self.cfg, on_error=lambda message: self._report_broken([message]))
         self.temperature = fit_temperature(outputs.logits, outputs.labels)
         result = evaluate(outputs, self.temperature)
+        self.last_validation = outputs, result
         self.metrics = {
             "epoch": epoch + 1,
             "lr": learning_rate(self.recipe, self.step - 1, len(self.sampler)),
@@ -295,13 +297,38 @@ class Trainer:
             provenance={
                 "commands": self.commands,
                 "device": str(self.device),
-                "train_seconds": self.seconds,
+                "train_seconds": round(self.seconds),
                 "python": platform.python_version(),
                 **{package: version(package) for package in ("torch", "torchvision", "timm", "numpy", "pillow")},
             },
             step=self.step,
             optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
         )
+
+    def write_report(self) -> None:
+        """``report/`` of the last validation, where there was one in this run."""
+        if self.last_validation is None:
+            return
+        from dhvt.report import write_report  # loads matplotlib
+
+        outputs, evaluation = self.last_validation
+        provenance = self._checkpoint().provenance
+        facts = {f"command from step {entry['from_step']}": f"`{entry['command']}`" for entry in provenance.pop("commands")}
+        facts |= {name.replace("_", " "): str(value) for name, value in provenance.items()}
+        facts["training images/s"] = f"{self.metrics['images_per_s']:.0f}"
+        log = (self.options.out / LOG_NAME).read_text(encoding="utf-8")
+        path = write_report(
+            self.options.out / "report",
+            title=f"{self.name}: validation after {self.recipe.epochs} epochs",
+            source=self.val,
+            cfg=self.cfg,
+            outputs=outputs,
+            evaluation=evaluation,
+            temperature=self.temperature,
+            facts=facts,
+            history=[json.loads(line) for line in log.splitlines()],
+        )
+        tqdm.write(f"report: {path}")
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes over where a checkpoint stopped.
@@ -381,4 +408,6 @@ def train(
             trainer.restore(load_checkpoint(path))
         else:
             tqdm.write(f"nothing to resume at {path}; starting anew")
-    return trainer.run()
+    checkpoint = trainer.run()
+    trainer.write_report()
+    return checkpoint

@@ -22,11 +22,16 @@ def test_help_teaches_the_whole_way():
 
 
 def test_evaluate_and_record(dhvt, artifact_copy, picture_folder):
-    result = dhvt("evaluate", "--model", artifact_copy, "--data", picture_folder, "--record")
+    report = artifact_copy.parent / "report"
+    result = dhvt("evaluate", "--model", artifact_copy, "--data", picture_folder, "--record", "--report", report)
     assert result.exit_code == 0, result.output
     recorded = load_artifact(artifact_copy).card.metrics
     assert recorded["val_top1"] == 33.3
     assert recorded["test"]["images"] == 60
+    text = (report / "report.md").read_text()
+    assert f"| top-1 | {recorded['test']['top1']:.2f} % |" in text
+    assert "| circle | 20 |" in text
+    assert {path.name for path in report.glob("*.png")} == {"confusion.png", "reliability.png", "mistakes.png"}
     assert f"top-1 {recorded['test']['top1']:.2f} %" in result.stdout
 
 

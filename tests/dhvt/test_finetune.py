@@ -57,10 +57,10 @@ def test_a_frozen_body_leaves_the_classifier(optimizer):
 
 
 def test_the_command_starts_from_a_checkpoint_and_changes_the_head_alone(picture_folder, tmp_path):
-    assert run(picture_folder, tmp_path / "first", "--epochs", "1").returncode == 0
+    assert run(picture_folder, tmp_path / "first", "--epochs", "1").exit_code == 0
     source = tmp_path / "first" / "ckpt.pt"
     result = run(picture_folder, tmp_path / "second", "--epochs", "1", "--init", str(source), "--freeze")
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.output
     old, new = load_checkpoint(source), load_checkpoint(tmp_path / "second" / "ckpt.pt")
     changed = {name for name, value in new.weights.items() if not torch.equal(value, old.ema[name])}
     assert changed == {"head.weight", "head.bias"}
