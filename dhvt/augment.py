@@ -31,7 +31,7 @@ def seed_everything(*keys: int) -> None:
 
 
 def _seed_cpu(keys: tuple[int, ...]) -> int:
-    """As above but for torch's other devices, which takes longer than augmenting a small picture."""
+    """The same without the generators of other devices, whose seeding takes longer than augmenting a small picture."""
     state = np.random.SeedSequence([key % 2**32 for key in keys]).generate_state(3)
     random.seed(int(state[0]))
     np.random.seed(int(state[1]))

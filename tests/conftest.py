@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +97,3 @@ def artifact_copy(artifact_path: Path, tmp_path: Path) -> Path:
     import shutil
 
     return Path(shutil.copytree(artifact_path, tmp_path / "artifact"))
-
-
-Change = Callable[[Path], None]
