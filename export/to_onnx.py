@@ -65,6 +65,8 @@ def export_graph(model: ServedModel, cfg: Preprocess, path: Path, opset_version:
             raise ExportError("torch.onnx.export gave no program")
         program.save(path, external_data=False)
         graph = onnx.load(path)
+        strip_metadata(graph)
+        onnx.save(graph, path)
         onnx.checker.check_model(graph, full_check=True)
     except (torch.onnx.OnnxExporterError, onnx.checker.ValidationError, RuntimeError) as error:
         raise ExportError(f"the model cannot be exported: {error}") from error
@@ -72,6 +74,16 @@ def export_graph(model: ServedModel, cfg: Preprocess, path: Path, opset_version:
     found = sum(node.op_type == "LayerNormalization" for node in graph.graph.node)
     if found < expected:
         raise ExportError(f"the graph has {found} LayerNormalization nodes, the model {expected}")
+
+
+def strip_metadata(graph: onnx.ModelProto) -> None:
+    """Removes what the exporter notes beside the graph: stack traces, with paths of the machine that exported it."""
+    for entry in (graph, graph.graph, *graph.graph.node, *graph.graph.value_info, *graph.graph.initializer, *graph.functions):
+        del entry.metadata_props[:]
+    for entry in (*graph.graph.input, *graph.graph.output):
+        del entry.metadata_props[:]
+    for node in graph.graph.node:
+        node.doc_string = ""
 
 
 def real_images(data: str, cfg: Preprocess, classes: list[str]) -> NDArray[np.uint8]:
@@ -149,15 +161,23 @@ def export_onnx(checkpoint: Checkpoint, out: Path, data: str | None = None, opse
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write. Default: artifact/ beside the checkpoint.")
 @click.option("--data", help="Real pictures to compare on, laid out as for dhvt train. Default: drawn ones.")
+@click.option(
+    "--resize-mode",
+    type=click.Choice(["crop", "squash", "pad"]),
+    help="How pictures of another shape become the input's. Default: as in training.",
+)
 @click.option("--opset-version", default=OPSET_VERSION, show_default=True, type=click.IntRange(min=17))
-def main(checkpoint: Path, out: Path | None, data: str | None, opset_version: int) -> None:
+def main(checkpoint: Path, out: Path | None, data: str | None, resize_mode: str | None, opset_version: int) -> None:
     """Export CHECKPOINT to a model folder that `DHVT_MODEL=… bentoml serve` takes.
 
     The graph is compared with PyTorch in ONNX Runtime and OpenVINO, at several batch sizes, before anything is
     written; one that disagrees is not written. An artifact already there is replaced in one step.
     """
     try:
-        artifact = export_onnx(load_checkpoint(checkpoint), out or checkpoint.parent / "artifact", data, opset_version)
+        loaded = load_checkpoint(checkpoint)
+        if resize_mode is not None:
+            loaded.preprocess["resize_mode"] = resize_mode
+        artifact = export_onnx(loaded, out or checkpoint.parent / "artifact", data, opset_version)
     except DHVTError as error:
         raise click.ClickException(str(error)) from error
     for row in artifact.card.parity["runtimes"]:

@@ -89,7 +89,7 @@ def test_a_second_run_does_not_overwrite_the_first(picture_folder, unbroken):
 
 def test_resuming_with_another_recipe_says_what_differs(picture_folder, unbroken, tmp_path):
     shutil.copy(unbroken[2] / "ckpt.pt", tmp_path)
-    result = run(picture_folder, tmp_path, "--epochs", "3", "--resume")
+    result = run(picture_folder, tmp_path, "--epochs", "3", "--drop-path-rate", "0.2", "--resume")
     assert result.exit_code == 1
     assert "epochs 2, now 3" in result.output
 

@@ -38,6 +38,10 @@ def test_the_graph_is_the_contract(artifact_path):
     assert sorted(path.name for path in artifact_path.iterdir()) == ["model.json", "model.onnx"]
 
 
+def test_the_graph_names_no_path_of_this_machine(artifact_path):
+    assert str(ROOT).encode() not in (artifact_path / "model.onnx").read_bytes()
+
+
 @pytest.mark.parametrize("batch", [1, 2, 7, 64, 100])
 def test_onnx_says_what_pytorch_says(checkpoint, artifact_path, images, batch):
     model = ServedModel(checkpoint.build_model(), checkpoint.build_preprocess()).eval()
@@ -82,11 +86,12 @@ def test_a_second_export_replaces_the_first(checkpoint, artifact_copy, picture_f
 
 def test_the_command(checkpoint, tmp_path):
     save_checkpoint(checkpoint, tmp_path / "ckpt.pt")
-    command = [sys.executable, str(ROOT / "export" / "to_onnx.py"), str(tmp_path / "ckpt.pt")]
+    command = [sys.executable, str(ROOT / "export" / "to_onnx.py"), "--resize-mode", "squash", str(tmp_path / "ckpt.pt")]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "same top-1 for 100.0% of 128 drawn pictures" in result.stdout
-    assert load_artifact(tmp_path / "artifact").card.name == "dhvt_test"
+    card = load_artifact(tmp_path / "artifact").card
+    assert (card.name, card.preprocess.resize_mode) == ("dhvt_test", "squash")
     absent = subprocess.run([*command[:-1], "absent.pt"], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (absent.returncode, absent.stderr) == (1, "Error: no checkpoint at absent.pt\n")
 
