@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torchvision.transforms import v2
 
 from dhvt.config import Preprocess
 from dhvt.data import ImageSource
-from dhvt.errors import ImageError
+from dhvt.errors import ConfigError, ImageError
 from dhvt.preprocess import decode_rgb, preprocess
 from dhvt.recipe import TrainRecipe
 
@@ -43,10 +44,12 @@ class EpochSampler(Sampler[list[Key]]):
     """Batches of keys in an order that only the seed and the epoch decide, from a given batch on.
 
     With ``repeats`` r, an epoch has each of a random 1/r of the pictures r times, the repeats beside each other.
+    Of several processes, each takes every ``processes``-th key of a batch, so that they share out the repeats.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, repeats: int = 1) -> None:
+    def __init__(self, length: int, batch_size: int, seed: int, repeats: int = 1, process: int = 0, processes: int = 1) -> None:
         self.length, self.batch_size, self.seed, self.repeats = length, min(batch_size, length), seed, repeats
+        self.process, self.processes = process, processes
         self.epoch, self.first = 0, 0
 
     def __len__(self) -> int:
@@ -57,15 +60,28 @@ class EpochSampler(Sampler[list[Key]]):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length).tolist()
         keys = [(self.epoch, index, repeat) for index in order for repeat in range(self.repeats)]
         for batch in range(self.first, len(self)):
-            yield keys[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield keys[batch * self.batch_size : (batch + 1) * self.batch_size][self.process :: self.processes]
 
 
 class TrainingImages(Dataset[tuple[Tensor, int] | str]):
-    """Decoded, augmented pictures ``(3, H, W)`` uint8 and labels, or a message where one is broken."""
+    """Decoded, augmented pictures ``(3, H, W)`` uint8 and labels, or a message where one is broken.
 
-    def __init__(self, source: ImageSource, cfg: Preprocess, recipe: TrainRecipe) -> None:
+    Args:
+        cache: keep what was decoded, in memory that loader processes share: ``len × H × W × 3`` bytes.
+
+    Raises:
+        ConfigError: a cache with a recipe that cuts its crops out of the full pictures.
+    """
+
+    def __init__(self, source: ImageSource, cfg: Preprocess, recipe: TrainRecipe, *, cache: bool = False) -> None:
+        if cache and recipe.crop != "pad":
+            raise ConfigError('--cache keeps pictures at the size of training; it needs a recipe with crop = "pad"')
         self.source, self.cfg, self.recipe = source, cfg, recipe
         self.transform = build_transform(cfg, recipe)
+        self.cache: Tensor | None = None
+        if cache:
+            self.cache = torch.zeros((len(source), *cfg.size, 3), dtype=torch.uint8).share_memory_()
+            self.cached = torch.zeros(len(source), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.source)
@@ -73,16 +89,22 @@ class TrainingImages(Dataset[tuple[Tensor, int] | str]):
     def __getitem__(self, key: Key) -> tuple[Tensor, int] | str:
         epoch, index, repeat = key
         try:
-            image = self._decode(self.source.read(index))
+            image = self._decode(index)
         except ImageError as error:
             return f"{self.source.locate(index)}: {error}"
         _seed_cpu((self.recipe.seed, 1, epoch, index, repeat))
         return self.transform(image), int(self.source.labels[index])
 
-    def _decode(self, data: bytes) -> Image.Image:
-        if self.recipe.crop == "pad":
-            return Image.fromarray(preprocess(data, self.cfg))
-        return decode_rgb(data, at_least=self.cfg.size)
+    def _decode(self, index: int) -> Image.Image:
+        if self.recipe.crop != "pad":
+            return decode_rgb(self.source.read(index), at_least=self.cfg.size)
+        if self.cache is not None and self.cached[index]:
+            return Image.fromarray(self.cache[index].numpy())
+        pixels = preprocess(self.source.read(index), self.cfg)
+        if self.cache is not None:
+            self.cache[index] = torch.tensor(pixels)
+            self.cached[index] = True
+        return Image.fromarray(pixels)
 
 
 def build_transform(cfg: Preprocess, recipe: TrainRecipe) -> v2.Compose:
@@ -114,12 +136,16 @@ def build_erasing(recipe: TrainRecipe, device: torch.device) -> Callable[[Tensor
 
 
 def collate(samples: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor, list[str]]:
-    """Images ``(B, 3, H, W)`` uint8, labels ``(B,)`` int64, and messages of the pictures left out."""
+    """Images ``(B, 3, H, W)`` uint8, labels ``(B,)`` int64, and messages of the broken pictures.
+
+    In the place of a broken picture stands another of the batch, so that every batch is of one size; unless all are
+    broken, which gives an empty one.
+    """
     good = [sample for sample in samples if not isinstance(sample, str)]
     broken = [sample for sample in samples if isinstance(sample, str)]
     if not good:
         return torch.empty(0), torch.empty(0, dtype=torch.int64), broken
-    images, labels = zip(*good, strict=True)
+    images, labels = zip(*islice(cycle(good), len(samples)), strict=True)
     return torch.stack(images), torch.tensor(labels), broken
 
 

@@ -37,6 +37,7 @@ class Checkpoint:
         provenance: the command, versions and data set that made it.
         step: optimizer steps done.
         optimizers: their state dicts, for resuming; empty in a slimmed file.
+        scaler: the state of fp16's loss scaling, or None.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Checkpoint:
     provenance: dict[str, Any] = field(default_factory=dict)
     step: int = 0
     optimizers: list[dict[str, Any]] = field(default_factory=list)
+    scaler: dict[str, Any] | None = None
 
     def build_model(self) -> nn.Module:
         """The model with its best weights (the moving average's if there is one), in evaluation mode.

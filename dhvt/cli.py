@@ -6,7 +6,9 @@ This is the one module of ``dhvt`` that reaches into ``serving``, and nothing im
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -57,15 +59,48 @@ def main() -> None:
 def _recipe_options(command: Command) -> Command:
     """One option per recipe field, so that ``--epochs 3`` overrides the preset."""
     for field in reversed(fields(TrainRecipe)):
-        if field.name == "resolutions":
-            continue
-        kind = type(field.default)
-        command = click.option(f"--{field.name.replace('_', '-')}", field.name, type=kind, help="Recipe field.")(command)
+        kind = _Pairs() if isinstance(field.default, tuple) else type(field.default)
+        command = click.option(f"--{field.name.replace('_', '-')}", field.name, type=kind, help=f"Recipe: {_HELP[field.name]}")(
+            command
+        )
     return command
 
 
+class _Pairs(click.ParamType):
+    """``0.5:0.5,1:1`` as pairs of numbers."""
+
+    name = "FRACTION:SCALE,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            pairs = [tuple(map(float, pair.split(":"))) for pair in value.split(",")]
+        except ValueError:
+            pairs = []
+        if not pairs or any(len(pair) != 2 for pair in pairs):
+            self.fail(f"{value!r} is not of the form 0.5:0.5,1:1", param, ctx)
+        return pairs
+
+
+def _argument_docs(documented: type) -> dict[str, str]:
+    """What a docstring in Google's style says of each argument, as one line each."""
+    section = inspect.cleandoc(documented.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
+    docs: dict[str, str] = {}
+    for entry in re.split(r"\n    (?=\w)", section.removeprefix("    ")):
+        names, _, text = entry.partition(": ")
+        docs |= {name: " ".join(text.split()).replace("``", "") for name in names.split(", ")}
+    return docs
+
+
+_HELP = _argument_docs(TrainRecipe)
+
+
 @main.command()
-@click.option("--data", required=True, help="Parquet file, or folder of <class>/<picture>, or of train/ and val/ with these.")
+@click.option(
+    "--data",
+    required=True,
+    help="Parquet file, or folder of <class>/<picture>, or of train/ and val/ with these; a *_train.txt list of DomainNet; "
+    "the folder of torchvision's CIFAR files.",
+)
 @click.option("--val", help="Pictures to measure on after each epoch, laid out alike. Default: a part of --data.")
 @click.option("--val-fraction", default=0.1, show_default=True, help="Part of each class held out where there is no --val.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for ckpt.pt and metrics.jsonl.")
@@ -100,8 +135,17 @@ def _recipe_options(command: Command) -> Command:
     help="What to do with a picture that cannot be read.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
-@click.option("--amp", default="auto", show_default=True, help="auto, bf16 or off.")
+@click.option("--amp", default="auto", show_default=True, help="auto, bf16, fp16 or off.")
+@click.option(
+    "--accumulate",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Cut each batch into so many parts, for want of memory.",
+)
 @click.option("--num-workers", default=0, show_default=True, help="Processes that decode; 0 decodes in this one.")
+@click.option("--cache", is_flag=True, help="Keep decoded pictures in memory after the first epoch, at the training size.")
+@click.option("--tracker", default="", help="Send metrics to tensorboard (into OUT/tracker), wandb, mlflow, …")
 @click.option("--checkpoint-minutes", default=5.0, show_default=True, help="Also save in mid-epoch this often.")
 def train(
     data: str,
@@ -119,17 +163,25 @@ def train(
     on_broken: str,
     device: str,
     amp: str,
+    accumulate: int,
     num_workers: int,
+    cache: bool,
+    tracker: str,
     checkpoint_minutes: float,
     **overrides: Any,
 ) -> None:
     """Train a DHVT from scratch.
 
     Saves after every epoch and every few minutes; Ctrl-C saves too; --resume goes on exactly where it stopped.
+
     On a CPU, preloading a better allocator makes it faster: LD_PRELOAD=libjemalloc.so.2 dhvt train …
+
+    On several GPUs or machines: torchrun --nproc-per-node 4 -m dhvt.cli train …, or accelerate launch; the recipe's
+    batch size is that of all of them together.
     """
     from dhvt.config import Preprocess
-    from dhvt.data import class_counts, has_splits, open_source, split_source
+    from dhvt.data import describe_balance, has_splits, open_source, split_source
+    from dhvt.distributed import is_main_process
     from dhvt.train import RunOptions
     from dhvt.train import train as run_training
     from dhvt.zoo import DEFAULT_IMG_SIZE
@@ -138,22 +190,22 @@ def train(
     source = open_source(data, "train")
     if val is not None:
         val_source = open_source(val, "val", source.classes)
-    elif Path(data).is_dir() and has_splits(Path(data)):
+    elif has_splits(Path(data)):
         val_source = open_source(data, "val", source.classes)
     else:
         source, val_source = split_source(source, val_fraction, chosen.seed)
-    counts = class_counts(source)
-    click.echo(
-        f"{len(source)} pictures to train on, {len(val_source)} to measure on, {len(counts)} classes "
-        f"of {min(counts.values())} to {max(counts.values())} pictures"
-    )
+    say = click.echo if is_main_process() else lambda message: None
+    say(f"{len(source)} pictures to train on, {len(val_source)} to measure on, {describe_balance(source)}")
     default_size = VARIANTS[variant].img_size if variant in VARIANTS else (DEFAULT_IMG_SIZE, DEFAULT_IMG_SIZE)
     size = (img_size, img_size) if img_size else default_size
     options = RunOptions(
         out=out,
         device=device,
         amp=amp,
+        accumulate=accumulate,
         num_workers=num_workers,
+        cache=cache,
+        tracker=tracker,
         checkpoint_minutes=checkpoint_minutes,
         stop_on_broken=on_broken == "stop",
         resume=resume,
@@ -166,10 +218,10 @@ def train(
     try:
         checkpoint = run_training(variant, source, val_source, chosen, options, cfg=cfg)
     except KeyboardInterrupt:
-        click.echo(f"stopped; go on with the same command and --resume ({out / 'ckpt.pt'})")
+        say(f"stopped; go on with the same command and --resume ({out / 'ckpt.pt'})")
         sys.exit(130)
-    click.echo(f"validation top-1 {checkpoint.metrics['val_top1']:.2f} %; saved {out / 'ckpt.pt'}")
-    click.echo(f"next: python export/to_onnx.py {out / 'ckpt.pt'} --data {data}")
+    say(f"validation top-1 {checkpoint.metrics['val_top1']:.2f} %; saved {out / 'ckpt.pt'}")
+    say(f"next: python export/to_onnx.py {out / 'ckpt.pt'} --data {data}")
 
 
 def _engine_options(command: Command) -> Command:

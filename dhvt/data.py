@@ -1,18 +1,21 @@
-"""Labelled pictures on disk: a folder of class folders, or Parquet in the Hugging Face image schema.
+"""Labelled pictures on disk: a folder of class folders, Parquet in the Hugging Face image schema, DomainNet's lists,
+or the CIFAR files that torchvision downloads.
 
 A source hands out encoded bytes and labels; decoding is :mod:`dhvt.preprocess`'s. None of this imports torch.
 """
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dhvt.config import Preprocess
 from dhvt.errors import DataError, ImageError
@@ -141,6 +144,89 @@ class ParquetSource:
         return f"{self._paths[file]} row {row}"
 
 
+class ListSource:
+    """DomainNet's published lists: text files with ``clipart/zebra/clipart_345_000115.jpg 344`` in each line.
+
+    Paths are relative to their list's folder; a class is named after its pictures' folder.
+
+    Args:
+        paths: one list or several, such as those of several domains.
+
+    Raises:
+        DataError: a list cannot be read, has another layout, or gives one label to two folders.
+    """
+
+    def __init__(self, paths: Sequence[Path], classes: Sequence[str] | None = None) -> None:
+        self._paths: list[Path] = []
+        labels: list[int] = []
+        names: dict[int, str] = {}
+        for path in paths:
+            for number, line in enumerate(_read_lines(path), start=1):
+                name, _, label = line.rpartition(" ")
+                picture = Path(name)
+                if not name or not label.isdigit() or len(picture.parts) < 2:
+                    raise DataError(f"{path} line {number} is {line!r}; expected <domain>/<class>/<picture> <label>")
+                if names.setdefault(int(label), picture.parent.name) != picture.parent.name:
+                    raise DataError(
+                        f"{path} line {number} gives label {label} to {picture.parent.name}; it was {names[int(label)]}'s"
+                    )
+                self._paths.append(path.parent / picture)
+                labels.append(int(label))
+        if not labels:
+            raise DataError(f"{paths[0]} lists no pictures")
+        top = max(labels)
+        self.classes = tuple(classes or (names.get(label, str(label)) for label in range(top + 1)))
+        wrong = next((label for label, name in names.items() if self.classes[label : label + 1] != (name,)), None)
+        if wrong is not None:
+            raise DataError(f"{paths[0]} calls class {wrong} {names[wrong]}; the model knows {', '.join(self.classes[:5])}…")
+        self.labels = np.array(labels, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int) -> bytes:
+        return read_file(self._paths[index])
+
+    def locate(self, index: int) -> str:
+        return str(self._paths[index])
+
+
+class CIFARSource:
+    """CIFAR-10 or CIFAR-100 as torchvision downloads them: ``root/cifar-10-batches-py`` or ``root/cifar-100-python``.
+
+    torchvision checks the files' sums before it unpickles them.
+
+    Raises:
+        DataError: the files are incomplete, or not the published ones.
+    """
+
+    FOLDERS: ClassVar = {"cifar-10-batches-py": "CIFAR10", "cifar-100-python": "CIFAR100"}
+
+    def __init__(self, folder: Path, *, train: bool, classes: Sequence[str] | None = None) -> None:
+        from torchvision import datasets
+
+        try:
+            dataset = getattr(datasets, self.FOLDERS[folder.name])(folder.parent, train=train)
+        except RuntimeError as error:
+            raise DataError(f"{folder} does not hold the published files: {error}") from error
+        self._folder, self._pixels = folder, dataset.data  # (N, 32, 32, 3) uint8
+        self.classes = tuple(dataset.classes)
+        if classes is not None and tuple(classes) != self.classes:
+            raise DataError(f"{folder} has classes {', '.join(self.classes[:5])}…, the model {', '.join(classes[:5])}…")
+        self.labels = np.array(dataset.targets, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.fromarray(self._pixels[index]).save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+    def locate(self, index: int) -> str:
+        return f"{self._folder} picture {index}"
+
+
 class Subset:
     """Some rows of another source, in the order given."""
 
@@ -157,6 +243,13 @@ class Subset:
 
     def locate(self, index: int) -> str:
         return self._source.locate(int(self._indices[index]))
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {path} as a list of pictures: {error}") from error
 
 
 def _pick_column(table: pa.Table, names: tuple[str, ...], path: Path) -> str:
@@ -178,7 +271,8 @@ def open_source(path: str | Path, split: str | None = None, classes: Sequence[st
     """Opens pictures at ``path``.
 
     Args:
-        path: a ``.parquet`` file, a folder of them, a folder of class folders, or a folder with one per split.
+        path: a ``.parquet`` file, a folder of them, a folder of class folders, or a folder with one per split;
+            a ``.txt`` list of DomainNet or the folder of its lists; the folder where torchvision keeps CIFAR.
         split: ``train`` or ``val``, where the folder has splits.
         classes: the class names that labels must refer to; a model's, when it is evaluated.
 
@@ -186,24 +280,52 @@ def open_source(path: str | Path, split: str | None = None, classes: Sequence[st
         DataError: nothing usable is there.
     """
     root = Path(path)
+    if root.suffix == ".txt":
+        return ListSource([_list_of_split(root, split)], classes)
     if root.is_file():
         return ParquetSource([root], classes)
     if not root.is_dir():
         raise DataError(f"{root} does not exist; give a Parquet file or a folder with one folder per class")
+    cifar = _cifar_folder(root)
+    if cifar is not None:
+        return CIFARSource(cifar, train=split != "val", classes=classes)
     parquet = sorted(root.glob("*.parquet"))
     if parquet:
         chosen = _of_split(parquet, split, lambda file: file.stem.split("-")[0])
         return ParquetSource(chosen or parquet, classes)
+    lists = sorted(root.glob("*_train.txt"))
+    if lists:
+        return ListSource([_list_of_split(path, split) for path in lists], classes)
     folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir()]
     chosen = _of_split(folders, split or "train", lambda folder: folder.name)
     return FolderSource(chosen[0] if chosen and has_splits(root) else root, classes)
 
 
 def has_splits(root: Path) -> bool:
-    """Whether a data set's folder holds a training and a validation part."""
+    """Whether a data set holds a training and a validation part."""
+    if root.suffix == ".txt":
+        return _list_of_split(root, "val") != root and _list_of_split(root, "val").exists()
+    if not root.is_dir():
+        return False
+    if _cifar_folder(root) is not None or any(root.glob("*_train.txt")):
+        return True
     entries = list(root.glob("*.parquet")) or [entry for entry in root.iterdir() if entry.is_dir()]
     names = {entry.stem.split("-")[0] if entry.suffix == ".parquet" else entry.name for entry in entries}
     return all(names & set(aliases) for aliases in SPLITS.values())
+
+
+def _cifar_folder(root: Path) -> Path | None:
+    """``root`` or a folder in it, where torchvision's CIFAR files are."""
+    return next((path for path in (root, *(root / name for name in CIFARSource.FOLDERS)) if _is_cifar(path)), None)
+
+
+def _is_cifar(path: Path) -> bool:
+    return path.name in CIFARSource.FOLDERS and path.is_dir()
+
+
+def _list_of_split(path: Path, split: str | None) -> Path:
+    """``clipart_test.txt`` for ``clipart_train.txt``, where the validation part is asked for."""
+    return path.with_name(path.name.replace("_train.txt", "_test.txt")) if split == "val" else path
 
 
 def _of_split(entries: list[Path], split: str | None, name: Callable[[Path], str]) -> list[Path]:
@@ -237,6 +359,25 @@ def class_counts(source: ImageSource) -> dict[str, int]:
     """Pictures per class name."""
     counts = Counter(source.labels.tolist())
     return {name: counts[label] for label, name in enumerate(source.classes)}
+
+
+IMBALANCE = 10
+"""Beyond this many times as many pictures in the largest class as in the smallest, top-1 alone misleads."""
+
+
+def describe_balance(source: ImageSource) -> str:
+    """One line on how many pictures the classes have, and one more where that needs a second look."""
+    counts = class_counts(source)
+    ordered = sorted(counts, key=lambda name: counts[name])
+    few, many = ordered[0], ordered[-1]
+    line = f"{len(counts)} classes of {counts[few]} ({few}) to {counts[many]} ({many}) pictures"
+    empty = [name for name in ordered if not counts[name]]
+    if empty:
+        line += f"\n{len(empty)} classes have none and cannot be learned: {', '.join(empty[:5])}"
+    elif counts[many] > IMBALANCE * counts[few]:
+        times = counts[many] / counts[few]
+        line += f"\n{many} has {times:.0f} times the pictures of {few}: read the accuracy per class in the report"
+    return line
 
 
 class Batch(NamedTuple):

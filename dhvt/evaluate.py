@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -32,6 +32,18 @@ class Outputs:
     labels: NDArray[np.int64]
     indices: NDArray[np.int64]
     skipped: int
+
+    @classmethod
+    def join(cls, parts: Sequence[Outputs]) -> Outputs:
+        """Those of several parts of one source, in the source's order."""
+        indices = np.concatenate([part.indices for part in parts])
+        order = np.argsort(indices)
+        return cls(
+            logits=np.concatenate([part.logits for part in parts])[order],
+            labels=np.concatenate([part.labels for part in parts])[order],
+            indices=indices[order],
+            skipped=sum(part.skipped for part in parts),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,9 +49,9 @@ class TrainRecipe:
         mix_prob: probability that a batch is mixed at all.
         switch_prob: probability of cutmix rather than mixup where both are on.
         label_smoothing: probability mass given to the other classes.
-        drop_path_rate: see :class:`dhvt.config.DHVTConfig`.
+        drop_path_rate: probability that a picture skips the last block's branches; it grows linearly from 0.
         ema_decay: of the exponential moving average of the weights, per step; 0 for none.
-        crop_pct: for evaluation, see :class:`dhvt.config.Preprocess`.
+        crop_pct: for evaluation: the side of the centre crop, of the resized picture's shorter side.
         resolutions: ``(until, scale)`` pairs: until that fraction of the steps, training pictures are scaled by
             ``scale`` (rounded to whole patches). Fewer patches train faster; the last pair should be ``(1, 1)``.
         seed: of weights, order and augmentation. Every draw is a function of it and the step, so a resumed run

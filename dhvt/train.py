@@ -6,18 +6,16 @@ from __future__ import annotations
 import json
 import math
 import platform
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -29,12 +27,13 @@ from dhvt.augment import EpochSampler, TrainingImages, build_erasing, build_mixu
 from dhvt.calibration import fit_temperature
 from dhvt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dhvt.config import Preprocess, from_dict
-from dhvt.data import ImageSource
-from dhvt.devices import autocast, pick_device
-from dhvt.errors import CheckpointError, DataError, TrainError
+from dhvt.data import ImageSource, Subset
+from dhvt.distributed import open_accelerator, synchronize_batchnorm
+from dhvt.errors import CheckpointError, ConfigError, DataError, TrainError
 from dhvt.evaluate import Evaluation, Outputs, collect_outputs, evaluate
 from dhvt.finetune import freeze_body, initialize
 from dhvt.graph import Normalize, ServedModel
+from dhvt.interrupt import StopRequest
 from dhvt.optim import build_optimizers, learning_rate
 from dhvt.recipe import TrainRecipe
 from dhvt.zoo import build, configure, size_multiple
@@ -50,8 +49,12 @@ class RunOptions:
     Args:
         out: folder for ``ckpt.pt`` and ``metrics.jsonl``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        amp: ``auto``, ``bf16`` or ``off``; auto is bf16 where the processor multiplies it natively.
+        amp: ``auto``, ``bf16``, ``fp16`` or ``off``; auto is bf16 where the processor multiplies it natively.
+        accumulate: parts that each process's share of a batch is cut into, for want of memory; gradients are added
+            up. The recipe's batch size stays that of one optimizer step, whatever the processes and parts.
         num_workers: processes that decode pictures; 0 decodes in the training process.
+        cache: keep decoded pictures in memory, from the second epoch on; for a recipe with ``crop = "pad"``.
+        tracker: where metrics also go, by Accelerate's name: ``tensorboard``, ``wandb``, ``mlflow``, …
         checkpoint_minutes: a checkpoint is also written in mid-epoch when the last is this old.
         stop_on_broken: whether a picture that cannot be read ends the training.
         resume: go on from ``out/ckpt.pt``.
@@ -64,7 +67,10 @@ class RunOptions:
     out: Path
     device: str = "auto"
     amp: str = "auto"
+    accumulate: int = 1
     num_workers: int = 0
+    cache: bool = False
+    tracker: str = ""
     checkpoint_minutes: float = 5.0
     stop_on_broken: bool = True
     resume: bool = False
@@ -72,28 +78,6 @@ class RunOptions:
     freeze: bool = False
     change_recipe: bool = False
     command: str = ""
-
-
-class _StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a flag that is looked at between steps; the second one interrupts."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        tqdm.write("stopping after this step; press Ctrl-C again to stop without a checkpoint")
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 class Trainer:
@@ -111,27 +95,42 @@ class Trainer:
     ) -> None:
         self.name, self.val, self.cfg, self.recipe, self.options = name, val, cfg, recipe, options
         self.classes = list(source.classes)
-        self.device = pick_device(options.device)
+        tracking = {"log_with": options.tracker, "project_dir": options.out} if options.tracker else {}
+        self.accelerator = open_accelerator(options.device, options.amp, **tracking)
+        self.device, processes = self.accelerator.device, self.accelerator.num_processes
+        if options.tracker:
+            self.accelerator.init_trackers("tracker", {key: str(value) for key, value in recipe.to_dict().items()})
         seed_everything(recipe.seed)
-        self.model = build(name, config)
+        model = build(name, config)
         if options.init is not None:
-            fresh = initialize(self.model, options.init)
-            tqdm.write(f"weights from {options.init}; trained anew: {', '.join(fresh) or 'nothing'}")
+            fresh = initialize(model, options.init)
+            self.say(f"weights from {options.init}; trained anew: {', '.join(fresh) or 'nothing'}")
         if options.freeze:
-            freeze_body(self.model)
-        self.model.to(self.device)
+            freeze_body(model)
+        if processes > 1:
+            model = synchronize_batchnorm(model, self.device)
+        self.model = model.to(self.device)
         self.config, self.multiple = config, size_multiple(config)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.optimizers = build_optimizers(self.model, recipe)
-        self.autocast = autocast(self.device, options.amp)
+        self.network: nn.Module = self.accelerator.prepare_model(self.model)  # with autocast and gradient exchange
         self.normalize = Normalize(cfg).to(self.device)
         self.erase = build_erasing(recipe, self.device)
         self.mixup = build_mixup(recipe, len(self.classes))
-        self.sampler = EpochSampler(len(source), recipe.batch_size, recipe.seed, recipe.repeats)
+        self.sampler = EpochSampler(
+            len(source), recipe.batch_size, recipe.seed, recipe.repeats, self.accelerator.process_index, processes
+        )
+        if self.sampler.batch_size % (processes * options.accumulate):
+            raise ConfigError(
+                f"a batch of {self.sampler.batch_size} does not divide into {processes} processes "
+                f"times {options.accumulate} parts"
+            )
         self.loader: DataLoader[Any] = DataLoader(
-            TrainingImages(source, cfg, recipe),
+            TrainingImages(source, cfg, recipe, cache=options.cache),
             batch_sampler=self.sampler,
             num_workers=options.num_workers,
+            persistent_workers=options.num_workers > 0,
+            pin_memory=self.device.type == "cuda",
             collate_fn=collate,
         )
         self.step = 0
@@ -142,6 +141,18 @@ class Trainer:
         self.broken: set[str] = set()
         self.seconds = 0.0
         self.saved_at = time.monotonic()
+
+    def say(self, message: str) -> None:
+        """Prints a line above the progress bar, once for all processes."""
+        if self.accelerator.is_main_process:
+            tqdm.write(message)
+
+    def _any_process(self, flag: bool) -> bool:
+        """Whether the flag is set in some process; the same answer in each."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        flags: Tensor = self.accelerator.reduce(torch.tensor(float(flag), device=self.device))
+        return bool(flags.item())
 
     @property
     def total_steps(self) -> int:
@@ -155,9 +166,9 @@ class Trainer:
             KeyboardInterrupt: it was asked to stop; the checkpoint is written.
         """
         if self.step >= self.total_steps:
-            tqdm.write("this run is finished; nothing to do")
+            self.say("this run is finished; nothing to do")
             return self._checkpoint()
-        stop = _StopRequest()
+        stop = StopRequest()
         started = time.monotonic()
         with stop.listening():
             for epoch in range(self.step // len(self.sampler), self.recipe.epochs):
@@ -170,7 +181,7 @@ class Trainer:
                     raise KeyboardInterrupt
         return checkpoint
 
-    def _run_epoch(self, epoch: int, stop: _StopRequest) -> dict[str, float]:
+    def _run_epoch(self, epoch: int, stop: StopRequest) -> dict[str, float]:
         self.model.train(not self.options.freeze)  # a frozen BatchNorm keeps its statistics
         self.sampler.epoch, self.sampler.first = epoch, self.step % len(self.sampler)
         seen, hits, loss_sum, started = 0, 0, 0.0, time.monotonic()
@@ -181,56 +192,83 @@ class Trainer:
             desc=f"epoch {epoch + 1}/{self.recipe.epochs}",
             unit="batch",
             mininterval=0.5,
+            disable=not self.accelerator.is_main_process,
         )
         for images, labels, broken in bar:
             self._report_broken(broken)
-            if len(labels):
-                loss, correct = self._train_step(images.to(self.device), labels.to(self.device))
-                seen, hits, loss_sum = seen + len(labels), hits + correct, loss_sum + loss * len(labels)
+            if not len(labels):
+                raise DataError(f"not one picture of a whole batch can be read; the first is {broken[0]}")
+            loss, correct = self._train_step(
+                images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+            )
+            batch = self.sampler.batch_size
+            seen, hits, loss_sum = seen + batch, hits + correct, loss_sum + loss * batch
             self.step += 1
             rate = seen / (time.monotonic() - started)
-            left = (self.total_steps - self.step) * self.sampler.batch_size / max(rate, 1e-9)
+            left = (self.total_steps - self.step) * batch / rate
             bar.set_postfix_str(
-                f"loss {loss_sum / max(seen, 1):.3f}, acc {100 * hits / max(seen, 1):.1f} %, {rate:.0f} images/s, "
+                f"loss {loss_sum / seen:.3f}, acc {100 * hits / seen:.1f} %, {rate:.0f} images/s, "
                 f"training left {left / 60:.0f} min",
                 refresh=False,
             )
+            stop.requested = self._any_process(stop.requested)
             if stop.requested:
                 break
             if time.monotonic() - self.saved_at > 60 * self.options.checkpoint_minutes:
                 self._save()
         bar.close()
-        return {"train_loss": loss_sum / max(seen, 1), "train_top1": 100 * hits / max(seen, 1), "images_per_s": rate}
+        return {"train_loss": loss_sum / seen, "train_top1": 100 * hits / seen, "images_per_s": rate}
 
     def _train_step(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
-        seed_everything(self.recipe.seed, 2, self.step)
-        inputs = self.erase(self._rescale(self.normalize(images.permute(0, 2, 3, 1))))
-        targets = labels
-        smoothing = self.recipe.label_smoothing
-        if self.mixup is not None and len(labels) % 2 == 0:
-            inputs, targets = self.mixup(inputs, labels)
-            smoothing = 0.0  # it is in the mixed targets
-        with self.autocast:
-            logits = self.model(inputs)
-        loss = functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
-        value = loss.item()
+        """One optimizer step on this process's share of a batch; the loss and the hits of the whole batch."""
+        accelerator, parts = self.accelerator, self.options.accumulate
+        seed_everything(self.recipe.seed, 2, self.step * accelerator.num_processes + accelerator.process_index)
+        total, hits = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        for part, (some_images, some_labels) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True)):
+            # Gradients are exchanged once, with the last part's.
+            with nullcontext() if part == parts - 1 else accelerator.no_sync(self.network):
+                logits, loss = self._forward(some_images, some_labels)
+                accelerator.backward(loss / parts)
+            total += loss.detach() / parts
+            hits += (logits.detach().argmax(1) == some_labels).sum()
+        value, correct = accelerator.reduce(torch.stack((total / accelerator.num_processes, hits))).tolist()
         if not math.isfinite(value):
             raise TrainError(
                 f"the loss became {value} at step {self.step}; the last checkpoint is untouched. "
                 "Train into another --out with a lower --lr or with --clip-grad 1"
             )
-        loss.backward()
+        self._update_weights()
+        return value, int(correct)
+
+    def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = self.erase(self._rescale(self.normalize(images.permute(0, 2, 3, 1))))
+        targets, smoothing = labels, self.recipe.label_smoothing
+        if self.mixup is not None and len(labels) % 2 == 0:
+            inputs, targets = self.mixup(inputs, labels)
+            smoothing = 0.0  # it is in the mixed targets
+        logits = self.network(inputs)
+        return logits, functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+
+    def _update_weights(self) -> None:
+        scaler = self.accelerator.scaler  # of fp16, else None
         if self.recipe.clip_grad:
+            if scaler is not None:
+                for optimizer in self.optimizers:
+                    scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
         lr = learning_rate(self.recipe, self.step, len(self.sampler))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            optimizer.step()
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
+        if scaler is not None:
+            scaler.update()
         if self.ema is not None:
             self.ema.update(self.model, self.step)
-        return value, int((logits.argmax(1) == labels).sum())
 
     def _rescale(self, inputs: Tensor) -> Tensor:
         scale = self.recipe.scale_at(self.step / self.total_steps)
@@ -243,18 +281,24 @@ class Trainer:
         if messages and self.options.stop_on_broken:
             raise DataError(messages[0])
         for message in set(messages) - self.broken:
-            tqdm.write(f"left out: {message}")
+            tqdm.write(f"left out: {message}")  # by whichever process met it
         self.broken.update(messages)
 
     def _validate(self, epoch: int, train_metrics: dict[str, float]) -> None:
         graph = ServedModel(self.model if self.ema is None else self.ema.module, self.cfg).to(self.device).eval()
 
         def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-            with torch.inference_mode(), self.autocast:
-                logits: NDArray[np.float32] = graph(torch.from_numpy(images).to(self.device)).cpu().numpy()
+            with torch.inference_mode(), self.accelerator.autocast():
+                logits: NDArray[np.float32] = graph(torch.from_numpy(images).to(self.device)).float().cpu().numpy()
             return logits
 
-        outputs = collect_outputs(predict, self.val, self.cfg, on_error=lambda message: self._report_broken([message]))
+        mine = np.arange(self.accelerator.process_index, len(self.val), self.accelerator.num_processes)
+        outputs = collect_outputs(
+            predict, Subset(self.val, mine), self.cfg, on_error=lambda message: self._report_broken([message])
+        )
+        if self.accelerator.num_processes > 1:
+            outputs = Outputs.join(gather_object([replace(outputs, indices=mine[outputs.indices])]))
+            self.broken = set(gather_object(sorted(self.broken)))
         self.temperature = fit_temperature(outputs.logits, outputs.labels)
         result = evaluate(outputs, self.temperature)
         self.last_validation = outputs, result
@@ -270,16 +314,19 @@ class Trainer:
             "broken_images": len(self.broken),
             "train_seconds": self.seconds,
         }
-        with (self.options.out / LOG_NAME).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(self.metrics) + "\n")
-        tqdm.write(
+        self.accelerator.log(self.metrics, step=self.step)
+        if self.accelerator.is_main_process:
+            with (self.options.out / LOG_NAME).open("a", encoding="utf-8") as log:
+                log.write(json.dumps(self.metrics) + "\n")
+        self.say(
             f"epoch {epoch + 1}: loss {train_metrics['train_loss']:.3f}, validation top-1 {result.top1:.2f} % "
             f"of {result.images}, {train_metrics['images_per_s']:.0f} images/s"
         )
 
     def _save(self) -> Checkpoint:
         checkpoint = self._checkpoint()
-        save_checkpoint(checkpoint, self.options.out / CHECKPOINT_NAME)
+        if self.accelerator.is_main_process:
+            save_checkpoint(checkpoint, self.options.out / CHECKPOINT_NAME)
         self.saved_at = time.monotonic()
         return checkpoint
 
@@ -297,17 +344,20 @@ class Trainer:
             provenance={
                 "commands": self.commands,
                 "device": str(self.device),
+                "processes": self.accelerator.num_processes,
+                "precision": self.accelerator.mixed_precision,
                 "train_seconds": round(self.seconds),
                 "python": platform.python_version(),
                 **{package: version(package) for package in ("torch", "torchvision", "timm", "numpy", "pillow")},
             },
             step=self.step,
             optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
+            scaler=None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
         )
 
     def write_report(self) -> None:
         """``report/`` of the last validation, where there was one in this run."""
-        if self.last_validation is None:
+        if self.last_validation is None or not self.accelerator.is_main_process:
             return
         from dhvt.report import write_report  # loads matplotlib
 
@@ -328,7 +378,7 @@ class Trainer:
             facts=facts,
             history=[json.loads(line) for line in log.splitlines()],
         )
-        tqdm.write(f"report: {path}")
+        self.say(f"report: {path}")
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes over where a checkpoint stopped.
@@ -358,6 +408,8 @@ class Trainer:
             self.ema.module.load_state_dict(checkpoint.ema)
         for optimizer, state in zip(self.optimizers, checkpoint.optimizers, strict=True):
             optimizer.load_state_dict(state)
+        if self.accelerator.scaler is not None and checkpoint.scaler is not None:
+            self.accelerator.scaler.load_state_dict(checkpoint.scaler)
         self.step, self.metrics, self.temperature = checkpoint.step, checkpoint.metrics, checkpoint.temperature
         self.seconds = float(checkpoint.provenance.get("train_seconds", 0.0))
 
@@ -407,7 +459,8 @@ def train(
         if path.exists():
             trainer.restore(load_checkpoint(path))
         else:
-            tqdm.write(f"nothing to resume at {path}; starting anew")
+            trainer.say(f"nothing to resume at {path}; starting anew")
     checkpoint = trainer.run()
     trainer.write_report()
+    trainer.accelerator.end_training()
     return checkpoint

@@ -1,6 +1,7 @@
 """Through the command line, as a user trains."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -164,3 +165,48 @@ def test_what_is_no_checkpoint_says_so(tmp_path):
     torch.save({"model": {}}, path)
     with pytest.raises(CheckpointError, match="no checkpoint of dhvt train"):
         load_checkpoint(path)
+
+
+def test_two_processes_learn_what_one_does_with_the_same_batch(picture_folder, tmp_path):
+    options = ["--epochs", "2", "--optimizer", "adamw", "--drop-path-rate", "0", "--lr", "1e-3", "--repeats", "2"]
+    assert run(picture_folder, tmp_path / "one", *options).exit_code == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dhvt.cli"]
+    command = [*torchrun, *arguments(picture_folder, tmp_path / "two", *options)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert result.returncode == 0, result.stderr
+    one, two = (load_checkpoint(tmp_path / name / "ckpt.pt") for name in ("one", "two"))
+    assert two.provenance["processes"] == 2
+    assert (one.step, one.metrics["val_images"]) == (two.step, two.metrics["val_images"])
+    for name, weight in one.weights.items():
+        if name.endswith(("weight", "running_var")):
+            # Not biases: BatchNorm and softmax leave some without a gradient, and AdamW steps along the rounding error.
+            torch.testing.assert_close(two.weights[name], weight, rtol=1e-3, atol=2e-4, msg=lambda text: f"{name}: {text}")
+    assert result.stdout.count("pictures to train on") == 1
+    assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_accumulated_parts_are_one_step(picture_folder, tmp_path):
+    """A model without BatchNorm, whose statistics are those of each part."""
+    options = ["--epochs", "1", "--optimizer", "adamw", "--drop-path-rate", "0", "--variant", "vit_tiny_patch16_224"]
+    for parts in ("1", "4"):
+        assert run(picture_folder, tmp_path / parts, *options, "--accumulate", parts).exit_code == 0
+    whole, cut = (load_checkpoint(tmp_path / parts / "ckpt.pt") for parts in ("1", "4"))
+    assert whole.step == cut.step
+    for name, weight in whole.weights.items():
+        torch.testing.assert_close(cut.weights[name], weight, rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_cached_pictures_train_the_same_weights(picture_folder, unbroken, tmp_path):
+    options = ["--epochs", "2", "--drop-path-rate", "0.2", "--cutmix", "1", "--mix-prob", "0.5", "--cache", "--num-workers", "2"]
+    assert run(picture_folder, tmp_path, *options).exit_code == 0
+    weights = load_checkpoint(tmp_path / "ckpt.pt").weights
+    assert all(torch.equal(weights[name], expected) for name, expected in unbroken[1].weights.items())
+
+
+def test_metrics_go_to_tensorboard(picture_folder, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert run(picture_folder, tmp_path, "--epochs", "1", "--tracker", "tensorboard").exit_code == 0
+    events = EventAccumulator(str(tmp_path / "tracker")).Reload()
+    assert events.Scalars("val_top1")[0].value == pytest.approx(load_checkpoint(tmp_path / "ckpt.pt").metrics["val_top1"])
