@@ -66,7 +66,7 @@ def _recipe_options(command: Command) -> Command:
     return command
 
 
-class _Pairs(click.ParamType):
+class _Pairs(click.ParamType[Any]):
     """``0.5:0.5,1:1`` as pairs of numbers."""
 
     name = "FRACTION:SCALE,…"

@@ -368,12 +368,11 @@ IMBALANCE = 10
 def describe_balance(source: ImageSource) -> str:
     """One line on how many pictures the classes have, and one more where that needs a second look."""
     counts = class_counts(source)
-    ordered = sorted(counts, key=lambda name: counts[name])
-    few, many = ordered[0], ordered[-1]
+    few, many = (choose(counts, key=lambda name: counts[name]) for choose in (min, max))
     line = f"{len(counts)} classes of {counts[few]} ({few}) to {counts[many]} ({many}) pictures"
-    empty = [name for name in ordered if not counts[name]]
+    empty = [name for name in counts if not counts[name]]
     if empty:
-        line += f"\n{len(empty)} classes have none and cannot be learned: {', '.join(empty[:5])}"
+        line += f"\n{len(empty)} of them have none and cannot be learned: {', '.join(empty[:5])}"
     elif counts[many] > IMBALANCE * counts[few]:
         times = counts[many] / counts[few]
         line += f"\n{many} has {times:.0f} times the pictures of {few}: read the accuracy per class in the report"

@@ -71,7 +71,7 @@ def _pick_device(name: str) -> torch.device:
 
 def _multiplies_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
@@ -103,9 +103,9 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         axes, shape = (0, 2, 3), (1, -1, 1, 1)
         processes = distributed.get_world_size()
-        mean = _SumOverProcesses.apply(x.mean(axes)) / processes
+        mean: Tensor = _SumOverProcesses.apply(x.mean(axes)) / processes
         centred = x - mean.view(shape)
-        var = _SumOverProcesses.apply(centred.square().mean(axes)) / processes
+        var: Tensor = _SumOverProcesses.apply(centred.square().mean(axes)) / processes
         with torch.no_grad():
             count = processes * x.numel() // x.shape[1]
             assert self.running_mean is not None
@@ -115,7 +115,8 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
             momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(var * count / max(count - 1, 1), momentum)
-        return centred * ((var + self.eps).rsqrt() * self.weight).view(shape) + self.bias.view(shape)
+        normalized: Tensor = centred * ((var + self.eps).rsqrt() * self.weight).view(shape) + self.bias.view(shape)
+        return normalized
 
 
 def synchronize_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:

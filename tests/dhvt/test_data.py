@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import numpy as np
 import pyarrow as pa
@@ -6,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dhvt.config import Preprocess
-from dhvt.data import class_counts, iterate_batches, open_source, split_source
+from dhvt.data import class_counts, describe_balance, has_splits, iterate_batches, open_source, split_source
 from dhvt.errors import DataError
 from tests.conftest import CLASSES, draw, encode
 
@@ -116,3 +117,73 @@ def test_classes_of_another_model_are_refused(picture_folder, tmp_path):
         open_source(picture_folder, classes=["circle", "square"])
     with pytest.raises(DataError, match="the model cat"):
         open_source(write_parquet(tmp_path / "a.parquet", rows()), classes=["cat", "dog", "ship"])
+
+
+def domain_lists(root, part=slice(None), label=None):
+    """A domain in DomainNet's layout; returns the training list."""
+    for split, seeds in (("train", range(4)), ("test", range(4, 6))):
+        lines = []
+        for number, name in enumerate(CLASSES):
+            (root / "clipart" / name).mkdir(parents=True, exist_ok=True)
+            for seed in seeds:
+                draw(number, seed).save(root / "clipart" / name / f"{seed}.png")
+                lines.append(f"clipart/{name}/{seed}.png {number if label is None else label}\n")
+        (root / f"clipart_{split}.txt").write_text("".join(lines[part]))
+    return root / "clipart_train.txt"
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_domainnet_lists(tmp_path, whole):
+    path = domain_lists(tmp_path)
+    path = tmp_path if whole else path
+    assert has_splits(path)
+    source, val = open_source(path, "train"), open_source(path, "val")
+    assert source.classes == val.classes == tuple(CLASSES)
+    assert (len(source), len(val)) == (12, 6)
+    assert source.locate(4).endswith("clipart/square/0.png")
+    assert next(iterate_batches(source, CFG, 12)).labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_domainnet_lists_that_are_wrong(tmp_path):
+    with pytest.raises(DataError, match="gives label 0 to square"):
+        open_source(domain_lists(tmp_path, label=0))
+    (tmp_path / "notes_train.txt").write_text("hello there\n")
+    with pytest.raises(DataError, match="line 1 is 'hello there'; expected <domain>"):
+        open_source(tmp_path / "notes_train.txt")
+    with pytest.raises(DataError, match="cannot read"):
+        open_source(tmp_path / "nowhere.txt")
+
+
+def cifar_files(root, names=CLASSES):
+    """Files in the layout of CIFAR-10's Python version."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for file in [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]:
+        batch = {"data": rng.integers(0, 256, (3, 3072), dtype=np.uint8), "labels": [0, 1, 2]}
+        (folder / file).write_bytes(pickle.dumps(batch))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
+    return folder
+
+
+def test_cifar_as_torchvision_downloads_it(tmp_path, monkeypatch):
+    folder = cifar_files(tmp_path)
+    with pytest.raises(DataError, match="does not hold the published files"):
+        open_source(tmp_path)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5: True)
+    assert has_splits(tmp_path)
+    source = open_source(tmp_path, "train")
+    assert (len(source), len(open_source(folder, "val"))) == (15, 3)
+    assert source.classes == tuple(CLASSES)
+    batch = pickle.loads((folder / "data_batch_1").read_bytes())
+    pixels = batch["data"][1].reshape(3, 32, 32).transpose(1, 2, 0)
+    assert np.array_equal(next(iterate_batches(source, CFG, 15)).images[1], pixels)
+
+
+def test_balance_is_described(tmp_path, picture_folder):
+    assert describe_balance(open_source(picture_folder)) == "3 classes of 20 (circle) to 20 (circle) pictures"
+    skewed = [(encode(draw(0, 1)), 0)] * 33 + [(encode(draw(1, 1)), 1)] * 3 + [(encode(draw(2, 1)), 2)] * 5
+    line = describe_balance(open_source(write_parquet(tmp_path / "a.parquet", skewed)))
+    assert "3 (square) to 33 (circle) pictures\ncircle has 11 times the pictures of square" in line
+    line = describe_balance(open_source(write_parquet(tmp_path / "b.parquet", skewed[:36])))
+    assert "1 of them have none and cannot be learned: stripes" in line
