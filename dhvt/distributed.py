@@ -20,11 +20,6 @@ from dhvt.errors import ConfigError
 PRECISIONS = ("auto", "bf16", "fp16", "off")
 
 
-def is_main_process() -> bool:
-    """Whether this is the process that prints and writes; known before anything is initialised."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def open_accelerator(device: str = "auto", amp: str = "auto", **options: Any) -> Accelerator:
     """Joins the other processes, if a launcher started some.
 

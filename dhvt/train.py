@@ -429,6 +429,7 @@ def train(
     options: RunOptions,
     *,
     cfg: Preprocess | None = None,
+    model_options: dict[str, Any] | None = None,
 ) -> Checkpoint:
     """Trains a model from scratch, or goes on with a run.
 
@@ -438,6 +439,7 @@ def train(
         recipe: how to train.
         options: where, on what, and whether to resume.
         cfg: preprocessing; by default the model's size with ImageNet's mean and standard deviation.
+        model_options: see :func:`dhvt.zoo.configure`.
 
     Returns:
         The last checkpoint, which is also at ``options.out / "ckpt.pt"``.
@@ -451,7 +453,13 @@ def train(
     if path.exists() and not options.resume:
         raise CheckpointError(f"{path} exists; go on with --resume, or train into another --out")
     size = None if cfg is None else cfg.size
-    config = configure(name, num_classes=len(source.classes), img_size=size, drop_path_rate=recipe.drop_path_rate)
+    config = configure(
+        name,
+        num_classes=len(source.classes),
+        img_size=size,
+        drop_path_rate=recipe.drop_path_rate,
+        options=model_options,
+    )
     if cfg is None:
         cfg = Preprocess(size=config["img_size"], crop_pct=recipe.crop_pct)
     trainer = Trainer(name, config, source, val, cfg, recipe, options)

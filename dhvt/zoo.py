@@ -19,12 +19,15 @@ SMALL_PATCH = 4
 DEFAULT_IMG_SIZE = 32
 
 
-def configure(name: str, *, num_classes: int, img_size: Any = None, drop_path_rate: float = 0.0) -> dict[str, Any]:
+def configure(
+    name: str, *, num_classes: int, img_size: Any = None, drop_path_rate: float = 0.0, options: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """What :func:`build` needs, as plain values for a checkpoint.
 
     Args:
         name: a DHVT variant, or a model of timm such as ``resnet50``.
         img_size: pixels of a side, or ``(height, width)``; by default the variant's, and 32 for a model of timm.
+        options: more fields of :class:`DHVTConfig`, or arguments of timm's model.
 
     Raises:
         ConfigError: no such model, or the values do not fit it.
@@ -33,7 +36,7 @@ def configure(name: str, *, num_classes: int, img_size: Any = None, drop_path_ra
         changes: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": drop_path_rate}
         if img_size is not None:
             changes["img_size"] = as_size(img_size)
-        return from_dict(DHVTConfig, VARIANTS[name].to_dict() | changes).to_dict()
+        return from_dict(DHVTConfig, VARIANTS[name].to_dict() | changes | (options or {})).to_dict()
     if not timm.is_model(name):
         close = get_close_matches(name, [*VARIANTS, *timm.list_models()], n=3)
         hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() names timm's"
@@ -43,6 +46,7 @@ def configure(name: str, *, num_classes: int, img_size: Any = None, drop_path_ra
         "num_classes": num_classes,
         "img_size": as_size(img_size or DEFAULT_IMG_SIZE),
         "drop_path_rate": drop_path_rate,
+        "options": options or {},
     }
 
 
@@ -80,6 +84,7 @@ def _build_timm(name: str, config: dict[str, Any]) -> nn.Module:
             options["patch_size"] = SMALL_PATCH
     if config["drop_path_rate"]:
         options["drop_path_rate"] = config["drop_path_rate"]
+    options |= config.get("options", {})
     try:
         model: nn.Module = timm.create_model(name, **options)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from ctypes.util import find_library
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from click.testing import CliRunner
 from dhvt.checkpoint import load_checkpoint, save_checkpoint
 from dhvt.cli import main
 from dhvt.errors import CheckpointError
+from dhvt.process import ALLOCATORS
 from tests.conftest import CLASSES
 
 
@@ -31,15 +34,21 @@ def start(data, out, *options):
     return subprocess.Popen([sys.executable, "-m", "dhvt.cli", *arguments(data, out, *options)], stderr=subprocess.DEVNULL)
 
 
-def interrupt_in_mid_epoch(process, path, how):
-    """Waits for a checkpoint that is neither a beginning nor an end of an epoch of three steps."""
+def wait_until(condition):
+    """Whether it came true within two minutes."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        if path.exists() and load_checkpoint(path).step % 3 == 1:
-            process.send_signal(how)
-            return process.wait(timeout=60)
+        if condition():
+            return True
         time.sleep(0.01)
-    raise TimeoutError("no checkpoint appeared")
+    return False
+
+
+def interrupt_in_mid_epoch(process, path, how):
+    """Waits for a checkpoint that is neither a beginning nor an end of an epoch of three steps."""
+    assert wait_until(lambda: path.exists() and load_checkpoint(path).step % 3 == 1), "no checkpoint appeared"
+    process.send_signal(how)
+    return process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -223,3 +232,25 @@ def test_metrics_go_to_tensorboard(picture_folder, tmp_path):
     assert run(picture_folder, tmp_path, "--epochs", "1", "--tracker", "tensorboard").exit_code == 0
     events = EventAccumulator(str(tmp_path / "tracker")).Reload()
     assert events.Scalars("val_top1")[0].value == pytest.approx(load_checkpoint(tmp_path / "ckpt.pt").metrics["val_top1"])
+
+
+@pytest.mark.skipif(not any(map(find_library, ALLOCATORS)), reason="neither jemalloc nor tcmalloc is installed")
+def test_training_restarts_itself_with_a_faster_allocator(picture_folder, tmp_path):
+    script = shutil.which("dhvt", path=str(Path(sys.executable).parent))
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    command = [script, *arguments(picture_folder, tmp_path, "--epochs", "50")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:
+        maps = Path(f"/proc/{process.pid}/maps")
+        found = wait_until(lambda: any(name in maps.read_text() for name in ALLOCATORS))
+        process.kill()
+    assert found
+
+
+def test_the_architecture_can_be_changed(picture_folder, tmp_path):
+    options = ["--epochs", "1", "--model-option", "depth=2", "--model-option", "attention=mhsa", "--resolutions", "0.5:0.5,1:1"]
+    assert run(picture_folder, tmp_path, *options).exit_code == 0
+    checkpoint = load_checkpoint(tmp_path / "ckpt.pt")
+    assert (checkpoint.config["depth"], checkpoint.config["attention"]) == (2, "mhsa")
+    assert checkpoint.recipe["resolutions"] == ((0.5, 0.5), (1.0, 1.0))
+    assert "no field dept" in run(picture_folder, tmp_path / "other", "--model-option", "dept=2").output
+    assert "is not of the form" in run(picture_folder, tmp_path / "other", "--resolutions", "1").output
