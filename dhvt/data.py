@@ -369,6 +369,8 @@ def describe_balance(source: ImageSource) -> str:
     """One line on how many pictures the classes have, and one more where that needs a second look."""
     counts = class_counts(source)
     few, many = (choose(counts, key=lambda name: counts[name]) for choose in (min, max))
+    if counts[few] == counts[many]:
+        return f"{len(counts)} classes of {counts[few]} pictures"
     line = f"{len(counts)} classes of {counts[few]} ({few}) to {counts[many]} ({many}) pictures"
     empty = [name for name in counts if not counts[name]]
     if empty:
