@@ -136,6 +136,10 @@ class MLP(nn.Module):
         x = self.fc2(functional.gelu(self.fc1(x)))
         return x
 
+    def forward_class_token(self, x: Tensor, grid: Grid) -> Tensor:
+        """The class token that :meth:`forward` gives, ``(B, 1, D)``."""
+        return self(x[:, :1], grid)  # type: ignore[no-any-return]  # nn.Module is untyped here
+
 
 class DAFF(nn.Module):
     """Dynamic aggregation feed-forward (paper section 3.3), ``(B, N, D) → (B, N, D)``.
@@ -157,11 +161,28 @@ class DAFF(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         cls_token, patches = x[:, :1], x[:, 1:]
+        patches = self.bn3(self.conv3(self._convolve(patches, grid)))  # (B, D, gh, gw)
+        patches = patches.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N - 1, D)
+        return torch.cat((cls_token * self._weigh(patches.mean(dim=1, keepdim=True)), patches), dim=1)
+
+    def forward_class_token(self, x: Tensor, grid: Grid) -> Tensor:
+        """The class token that :meth:`forward` gives in evaluation mode, ``(B, 1, D)``.
+
+        It reads the patches' average alone, and the average of what is linear is that of the average.
+        """
+        average = self._convolve(x[:, 1:], grid).mean(dim=(2, 3), keepdim=True)  # (B, hidden, 1, 1)
+        return x[:, :1] * self._weigh(self.bn3(self.conv3(average)).flatten(1).unsqueeze(1))
+
+    def _convolve(self, patches: Tensor, grid: Grid) -> Tensor:
+        """``(B, N - 1, D)`` to the hidden map ``(B, hidden, gh, gw)``."""
         # Dense tokens seen as a map are in channels-last order, where BatchNorm and the depth-wise convolution
-        # are more than twice as fast on a CPU as on (B, D, gh, gw) in memory.
-        patches = patches.contiguous().transpose(1, 2).unflatten(2, grid)  # (B, D, gh, gw)
+        # are more than twice as fast on a CPU as on (B, D, gh, gw) in memory. In this order, unflatten and then
+        # permute, OpenVINO sees that nothing need be moved.
+        patches = patches.contiguous().unflatten(1, grid).permute(0, 3, 1, 2)  # (B, D, gh, gw)
         patches = functional.gelu(self.bn1(self.conv1(patches)))
-        patches = patches + functional.gelu(self.bn2(self.conv2(patches)))
-        patches = self.bn3(self.conv3(patches)).flatten(2).transpose(1, 2)  # (B, N - 1, D)
-        weight = self.excitation(functional.gelu(self.compress(patches.mean(dim=1, keepdim=True))))  # (B, 1, D)
-        return torch.cat((cls_token * weight, patches), dim=1)
+        return patches + functional.gelu(self.bn2(self.conv2(patches)))
+
+    def _weigh(self, average: Tensor) -> Tensor:
+        """Squeeze-excitation of the patches' average, ``(B, 1, D) → (B, 1, D)``."""
+        weight: Tensor = self.excitation(functional.gelu(self.compress(average)))
+        return weight

@@ -35,6 +35,11 @@ class EncoderBlock(nn.Module):
         x = x + self.drop_path(self.mlp(self.norm2(x), grid))
         return x
 
+    def forward_class_token(self, x: Tensor, grid: Grid) -> Tensor:
+        """The class token that :meth:`forward` gives in evaluation mode, ``(B, 1, D)``, without the other tokens' work."""
+        x = x + self.attn(self.norm1(x))
+        return x[:, :1] + self.mlp.forward_class_token(self.norm2(x), grid)
+
 
 class DHVT(nn.Module):
     """A classifier: normalised images ``(B, 3, H, W)`` float to logits ``(B, num_classes)`` float.
@@ -88,12 +93,8 @@ class DHVT(nn.Module):
             self.cfg = replace(self.cfg, num_classes=num_classes)
             self.head.apply(_init_linear)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """``(B, 3, H, W) → (B, N, D)``, the class token first.
-
-        Raises:
-            ConfigError: H or W is no multiple of the patch size, or not the one the position embedding is for.
-        """
+    def _embed(self, x: Tensor) -> tuple[Tensor, Grid]:
+        """Tokens ``(B, N, D)`` and their grid."""
         height, width = x.shape[-2:]
         patch = self.cfg.patch_size
         if height % patch or width % patch:
@@ -106,6 +107,15 @@ class DHVT(nn.Module):
         x = torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         if self.cfg.pos_embed:
             x = x + self.pos_embed
+        return x, grid
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """``(B, 3, H, W) → (B, N, D)``, the class token first.
+
+        Raises:
+            ConfigError: H or W is no multiple of the patch size, or not the one the position embedding is for.
+        """
+        x, grid = self._embed(x)
         for block in self.blocks:
             x = block(x, grid)
         x = self.norm(x)
@@ -117,8 +127,14 @@ class DHVT(nn.Module):
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.forward_head(self.forward_features(x))
-        return x
+        if self.training:
+            return self.forward_head(self.forward_features(x))
+        x, grid = self._embed(x)
+        *blocks, last = self.blocks
+        assert isinstance(last, EncoderBlock)
+        for block in blocks:
+            x = block(x, grid)
+        return self.forward_head(self.norm(last.forward_class_token(x, grid)))
 
 
 def _init_linear(module: nn.Module) -> None:

@@ -99,6 +99,18 @@ def test_a_picture_does_not_depend_on_its_batch(batch):
         assert torch.allclose(model(images)[:batch], model(images[:batch]), atol=1e-5)
 
 
+@pytest.mark.parametrize("feed_forward", ["daff", "mlp"])
+def test_the_shortcut_for_the_class_token_changes_nothing(feed_forward):
+    torch.manual_seed(0)
+    model = create_model("dhvt_tiny_cifar_patch4", depth=3, feed_forward=feed_forward)
+    with torch.no_grad():
+        for _ in range(5):
+            model(torch.randn(8, 3, 32, 32))  # BatchNorm has seen something
+        model.eval()
+        images = torch.randn(4, 3, 32, 32)
+        torch.testing.assert_close(model(images), model.forward_head(model.forward_features(images)), rtol=1e-5, atol=1e-5)
+
+
 def test_other_sizes_without_position_embedding_only():
     images = torch.randn(2, 3, 24, 32)
     assert DHVT(small()).eval()(images).shape == (2, 5)
