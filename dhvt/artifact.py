@@ -1,6 +1,7 @@
 """The model folder: what export writes and serving reads.
 
 model.onnx    the graph, one file: ``images`` uint8 (batch, H, W, 3) to ``logits`` float32 (batch, classes)
+model.int8.*  optional: the same quantized to int8, as OpenVINO's IR
 model.json    everything else that is known about it, with a hash of each file and of itself
 """
 
@@ -26,6 +27,7 @@ from dhvt.errors import ArtifactError, ConfigError
 
 FORMAT = "dhvt-artifact-1"
 GRAPH_NAME = "model.onnx"
+INT8_NAMES = ("model.int8.xml", "model.int8.bin")
 CARD_NAME = "model.json"
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
@@ -65,6 +67,8 @@ class ModelCard:
         golden: the self-test.
         temperature: what logits are divided by before they become scores; fitted on held-out pictures.
         files: SHA-256 by file name.
+        int8: where there is a quantized graph: ``logits`` that it gave for the golden pictures, and what was measured of
+            it at export.
         parity: how far each runtime's outputs were from PyTorch's at export.
         metrics: the checkpoint's, and under ``test`` what ``dhvt evaluate --record`` measured.
         recipe, provenance: how it was trained, with the exact command and versions.
@@ -79,6 +83,7 @@ class ModelCard:
     golden: Golden
     temperature: float = 1.0
     files: dict[str, str] = field(default_factory=dict)
+    int8: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
@@ -96,6 +101,16 @@ class Artifact:
     @property
     def graph_path(self) -> Path:
         return self.path / GRAPH_NAME
+
+    @property
+    def int8_path(self) -> Path | None:
+        """The quantized graph, where there is one."""
+        return self.path / INT8_NAMES[0] if set(INT8_NAMES) <= set(self.card.files) else None
+
+    @property
+    def digest(self) -> str:
+        """A hash of everything that an engine computes from."""
+        return hashlib.sha256(json.dumps([self.card.files, self.card.golden.logits], sort_keys=True).encode()).hexdigest()
 
 
 def _digest(card: dict[str, Any]) -> str:
@@ -189,8 +204,8 @@ def writing_artifact(path: str | Path) -> Iterator[Path]:
 
 
 def write_card(folder: Path, card: ModelCard) -> ModelCard:
-    """Writes ``model.json`` with the hashes of the graph and the files already recorded; atomic."""
-    names = {GRAPH_NAME, *card.files}
+    """Writes ``model.json`` with the hashes of the graphs and the files already recorded; atomic."""
+    names = {GRAPH_NAME, *card.files, *(name for name in INT8_NAMES if card.int8)}
     card = replace(card, files={name: _hash_file(folder / name) for name in sorted(names)})
     temporary = folder / f".{CARD_NAME}.{os.getpid()}"
     temporary.write_text(_to_json(card), encoding="utf-8")

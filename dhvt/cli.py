@@ -246,7 +246,9 @@ def _parse_option(text: str) -> tuple[str, Any]:
 
 
 def _engine_options(command: Command) -> Command:
-    command = click.option("--engine", default="auto", show_default=True, help="auto, openvino or onnxruntime.")(command)
+    command = click.option(
+        "--engine", default="auto", show_default=True, help="auto, openvino, onnxruntime; or with a precision, openvino:fp32."
+    )(command)
     return click.option(
         "--model", type=click.Path(path_type=Path), help="Model folder from export. Default: DHVT_MODEL, else the bundled one."
     )(command)

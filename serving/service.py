@@ -18,12 +18,12 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from dhvt.artifact import Artifact, load_artifact
+from dhvt.artifact import load_artifact
 from dhvt.errors import DHVTError, ImageError
 from dhvt.preprocess import preprocess
 from serving.batching import Batcher
 from serving.cpus import available_cpus
-from serving.engines import Engine, open_engine
+from serving.engines import check_engine, open_engine
 from serving.errors import BadRequest, InternalError, Overloaded, RequestError, TimedOut, from_image_error
 from serving.predictions import top_predictions
 from serving.settings import Settings
@@ -32,18 +32,6 @@ from serving.uploads import Upload, read_upload
 logger = logging.getLogger("bentoml.service.dhvt")
 
 DEFAULT_TOP_K = 5
-
-
-def load(settings: Settings) -> tuple[Artifact, Engine]:
-    """The model folder, verified, and an engine that passed its self-test on it.
-
-    Raises:
-        ArtifactError, EngineError: either cannot serve.
-    """
-    artifact = load_artifact(settings.model)
-    threads = settings.threads or available_cpus()
-    engine = open_engine(artifact, settings.engine, threads=threads, max_batch_size=settings.max_batch_size)
-    return artifact, engine
 
 
 class ClassifyInput(bentoml.IODescriptor):
@@ -78,9 +66,12 @@ class DHVTService:
     """Names what is on a picture."""
 
     def __init__(self) -> None:
-        self.settings = Settings.from_environ()
-        self.artifact, engine = load(self.settings)
-        self.batcher = Batcher(engine, max_batch_size=self.settings.max_batch_size)
+        self.settings = settings = Settings.from_environ()
+        self.artifact = load_artifact(settings.model)
+        engine = open_engine(
+            self.artifact, settings.engine, threads=settings.engine_threads(), max_batch_size=settings.max_batch_size
+        )
+        self.batcher = Batcher(engine, max_batch_size=settings.max_batch_size)
         self.in_flight = 0
         self.decoders = ThreadPoolExecutor(available_cpus(), thread_name_prefix="decode")
         card = self.artifact.card
@@ -91,7 +82,13 @@ class DHVTService:
     def check_model() -> None:
         """Ends the start with one line when the model cannot be served; a worker would be restarted for ever."""
         try:
-            load(Settings.from_environ())
+            settings = Settings.from_environ()
+            check_engine(
+                load_artifact(settings.model),
+                settings.engine,
+                threads=settings.engine_threads(),
+                max_batch_size=settings.max_batch_size,
+            )
         except DHVTError as error:
             sys.exit(f"dhvt: {error}")
 

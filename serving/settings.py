@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dhvt.errors import ConfigError
 from dhvt.preprocess import DEFAULT_MAX_PIXELS
+from serving.cpus import available_cpus
 
 PREFIX = "DHVT_"
 BUNDLED_MODEL = Path(__file__).parent / "models" / "dhvt_tiny_cifar10"
@@ -20,7 +21,7 @@ class Settings:
 
     Args:
         model: model folder to serve.
-        engine: ``auto``, ``openvino`` or ``onnxruntime``.
+        engine: ``auto``, ``openvino`` or ``onnxruntime``, or one of them in a precision, as ``openvino:fp32``.
         threads: processor threads of the engine; 0 takes all that affinity and cgroup grant.
         max_upload_bytes: largest request body.
         max_pixels: largest width times height of a picture.
@@ -58,6 +59,10 @@ class Settings:
         if "model" in values:
             values["model"] = Path(str(values["model"]))
         return cls(**values)  # type: ignore[arg-type]  # each value has its default's type
+
+    def engine_threads(self) -> int:
+        """``threads``, or all that may be used."""
+        return self.threads or available_cpus()
 
 
 def _number(name: str, text: str) -> int:

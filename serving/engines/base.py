@@ -18,7 +18,7 @@ class Engine(Protocol):
 
     @property
     def precision(self) -> str:
-        """Of its arithmetic: ``fp32``, ``bf16`` …"""
+        """Of its arithmetic: ``fp32``, ``bf16``, ``int8`` …"""
         ...
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

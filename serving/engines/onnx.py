@@ -18,9 +18,16 @@ class OnnxRuntimeEngine:
     """
 
     name = "onnxruntime"
-    precision = "fp32"
 
-    def __init__(self, artifact: Artifact, threads: int) -> None:
+    @staticmethod
+    def precisions(artifact: Artifact) -> list[str]:
+        """fp32 alone."""
+        return ["fp32"]
+
+    def __init__(self, artifact: Artifact, threads: int, precision: str) -> None:
+        if precision != "fp32":
+            raise EngineError(f"ONNX Runtime runs the graph in fp32 alone, not in {precision}")
+        self.precision = precision
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         try:

@@ -68,3 +68,58 @@ def test_cgroup_quota(tmp_path, text, quota):
     (tmp_path / "cpu.max").write_text(text)
     assert _cgroup_quota(tmp_path) == quota
     assert available_cpus() >= 1
+
+
+@pytest.fixture
+def crashing_openvino(tmp_path, monkeypatch):
+    """Children that try OpenVINO die of an arithmetic fault, as some versions did on some processors."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "if 'serving.engines.trial' in sys.orig_argv and any('openvino' in word for word in sys.orig_argv):\n"
+        "    os.kill(os.getpid(), signal.SIGFPE)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_a_runtime_that_takes_its_process_down_does_not_serve(artifact, crashing_openvino, caplog):
+    assert open_engine(artifact, threads=1).name == "onnxruntime"
+    assert "openvino:fp32 does not serve: its process died of SIGFPE" in caplog.text
+    with pytest.raises(EngineError, match="died of SIGFPE"):
+        open_engine(artifact, "openvino", threads=1)
+
+
+def test_that_an_engine_passed_is_remembered(artifact, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    open_engine(artifact, "onnxruntime", threads=1)
+
+    def no_child(*args, **options):
+        raise AssertionError("it was tried again")
+
+    monkeypatch.setattr("serving.engines.choose.subprocess.run", no_child)
+    open_engine(artifact, "onnxruntime", threads=1)
+    with pytest.raises(AssertionError, match="tried again"):
+        open_engine(artifact, "onnxruntime", threads=2)
+
+
+def test_where_nothing_can_be_remembered_an_engine_serves_all_the_same(artifact, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert open_engine(artifact, "onnxruntime", threads=1).name == "onnxruntime"
+
+
+def test_a_batch_is_shared_out_without_changing_the_answers(artifact):
+    images = np.random.default_rng(0).integers(0, 256, (13, 32, 32, 3), dtype=np.uint8)
+    engine = open_engine(artifact, "openvino:fp32", threads=3)
+    whole = engine.predict(images)
+    for size in (1, 2, 3, 12):
+        parts = [engine.predict(images[start : start + size]) for start in range(0, 13, size)]
+        assert np.allclose(np.concatenate(parts), whole, atol=1e-4)
+
+
+def test_a_precision_that_cannot_be(artifact):
+    for name in ("auto:fp32", "openvino16"):
+        with pytest.raises(EngineError, match="no engine"):
+            open_engine(artifact, name, threads=1)
+    with pytest.raises(EngineError, match="fp32 alone"):
+        open_engine(artifact, "onnxruntime:fp8", threads=1)

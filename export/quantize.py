@@ -1,0 +1,144 @@
+"""int8 for processors that multiply it faster: NNCF's post-training quantization, kept only where it pays."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import openvino
+from numpy.typing import NDArray
+
+from dhvt.artifact import INT8_NAMES
+from dhvt.errors import ExportError
+from export.parity import Predict, openvino_predict
+
+CALIBRATION_IMAGES = 300
+CHECK_IMAGES = 5000
+LARGEST_LOSS = 0.2
+"""Percentage points of top-1 that quantization may cost."""
+
+LEAST_SPEEDUP = 1.1
+SMALLEST_WEIGHT = 192 * 192
+"""A product with a smaller weight matrix gains less than converting its operands costs."""
+
+TIMED_BATCH_SIZE = 32
+TIMED_ROUNDS = 11
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """What was measured of the quantized graph, in OpenVINO on the exporting machine.
+
+    Args:
+        calibration_images: pictures that the ranges were taken from.
+        images: labelled pictures that it was compared on.
+        top1, top1_fp32: accuracy on these, in percent.
+        top1_agreement: part of these, of 1, with the same most likely class.
+        max_abs_error, mean_abs_error: of the logits.
+        speedup: its images/s over fp32's, batches of 32, both on all threads.
+    """
+
+    calibration_images: int
+    images: int
+    top1: float
+    top1_fp32: float
+    top1_agreement: float
+    max_abs_error: float
+    mean_abs_error: float
+    speedup: float
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, for ``model.json``."""
+        return asdict(self)
+
+
+def quantize(graph: Path, calibration: NDArray[np.uint8], out: Path) -> None:
+    """Writes ``model.int8.xml`` and ``.bin`` into ``out``.
+
+    Args:
+        graph: ``model.onnx``.
+        calibration: preprocessed pictures ``(N, H, W, 3)`` uint8, of the kind that is going to be served.
+
+    Raises:
+        ExportError: NNCF is not installed.
+    """
+    try:
+        import nncf
+    except ImportError as error:
+        raise ExportError("--int8 needs NNCF; pip install nncf") from error
+    nncf.set_log_level(40)  # logging.ERROR
+    model = openvino.Core().read_model(graph)
+    quantized = nncf.quantize(
+        model,
+        nncf.Dataset(calibration[:, None]),
+        subset_size=len(calibration),
+        ignored_scope=nncf.IgnoredScope(names=_small_products(model)),
+    )
+    openvino.save_model(quantized, out / INT8_NAMES[0], compress_to_fp16=False)
+
+
+def _small_products(model: openvino.Model) -> list[str]:
+    """Names of the products with a small weight matrix: the head tokens' and the squeeze-excitations'."""
+    names = []
+    for node in model.get_ops():
+        if node.get_type_name() == "MatMul":
+            weights = [entry.get_node() for entry in node.input_values() if _is_constant(entry.get_node())]
+            if weights and np.prod(weights[0].get_output_shape(0)) < SMALLEST_WEIGHT:
+                names.append(node.get_friendly_name())
+    return names
+
+
+def _is_constant(node: openvino.Node) -> bool:
+    while node.get_type_name() in ("Convert", "Transpose", "Reshape"):
+        node = node.input_value(0).get_node()
+    return bool(node.get_type_name() == "Constant")
+
+
+def compare_quantized(
+    folder: Path, graph: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], calibration_images: int
+) -> Quantization:
+    """Accuracy and speed of the quantized graph in ``folder`` beside those of ``graph``."""
+    fp32, int8 = openvino_predict(graph), openvino_predict(folder / INT8_NAMES[0])
+    expected, got = (
+        np.concatenate([predict(images[start : start + 64]) for start in range(0, len(images), 64)]) for predict in (fp32, int8)
+    )
+    error = np.abs(expected - got)
+    return Quantization(
+        calibration_images=calibration_images,
+        images=len(images),
+        top1=100 * float((got.argmax(1) == labels).mean()),
+        top1_fp32=100 * float((expected.argmax(1) == labels).mean()),
+        top1_agreement=float((got.argmax(1) == expected.argmax(1)).mean()),
+        max_abs_error=float(error.max()),
+        mean_abs_error=float(error.mean()),
+        speedup=_speedup(fp32, int8, np.resize(images, (TIMED_BATCH_SIZE, *images.shape[1:]))),
+    )
+
+
+def _speedup(before: Predict, after: Predict, batch: NDArray[np.uint8]) -> float:
+    seconds: dict[Predict, list[float]] = {before: [], after: []}
+    for _ in range(TIMED_ROUNDS):
+        for predict, times in seconds.items():
+            start = time.perf_counter()
+            predict(batch)
+            times.append(time.perf_counter() - start)
+    return median(seconds[before]) / median(seconds[after])
+
+
+def int8_logits(folder: Path, golden: NDArray[np.uint8]) -> list[list[float]]:
+    """What the quantized graph gives for the golden pictures, for the self-test."""
+    logits: list[list[float]] = openvino_predict(folder / INT8_NAMES[0])(golden).tolist()
+    return logits
+
+
+def reason_to_drop(result: Quantization) -> str | None:
+    """Why the quantized graph is not worth keeping, or None."""
+    lost = result.top1_fp32 - result.top1
+    if not lost <= LARGEST_LOSS:
+        return f"int8 costs {lost:.2f} points of top-1 on {result.images} pictures (at most {LARGEST_LOSS})"
+    if not result.speedup >= LEAST_SPEEDUP:
+        return f"int8 is {result.speedup:.2f} times as fast as fp32 on this processor (at least {LEAST_SPEEDUP})"
+    return None

@@ -1,0 +1,26 @@
+"""The process in which a candidate is tried: ``python -m serving.engines.trial MODEL CANDIDATE THREADS MAX_BATCH_SIZE``."""
+
+from __future__ import annotations
+
+import sys
+
+from dhvt.artifact import load_artifact
+from dhvt.errors import DHVTError
+from serving.engines.choose import build_engine
+from serving.engines.selftest import self_test
+
+
+def main() -> None:
+    """Exits with 0 when the candidate passes; else prints why and exits with 1."""
+    path, candidate, threads, max_batch_size = sys.argv[1:]
+    largest = int(max_batch_size)
+    try:
+        artifact = load_artifact(path)
+        self_test(build_engine(artifact, candidate, int(threads)), artifact, tuple(sorted({1, 2, min(7, largest), largest})))
+    except DHVTError as error:
+        print(error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dhvt.artifact import load_artifact
+from dhvt.errors import ArtifactError, EngineError, ExportError
+from dhvt.preprocess import preprocess
+from export.quantize import Quantization, reason_to_drop
+from export.to_onnx import export_onnx
+from serving.engines import open_engine
+
+MEASURED = Quantization(
+    calibration_images=300,
+    images=1000,
+    top1=90.0,
+    top1_fp32=90.1,
+    top1_agreement=0.99,
+    max_abs_error=0.5,
+    mean_abs_error=0.05,
+    speedup=1.5,
+)
+
+
+@pytest.fixture(scope="module")
+def quantized(checkpoint, picture_folder, tmp_path_factory):
+    """The small model with an int8 graph, whether or not that pays for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.quantize.LARGEST_LOSS", 100.0)
+        patch.setattr("export.quantize.LEAST_SPEEDUP", 0.0)
+        return export_onnx(checkpoint, tmp_path_factory.mktemp("int8") / "artifact", str(picture_folder), int8=True)
+
+
+def test_int8_travels_with_the_artifact_and_runs(quantized):
+    assert sorted(quantized.card.files) == ["model.int8.bin", "model.int8.xml", "model.onnx"]
+    assert quantized.card.int8["images"] == 60
+    assert quantized.card.int8["max_abs_error"] > 0
+    engine = open_engine(quantized, "openvino:int8", threads=2)
+    assert (engine.name, engine.precision) == ("openvino", "int8")
+    inputs = np.stack([preprocess(picture, quantized.card.preprocess) for picture in quantized.card.golden.encoded()])
+    assert np.allclose(engine.predict(inputs), quantized.card.int8["logits"], atol=0.1)
+    assert not np.allclose(engine.predict(inputs), quantized.card.golden.expected(), atol=1e-4)
+
+
+def test_an_int8_graph_that_was_changed_is_refused(quantized, tmp_path):
+    copy = shutil.copytree(quantized.path, tmp_path / "copy")
+    with (copy / "model.int8.bin").open("r+b") as file:
+        file.write(b"\1\2\3")
+    with pytest.raises(ArtifactError, match=r"model\.int8\.bin is not the exported file"):
+        load_artifact(copy)
+
+
+def test_int8_is_kept_only_where_it_pays(checkpoint, picture_folder, tmp_path, monkeypatch, capsys):
+    assert reason_to_drop(MEASURED) is None
+    assert "costs 0.30 points" in reason_to_drop(replace(MEASURED, top1=89.8))
+    assert "1.05 times as fast" in reason_to_drop(replace(MEASURED, speedup=1.05))
+    assert "nan" in reason_to_drop(replace(MEASURED, top1=float("nan")))
+    monkeypatch.setattr("export.quantize.LEAST_SPEEDUP", 1e9)
+    monkeypatch.setattr("export.quantize.LARGEST_LOSS", 100.0)
+    artifact = export_onnx(checkpoint, tmp_path / "artifact", str(picture_folder), int8=True)
+    assert "left out: int8 is" in capsys.readouterr().err
+    assert sorted(path.name for path in artifact.path.iterdir()) == ["model.json", "model.onnx"]
+
+
+def test_int8_needs_data_and_a_model_with_it(checkpoint, artifact_path, tmp_path):
+    with pytest.raises(ExportError, match="int8 needs data"):
+        export_onnx(checkpoint, tmp_path / "artifact", int8=True)
+    with pytest.raises(EngineError, match="has no int8 graph"):
+        open_engine(load_artifact(artifact_path), "openvino:int8", threads=1)
