@@ -15,7 +15,7 @@ from dhvt.artifact import INT8_NAMES
 from dhvt.errors import ExportError
 from export.parity import Predict, openvino_predict
 
-CALIBRATION_IMAGES = 300
+CALIBRATION_IMAGES = 1000
 CHECK_IMAGES = 5000
 LARGEST_LOSS = 0.2
 """Percentage points of top-1 that quantization may cost."""
