@@ -2,6 +2,7 @@
 
 model.onnx    the graph, one file: ``images`` uint8 (batch, H, W, 3) to ``logits`` float32 (batch, classes)
 model.int8.*  optional: the same quantized to int8, as OpenVINO's IR
+model.engine  optional: compiled by TensorRT
 model.json    everything else that is known about it, with a hash of each file and of itself
 """
 
@@ -28,6 +29,7 @@ from dhvt.errors import ArtifactError, ConfigError
 FORMAT = "dhvt-artifact-1"
 GRAPH_NAME = "model.onnx"
 INT8_NAMES = ("model.int8.xml", "model.int8.bin")
+ENGINE_NAME = "model.engine"
 CARD_NAME = "model.json"
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
@@ -69,6 +71,7 @@ class ModelCard:
         files: SHA-256 by file name.
         int8: where there is a quantized graph: ``logits`` that it gave for the golden pictures, and what was measured of
             it at export.
+        engine: where there is a TensorRT engine: what it was built with and for.
         parity: how far each runtime's outputs were from PyTorch's at export.
         metrics: the checkpoint's, and under ``test`` what ``dhvt evaluate --record`` measured.
         recipe, provenance: how it was trained, with the exact command and versions.
@@ -84,6 +87,7 @@ class ModelCard:
     temperature: float = 1.0
     files: dict[str, str] = field(default_factory=dict)
     int8: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)

@@ -32,6 +32,12 @@ class Tolerance:
 
 
 FP32 = Tolerance(atol=1e-3, top1_agreement=1.0)
+TOLERANCES = {
+    "fp32": FP32,
+    "fp16": Tolerance(atol=0.1, top1_agreement=0.999),
+    "bf16": Tolerance(atol=0.5, top1_agreement=0.99),
+}
+"""By precision of the graph. fp16 has 11 bits of mantissa, bf16 8; logits reach about 10."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +59,7 @@ class Comparison:
 def compare_outputs(
     runtime: str, reference: Predict, candidate: Predict, images: NDArray[np.uint8], tolerance: Tolerance
 ) -> Comparison:
-    """Runs both on ``images`` (``(N, H, W, 3)`` uint8, N at least the largest batch size) at each batch size.
+    """Runs both on ``images`` (``(N, H, W, 3)`` uint8): all of them in the largest batch size, some in the others.
 
     Raises:
         ParityError: they differ by more than ``tolerance``.
@@ -61,7 +67,8 @@ def compare_outputs(
     errors: list[NDArray[np.float32]] = []
     agree: list[NDArray[np.bool_]] = []
     for batch_size in BATCH_SIZES:
-        for start in range(0, min(len(images), 2 * batch_size), batch_size):
+        count = len(images) if batch_size == max(BATCH_SIZES) else min(len(images), 2 * batch_size)
+        for start in range(0, count, batch_size):
             batch = images[start : start + batch_size]
             expected, got = reference(batch), candidate(batch)
             if got.shape != expected.shape:

@@ -50,7 +50,7 @@ OPSET_VERSION = 20
 PARITY_IMAGES = 2 * max(BATCH_SIZES)
 
 
-def export_graph(model: ServedModel, cfg: Preprocess, path: Path, opset_version: int = OPSET_VERSION) -> None:
+def export_graph(model: torch.nn.Module, cfg: Preprocess, path: Path, opset_version: int = OPSET_VERSION) -> None:
     """Writes the ONNX graph, one file, the batch being its only free dimension.
 
     Raises:
@@ -106,7 +106,7 @@ def sample(data: str, split: str, cfg: Preprocess, classes: list[str], count: in
     return Batch(*map(np.concatenate, zip(*batches, strict=True)))
 
 
-def torch_predict(model: ServedModel) -> Predict:
+def torch_predict(model: torch.nn.Module) -> Predict:
     """The reference that the runtimes are compared with."""
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:

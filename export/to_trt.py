@@ -1,0 +1,316 @@
+"""Checkpoint to TensorRT engine: ``python export/to_trt.py runs/mine/ckpt.pt``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a script: the folder above holds the packages
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import click
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dhvt.artifact import ENGINE_NAME, GRAPH_NAME, INPUT_NAME, Artifact, load_artifact, write_card, writing_artifact
+from dhvt.checkpoint import Checkpoint, load_checkpoint
+from dhvt.errors import DHVTError, ExportError
+from dhvt.graph import ServedModel
+from export.golden import draw_inputs
+from export.parity import TOLERANCES, Comparison, compare_outputs, onnxruntime_predict
+from export.precision import DTYPES, cast
+from export.to_onnx import OPSET_VERSION, PARITY_IMAGES, export_graph, export_onnx, sample, torch_predict
+
+FLAVOURS = ("tensorrt", "tensorrt_rtx")
+OPSETS = {"bf16": 22}
+"""The first that has convolutions in bf16; otherwise the artifact's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Batch sizes that an engine takes, and the one that it is fastest at."""
+
+    min_batch_size: int = 1
+    opt_batch_size: int = 16
+    max_batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_batch_size <= self.opt_batch_size <= self.max_batch_size:
+            sizes = f"{self.min_batch_size}, {self.opt_batch_size}, {self.max_batch_size}"
+            raise ExportError(f"batch sizes are {sizes}; they must be at least 1 and rise from min over opt to max")
+
+
+def pick_flavour(name: str = "auto") -> str:
+    """``tensorrt`` where it is installed and has a GPU, else ``tensorrt_rtx`` where that is installed.
+
+    Raises:
+        ExportError: neither can build an engine here.
+    """
+    if name not in ("auto", *FLAVOURS):
+        raise ExportError(f"no TensorRT flavour {name!r}; choose auto or one of {', '.join(FLAVOURS)}")
+    gpu = torch.cuda.is_available()
+    if name in ("auto", "tensorrt") and find_spec("tensorrt") and gpu:
+        return "tensorrt"
+    if name in ("auto", "tensorrt_rtx") and find_spec("tensorrt_rtx"):
+        return "tensorrt_rtx"
+    why = "there is no GPU here, and tensorrt needs one to build" if not gpu else f"{name} is not installed"
+    raise ExportError(
+        f"no engine can be built: {why}. With an NVIDIA GPU: pip install tensorrt. "
+        "For GeForce and RTX GPUs, also on a machine without one: pip install tensorrt-rtx"
+    )
+
+
+def build_engine(
+    graph: Path,
+    size: tuple[int, int],
+    profile: Profile,
+    *,
+    flavour: str = "auto",
+    compute_capabilities: Sequence[tuple[int, int]] = (),
+    workspace_gib: float | None = None,
+    timing_cache: Path | None = None,
+    progress: bool = True,
+) -> bytes:
+    """Compiles an ONNX graph; each layer's precision is the graph's (a strongly typed network).
+
+    Args:
+        graph: ``images`` uint8 ``(batch, H, W, 3)`` to ``logits``.
+        size: ``(H, W)``.
+        profile: batch sizes.
+        flavour: see :func:`pick_flavour`.
+        compute_capabilities: of the GPUs to build for, such as ``(8, 9)``; ``tensorrt_rtx`` alone, by default all that it
+            knows. ``tensorrt`` builds for the GPU that is here.
+        workspace_gib: memory that a layer may use for its intermediate results, by default the GPU's.
+        timing_cache: a file that makes a second build faster, read and written; ``tensorrt`` alone.
+        progress: show bars.
+
+    Returns:
+        The serialized engine.
+
+    Raises:
+        ExportError: TensorRT cannot take the graph (with its parser's words), or the options do not fit the flavour.
+    """
+    flavour = pick_flavour(flavour)
+    if flavour == "tensorrt" and compute_capabilities:
+        raise ExportError("tensorrt builds for the GPU that is here; compute capabilities are tensorrt_rtx's")
+    if flavour == "tensorrt_rtx" and timing_cache is not None:
+        raise ExportError("tensorrt_rtx has no timing cache")
+    trt = _import_flavour(flavour)
+    # After the environment is set, because Polygraphy reads it once, when it is imported.
+    from polygraphy.backend import trt as polygraphy
+    from polygraphy.exception import PolygraphyException
+    from polygraphy.logger import G_LOGGER
+
+    height, width = size
+    shapes = {kind: (getattr(profile, f"{kind}_batch_size"), height, width, 3) for kind in ("min", "opt", "max")}
+    options: dict[str, Any] = {"profiles": [polygraphy.Profile().add(INPUT_NAME, **shapes)]}
+    if workspace_gib is not None:
+        options["memory_pool_limits"] = {trt.MemoryPoolType.WORKSPACE: int(workspace_gib * 2**30)}
+    if progress and hasattr(trt, "IProgressMonitor"):
+        options["progress_monitor"] = _progress_monitor(trt)
+
+    def create_config() -> Any:
+        if flavour == "tensorrt_rtx":
+            from polygraphy.backend.tensorrt_rtx import CreateConfigRTX
+
+            return CreateConfigRTX(compute_capabilities=list(compute_capabilities) or None, **options)
+        cache = str(timing_cache) if timing_cache is not None and timing_cache.exists() else None
+        return polygraphy.CreateConfig(load_timing_cache=cache, **options)
+
+    def configure(builder: Any, network: Any) -> Any:
+        config = create_config()(builder, network)
+        config.clear_flag(trt.BuilderFlag.TF32)  # or fp32 would keep 10 bits of mantissa
+        return config
+
+    try:
+        with G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+            builder, network = polygraphy.create_network(strongly_typed=True)
+            parser = trt.OnnxParser(network, polygraphy.get_trt_logger())
+            if not parser.parse_from_file(str(graph)):
+                words = "; ".join(parser.get_error(index).desc() for index in range(parser.num_errors))
+                raise ExportError(f"TensorRT cannot parse {graph.name}: {words}")
+            save = str(timing_cache) if timing_cache is not None else None
+            engine = polygraphy.engine_bytes_from_network((builder, network, parser), config=configure, save_timing_cache=save)
+            return bytes(engine)
+    except PolygraphyException as error:
+        raise ExportError(f"TensorRT cannot build an engine of {graph.name}: {error}") from error
+
+
+def _import_flavour(flavour: str) -> Any:
+    use_rtx = "1" if flavour == "tensorrt_rtx" else "0"
+    loaded = sys.modules.get("polygraphy.config")
+    if loaded is not None and bool(loaded.USE_TENSORRT_RTX) != (use_rtx == "1"):
+        raise ExportError("one process builds with one flavour of TensorRT; start another for the other")
+    os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = use_rtx
+    return import_module(flavour)
+
+
+def _progress_monitor(trt: Any) -> Any:
+    """TensorRT's phases as progress bars, one below the other."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the base depends on the flavour
+        def __init__(self) -> None:
+            super().__init__()
+            self.bars: dict[str, Any] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.bars[phase_name] = tqdm(total=num_steps, desc=phase_name, leave=parent_phase is None)
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.bars.pop(phase_name).close()
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            bar = self.bars[phase_name]
+            bar.update(step + 1 - bar.n)
+            return True  # go on
+
+    return Monitor()
+
+
+def export_precision(checkpoint: Checkpoint, precision: str, path: Path, data: str | None) -> Comparison:
+    """Writes the graph in a precision, and compares it with PyTorch's float32 on the CPU.
+
+    ONNX Runtime computes the comparison, or PyTorch for bf16, which ONNX Runtime cannot on a CPU.
+
+    Raises:
+        ExportError: no such precision, or it cannot be exported.
+        ParityError: it disagrees by more than the precision explains.
+    """
+    cfg = checkpoint.build_preprocess()
+    model = ServedModel(checkpoint.build_model(), cfg).eval()
+    converted = cast(model, precision)
+    export_graph(converted, cfg, path, OPSETS.get(precision, OPSET_VERSION))
+    images = (
+        sample(data, "val", cfg, checkpoint.classes, 8 * PARITY_IMAGES).images if data else draw_inputs(PARITY_IMAGES, cfg.size)
+    )
+    candidate = torch_predict(converted) if precision == "bf16" else onnxruntime_predict(path)
+    runtime = "torch" if precision == "bf16" else "onnxruntime"
+    return compare_outputs(f"{runtime} in {precision}", torch_predict(model), candidate, images, TOLERANCES[precision])
+
+
+def export_trt(
+    checkpoint: Checkpoint, out: Path, precision: str, profile: Profile, data: str | None = None, **options: Any
+) -> Artifact:
+    """Adds an engine to an artifact, which is made first where there is none.
+
+    Args:
+        options: of :func:`build_engine`.
+
+    Raises:
+        ExportError, ParityError, ArtifactError: see there; the artifact is then as it was.
+    """
+    flavour = pick_flavour(options.pop("flavour", "auto"))
+    artifact = load_artifact(out) if out.exists() else export_onnx(checkpoint, out, data)
+    _require_same_model(artifact, checkpoint)
+    with tempfile.TemporaryDirectory() as temporary:
+        graph = Path(temporary) / f"model.{precision}.onnx"
+        comparison = export_precision(checkpoint, precision, graph, data)
+        size = artifact.card.preprocess.size
+        engine = build_engine(graph, size, profile, flavour=flavour, **options)
+    capabilities = options.get("compute_capabilities") or ()
+    entry = {
+        "flavour": flavour,
+        "version": version(flavour.replace("_", "-")),
+        "cuda": torch.version.cuda if flavour == "tensorrt" else None,
+        "compute_capabilities": [f"{major}.{minor}" for major, minor in capabilities or _capability_here(flavour)],
+        "precision": precision,
+        "profile": asdict(profile),
+        "onnx_sha256": artifact.card.files[GRAPH_NAME],
+        "parity": comparison.to_dict(),
+    }
+    with writing_artifact(out) as folder:
+        shutil.copytree(artifact.path, folder, dirs_exist_ok=True)
+        (folder / ENGINE_NAME).write_bytes(engine)
+        write_card(folder, replace(artifact.card, engine=entry, files=artifact.card.files | {ENGINE_NAME: ""}))
+    return load_artifact(out)
+
+
+def _capability_here(flavour: str) -> list[tuple[int, int]]:
+    return [torch.cuda.get_device_capability()] if flavour == "tensorrt" else []
+
+
+def _require_same_model(artifact: Artifact, checkpoint: Checkpoint) -> None:
+    """The artifact's graph and the checkpoint give the same logits."""
+    cfg = artifact.card.preprocess
+    images = draw_inputs(2, cfg.size)
+    expected = torch_predict(ServedModel(checkpoint.build_model(), cfg).eval())(images)
+    got = onnxruntime_predict(artifact.graph_path)(images)
+    if got.shape != expected.shape or not np.allclose(got, expected, atol=TOLERANCES["fp32"].atol):
+        raise ExportError(f"{artifact.path} was exported from another checkpoint; export this one first, or give another --out")
+
+
+def _parse_capability(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    if not (major.isdigit() and minor.isdigit()):
+        raise ExportError(f"compute capability {text!r} is not of the form 8.9")
+    return int(major), int(minor)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Artifact to add the engine to. Default: artifact/ beside CHECKPOINT."
+)
+@click.option("--data", help="Real pictures to compare on, laid out as for dhvt train. Default: drawn ones.")
+@click.option("--precision", type=click.Choice(list(DTYPES)), default="fp16", show_default=True)
+@click.option("--min-batch-size", default=Profile.min_batch_size, show_default=True)
+@click.option("--opt-batch-size", default=Profile.opt_batch_size, show_default=True, help="The batch size to be fastest at.")
+@click.option("--max-batch-size", default=Profile.max_batch_size, show_default=True)
+@click.option("--flavour", type=click.Choice(["auto", *FLAVOURS]), default="auto", show_default=True)
+@click.option("--compute-capability", multiple=True, help="Of a GPU to build for, as 8.9; tensorrt_rtx alone; repeatable.")
+@click.option("--workspace", type=float, help="GiB that a layer may use for intermediate results. Default: the GPU's.")
+@click.option("--timing-cache", type=click.Path(path_type=Path), help="File that makes the next build faster; tensorrt alone.")
+def main(
+    checkpoint: Path,
+    out: Path | None,
+    data: str | None,
+    precision: str,
+    min_batch_size: int,
+    opt_batch_size: int,
+    max_batch_size: int,
+    flavour: str,
+    compute_capability: tuple[str, ...],
+    workspace: float | None,
+    timing_cache: Path | None,
+) -> None:
+    """Compile CHECKPOINT with TensorRT and add the engine to its model folder.
+
+    tensorrt builds for the GPU of this machine. tensorrt_rtx (GeForce and RTX GPUs) needs no GPU to build.
+    The graph in the chosen precision is compared with PyTorch's float32 on the CPU before anything is built.
+    """
+    try:
+        profile = Profile(min_batch_size=min_batch_size, opt_batch_size=opt_batch_size, max_batch_size=max_batch_size)
+        artifact = export_trt(
+            load_checkpoint(checkpoint),
+            out or checkpoint.parent / "artifact",
+            precision,
+            profile,
+            data,
+            flavour=flavour,
+            compute_capabilities=[_parse_capability(text) for text in compute_capability],
+            workspace_gib=workspace,
+            timing_cache=timing_cache,
+        )
+    except DHVTError as error:
+        raise click.ClickException(str(error)) from error
+    entry = artifact.card.engine
+    parity = entry["parity"]
+    click.echo(
+        f"{entry['flavour']} {entry['version']}, {precision}: before compilation the largest logit error is "
+        f"{parity['max_abs_error']:.2g}, same top-1 for {parity['top1_agreement']:.1%} of {parity['images']} pictures"
+    )
+    click.echo(f"wrote {artifact.path / ENGINE_NAME}")
+
+
+if __name__ == "__main__":
+    main()

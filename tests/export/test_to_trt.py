@@ -1,0 +1,125 @@
+"""With TensorRT for RTX, which builds engines without a GPU."""
+
+import copy
+import shutil
+from dataclasses import replace
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from dhvt.artifact import load_artifact
+from dhvt.checkpoint import Checkpoint
+from dhvt.config import VARIANTS, Preprocess
+from dhvt.errors import ArtifactError, ExportError, ParityError
+from dhvt.model import create_model
+from export.parity import FP32, TOLERANCES
+from export.to_onnx import export_onnx
+from export.to_trt import Profile, build_engine, export_precision, export_trt, pick_flavour
+
+PROFILE = Profile(opt_batch_size=4, max_batch_size=8)
+
+
+@pytest.fixture(autouse=True)
+def rtx():
+    pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_an_engine_joins_the_artifact(checkpoint, artifact_copy, precision):
+    before = load_artifact(artifact_copy).card
+    artifact = export_trt(checkpoint, artifact_copy, precision, PROFILE, flavour="tensorrt_rtx", progress=False)
+    entry = artifact.card.engine
+    assert (entry["flavour"], entry["precision"], entry["profile"]["max_batch_size"]) == ("tensorrt_rtx", precision, 8)
+    assert entry["onnx_sha256"] == before.files["model.onnx"] == artifact.card.files["model.onnx"]
+    assert entry["parity"]["max_abs_error"] <= TOLERANCES[precision].atol
+    assert artifact.card.golden == before.golden
+    (artifact_copy / "model.engine").write_bytes(b"other")
+    with pytest.raises(ArtifactError, match=r"model\.engine is not the exported file"):
+        load_artifact(artifact_copy)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("name", ["dhvt_tiny_cifar_patch4", "dhvt_tiny_cifar_patch2", "dhvt_tiny_imagenet_patch16"])
+def test_variants_build(name, precision, tmp_path):
+    model = create_model(name, depth=2)
+    size = VARIANTS[name].img_size
+    checkpoint = Checkpoint(
+        name=name,
+        config=model.cfg.to_dict(),
+        weights=model.state_dict(),
+        classes=[str(label) for label in range(model.num_classes)],
+        preprocess=Preprocess(size=size).to_dict(),
+    )
+    export_precision(checkpoint, precision, tmp_path / "model.onnx", None)
+    types = {entry.data_type for entry in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    assert getattr(TensorProto, {"fp16": "FLOAT16", "bf16": "BFLOAT16"}[precision]) in types
+    assert build_engine(tmp_path / "model.onnx", size, PROFILE, flavour="tensorrt_rtx", progress=False)
+
+
+def test_an_engine_for_some_gpus_only(artifact_path, tmp_path):
+    options = {"flavour": "tensorrt_rtx", "progress": False}
+    graph = artifact_path / "model.onnx"
+    assert build_engine(graph, (32, 32), PROFILE, compute_capabilities=[(8, 9)], **options)
+    with pytest.raises(ExportError, match=r"1\.2"):
+        build_engine(graph, (32, 32), PROFILE, compute_capabilities=[(1, 2)], **options)
+    with pytest.raises(ExportError, match="has no timing cache"):
+        build_engine(graph, (32, 32), PROFILE, timing_cache=tmp_path / "cache", **options)
+
+
+def test_a_graph_that_tensorrt_cannot_take_fails_with_its_words(tmp_path):
+    transpose = helper.make_node("Transpose", ["images"], ["logits"], perm=[0, 3, 1, 2])
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [transpose],
+        "uint8",
+        [value("images", TensorProto.UINT8, ["batch", 32, 32, 3])],
+        [value("logits", TensorProto.UINT8, ["batch", 3, 32, 32])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match=r"(?s)cannot parse model\.onnx: .*UInt8"):
+        build_engine(tmp_path / "model.onnx", (32, 32), PROFILE, flavour="tensorrt_rtx", progress=False)
+
+
+def test_another_checkpoints_artifact_is_left_alone(checkpoint, artifact_copy):
+    weights = {name: weight * 1.5 if name == "head.weight" else weight for name, weight in checkpoint.weights.items()}
+    with pytest.raises(ExportError, match="was exported from another checkpoint"):
+        export_trt(replace(checkpoint, weights=weights), artifact_copy, "fp32", PROFILE, flavour="tensorrt_rtx")
+    assert not load_artifact(artifact_copy).card.engine
+
+
+def test_a_precision_that_disagrees_builds_nothing(checkpoint, artifact_copy, monkeypatch):
+    monkeypatch.setitem(TOLERANCES, "fp16", FP32)
+    monkeypatch.setattr("export.to_trt.cast", lambda model, precision: _off_by_one(model))
+    with pytest.raises(ParityError, match="onnxruntime in fp16 disagrees"):
+        export_trt(checkpoint, artifact_copy, "fp16", PROFILE, flavour="tensorrt_rtx")
+    assert not load_artifact(artifact_copy).card.engine
+
+
+def _off_by_one(model):
+    model = copy.deepcopy(model)
+    model.normalize.shift = model.normalize.shift + 1
+    return model
+
+
+def test_re_exporting_drops_the_engine_of_the_old_graph(checkpoint, artifact_copy):
+    shutil.rmtree(artifact_copy)
+    built = export_trt(checkpoint, artifact_copy, "fp32", PROFILE, flavour="tensorrt_rtx", progress=False)
+    assert built.card.engine
+    again = export_onnx(checkpoint, artifact_copy)
+    assert not again.card.engine
+    assert not (artifact_copy / "model.engine").exists()
+
+
+def test_without_a_gpu_or_rtx_it_says_which_to_get(monkeypatch):
+    monkeypatch.setattr("export.to_trt.find_spec", lambda name: None)
+    with pytest.raises(ExportError, match=r"(?s)no engine can be built: .*pip install tensorrt\. .*pip install tensorrt-rtx"):
+        pick_flavour()
+    with pytest.raises(ExportError, match="no TensorRT flavour 'trt'"):
+        pick_flavour("trt")
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 9, 8), (4, 2, 8)])
+def test_batch_sizes_that_cannot_be(sizes):
+    with pytest.raises(ExportError, match="they must be at least 1 and rise"):
+        Profile(min_batch_size=sizes[0], opt_batch_size=sizes[1], max_batch_size=sizes[2])
