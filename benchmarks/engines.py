@@ -24,7 +24,7 @@ from tqdm import tqdm
 from dhvt.artifact import Artifact, load_artifact
 from dhvt.errors import EngineError
 from serving.cpus import available_cpus, processor_name
-from serving.engines import ENGINES, open_engine
+from serving.engines import all_candidates, open_engine
 from serving.settings import BUNDLED_MODEL
 
 Predict = Callable[[np.ndarray], Any]
@@ -34,13 +34,13 @@ PEAK_SIZE = 2048
 def engine_contenders(artifact: Artifact, threads: int, largest: int) -> dict[str, Predict]:
     """Every engine and precision that passes its self-test here."""
     found: dict[str, Predict] = {}
-    for name in [*ENGINES, "openvino:int8", "openvino:fp32"]:
+    for name in all_candidates(artifact):
         try:
             engine = open_engine(artifact, name, threads=threads, max_batch_size=largest)
         except EngineError as error:
             tqdm.write(f"left out: {error}")
         else:
-            found[f"{engine.name}:{engine.precision}"] = engine.predict
+            found[name] = engine.predict
     return found
 
 

@@ -1,4 +1,4 @@
-"""``dhvt train | evaluate | classify``: the front door.
+"""``dhvt train | evaluate | verify | classify``: the front door.
 
 Training needs torch, evaluating and classifying need a serving engine; each command imports only what it uses.
 This is the one module of ``dhvt`` that reaches into ``serving``, and nothing imports it.
@@ -48,7 +48,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dhvt-serve")
 def main() -> None:
-    """Train a DHVT on your pictures, measure it, and ask it what is on a picture.
+    """Train a DHVT on your pictures, measure it, prove it here, and ask it what is on a picture.
 
     \b
     dhvt train --data pictures/ --out runs/mine     pictures/<class>/<picture>
@@ -95,6 +95,15 @@ def _argument_docs(documented: type) -> dict[str, str]:
 _HELP = _argument_docs(TrainRecipe)
 
 
+_on_broken = click.option(
+    "--on-broken",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="What to do with a picture that cannot be read.",
+)
+
+
 @main.command()
 @click.option(
     "--data",
@@ -135,13 +144,7 @@ _HELP = _argument_docs(TrainRecipe)
 @click.option("--freeze", is_flag=True, help="With --init: train the last layer alone.")
 @click.option("--resume", is_flag=True, help="Go on from OUT/ckpt.pt with the same command.")
 @click.option("--change-recipe", is_flag=True, help="Resume although the recipe differs, as for more --epochs; is recorded.")
-@click.option(
-    "--on-broken",
-    type=click.Choice(["stop", "skip"]),
-    default="stop",
-    show_default=True,
-    help="What to do with a picture that cannot be read.",
-)
+@_on_broken
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--amp", default="auto", show_default=True, help="auto, bf16, fp16 or off.")
 @click.option(
@@ -269,13 +272,7 @@ def _open_model(model: Path | None, engine: str) -> tuple[Any, Any]:
 @_engine_options
 @click.option("--data", required=True, help="Labelled pictures, laid out as for dhvt train.")
 @click.option("--batch-size", default=64, show_default=True)
-@click.option(
-    "--on-broken",
-    type=click.Choice(["stop", "skip"]),
-    default="stop",
-    show_default=True,
-    help="What to do with a picture that cannot be read.",
-)
+@_on_broken
 @click.option("--report", type=click.Path(path_type=Path), help="Folder for report.md with pictures; needs the train extra.")
 @click.option("--record", is_flag=True, help="Write the result into the model folder's model.json, as metrics.test.")
 def evaluate(
@@ -326,6 +323,51 @@ def evaluate(
         measured = result.to_dict() | {"engine": running.name, "precision": running.precision, "data": Path(data).name}
         write_card(artifact.path, replace(artifact.card, metrics=artifact.card.metrics | {"test": measured}))
         click.echo(f"recorded in {artifact.path / 'model.json'}")
+
+
+@main.command()
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Model folder from export. Default: DHVT_MODEL, else the bundled one."
+)
+@click.option("--data", help="Labelled pictures, laid out as for dhvt train, to compare accuracy on too.")
+@_on_broken
+def verify(model: Path | None, data: str | None, on_broken: str) -> None:
+    """Prove the model on this machine, in every engine and precision that runs here.
+
+    Each must give PyTorch's logits for the model's own pictures, in a process of its own and in this one. With --data,
+    accuracy and speed are measured as well. The exit code is 1 when no engine passes.
+    """
+    from time import perf_counter
+
+    from dhvt.artifact import load_artifact
+    from dhvt.data import open_source
+    from dhvt.errors import EngineError
+    from dhvt.evaluate import collect_outputs
+    from dhvt.evaluate import evaluate as measure
+    from serving.cpus import available_cpus, processor_name
+    from serving.engines import all_candidates, open_engine
+    from serving.settings import Settings
+
+    artifact = load_artifact(model or Settings.from_environ().model)
+    source = open_source(data, "val", artifact.card.classes) if data else None
+    on_error = None if on_broken == "stop" else lambda message: click.echo(f"left out: {message}", err=True)
+    click.echo(f"{artifact.path} on {processor_name()}")
+    passed = 0
+    for candidate in all_candidates(artifact):
+        try:
+            engine = open_engine(artifact, candidate, threads=available_cpus())
+        except EngineError as error:
+            click.echo(f"{candidate}: {error}")
+            continue
+        passed += 1
+        line = f"{candidate}: passes its self-test"
+        if source is not None:
+            start = perf_counter()
+            outputs = collect_outputs(engine.predict, source, artifact.card.preprocess, on_error=on_error)
+            rate = len(outputs.labels) / (perf_counter() - start)
+            line += f", top-1 {measure(outputs).top1:.2f} % of {len(outputs.labels)}, {rate:.0f} images/s with decoding"
+        click.echo(line)
+    sys.exit(0 if passed else 1)
 
 
 @main.command()

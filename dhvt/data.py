@@ -53,7 +53,22 @@ class ImageSource(Protocol):
         ...
 
 
-class FolderSource:
+class _FileSource:
+    """One file per picture."""
+
+    _paths: list[Path]
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int) -> bytes:
+        return read_file(self._paths[index])
+
+    def locate(self, index: int) -> str:
+        return str(self._paths[index])
+
+
+class FolderSource(_FileSource):
     """``root/<class name>/**/<picture>``; classes in alphabetical order.
 
     Raises:
@@ -66,7 +81,7 @@ class FolderSource:
         unknown = sorted(set(names) - set(self.classes))
         if unknown:
             raise DataError(f"{root} has folders of classes that the model does not know: {', '.join(unknown[:5])}")
-        self._paths: list[Path] = []
+        self._paths = []
         labels: list[int] = []
         for label, name in enumerate(self.classes):
             found = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES)
@@ -77,15 +92,6 @@ class FolderSource:
             raise DataError(
                 f"no pictures under {root}; expected {root}/<class name>/<picture>, with endings {', '.join(sorted(SUFFIXES))}"
             )
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def read(self, index: int) -> bytes:
-        return read_file(self._paths[index])
-
-    def locate(self, index: int) -> str:
-        return str(self._paths[index])
 
 
 class ParquetSource:
@@ -144,7 +150,7 @@ class ParquetSource:
         return f"{self._paths[file]} row {row}"
 
 
-class ListSource:
+class ListSource(_FileSource):
     """DomainNet's published lists: text files with ``clipart/zebra/clipart_345_000115.jpg 344`` in each line.
 
     Paths are relative to their list's folder; a class is named after its pictures' folder.
@@ -157,7 +163,7 @@ class ListSource:
     """
 
     def __init__(self, paths: Sequence[Path], classes: Sequence[str] | None = None) -> None:
-        self._paths: list[Path] = []
+        self._paths = []
         labels: list[int] = []
         names: dict[int, str] = {}
         for path in paths:
@@ -180,15 +186,6 @@ class ListSource:
         if wrong is not None:
             raise DataError(f"{paths[0]} calls class {wrong} {names[wrong]}; the model knows {', '.join(self.classes[:5])}…")
         self.labels = np.array(labels, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def read(self, index: int) -> bytes:
-        return read_file(self._paths[index])
-
-    def locate(self, index: int) -> str:
-        return str(self._paths[index])
 
 
 class CIFARSource:

@@ -93,6 +93,12 @@ def passing_candidates(artifact: Artifact, name: str, threads: int, max_batch_si
                 yield candidate
 
 
+def all_candidates(artifact: Artifact) -> list[str]:
+    """Every runtime that is installed, in every precision that it and this processor have for the artifact."""
+    installed = [name for name, (package, _, _) in ENGINES.items() if find_spec(package) is not None]
+    return [f"{name}:{precision}" for name in installed for precision in _load_class(name).precisions(artifact)]
+
+
 def build_engine(artifact: Artifact, candidate: str, threads: int) -> Engine:
     """Compiles the model in this process, unproved.
 

@@ -1,11 +1,12 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
 
-from dhvt.artifact import load_artifact
+from dhvt.artifact import load_artifact, write_card
 from dhvt.cli import main
 from tests.conftest import draw
 
@@ -33,6 +34,24 @@ def test_evaluate_and_record(dhvt, artifact_copy, picture_folder):
     assert "| circle | 20 |" in text
     assert {path.name for path in report.glob("*.png")} == {"confusion.png", "reliability.png", "mistakes.png"}
     assert f"top-1 {recorded['test']['top1']:.2f} %" in result.stdout
+
+
+def test_verify_proves_every_engine_here(dhvt, artifact_path, picture_folder):
+    result = dhvt("verify", "--model", artifact_path, "--data", picture_folder)
+    assert result.exit_code == 0, result.output
+    for engine in ("openvino:fp32", "onnxruntime:fp32"):
+        assert f"{engine}: passes its self-test, top-1 " in result.output
+    assert "% of 60" in result.output
+
+
+def test_verify_fails_where_nothing_passes(dhvt, artifact_copy):
+    card = load_artifact(artifact_copy).card
+    wrong = (card.golden.expected() + 1).tolist()
+    write_card(artifact_copy, replace(card, golden=replace(card.golden, logits=wrong)))
+    result = dhvt("verify", "--model", artifact_copy)
+    assert result.exit_code == 1
+    assert "onnxruntime:fp32: no engine can serve" in result.output
+    assert "is off by 1" in result.output
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
