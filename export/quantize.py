@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
@@ -58,18 +63,28 @@ class Quantization:
 def quantize(graph: Path, calibration: NDArray[np.uint8], out: Path) -> None:
     """Writes ``model.int8.xml`` and ``.bin`` into ``out``.
 
+    In a process of its own, because importing NNCF changes PyTorch's functions for the whole process.
+
     Args:
         graph: ``model.onnx``.
         calibration: preprocessed pictures ``(N, H, W, 3)`` uint8, of the kind that is going to be served.
 
     Raises:
-        ExportError: NNCF is not installed.
+        ExportError: NNCF is not installed, or its process died.
     """
+    if find_spec("nncf") is None:
+        raise ExportError("--int8 needs NNCF; pip install nncf")
     try:
-        import nncf
-    except ImportError as error:
-        raise ExportError("--int8 needs NNCF; pip install nncf") from error
-    nncf.set_log_level(40)  # logging.ERROR
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            pool.submit(_quantize, graph, calibration, out).result()
+    except BrokenProcessPool as error:
+        raise ExportError(f"NNCF's process died while it quantized {graph}") from error
+
+
+def _quantize(graph: Path, calibration: NDArray[np.uint8], out: Path) -> None:
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
     model = openvino.Core().read_model(graph)
     quantized = nncf.quantize(
         model,

@@ -9,13 +9,14 @@ import pytest
 from onnx import TensorProto, helper
 
 from dhvt.artifact import load_artifact
-from dhvt.checkpoint import Checkpoint
 from dhvt.config import VARIANTS, Preprocess
 from dhvt.errors import ArtifactError, ExportError, ParityError
+from dhvt.graph import ServedModel
 from dhvt.model import create_model
 from export.parity import FP32, TOLERANCES
-from export.to_onnx import export_onnx
-from export.to_trt import Profile, build_engine, export_precision, export_trt, pick_flavour
+from export.precision import cast
+from export.to_onnx import OPSET_VERSION, export_graph, export_onnx
+from export.to_trt import OPSETS, Profile, build_engine, export_trt, pick_flavour
 
 PROFILE = Profile(opt_batch_size=4, max_batch_size=8)
 
@@ -42,16 +43,10 @@ def test_an_engine_joins_the_artifact(checkpoint, artifact_copy, precision):
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("name", ["dhvt_tiny_cifar_patch4", "dhvt_tiny_cifar_patch2", "dhvt_tiny_imagenet_patch16"])
 def test_variants_build(name, precision, tmp_path):
-    model = create_model(name, depth=2)
     size = VARIANTS[name].img_size
-    checkpoint = Checkpoint(
-        name=name,
-        config=model.cfg.to_dict(),
-        weights=model.state_dict(),
-        classes=[str(label) for label in range(model.num_classes)],
-        preprocess=Preprocess(size=size).to_dict(),
-    )
-    export_precision(checkpoint, precision, tmp_path / "model.onnx", None)
+    cfg = Preprocess(size=size)
+    model = cast(ServedModel(create_model(name, depth=2), cfg).eval(), precision)
+    export_graph(model, cfg, tmp_path / "model.onnx", OPSETS.get(precision, OPSET_VERSION))
     types = {entry.data_type for entry in onnx.load(tmp_path / "model.onnx").graph.initializer}
     assert getattr(TensorProto, {"fp16": "FLOAT16", "bf16": "BFLOAT16"}[precision]) in types
     assert build_engine(tmp_path / "model.onnx", size, PROFILE, flavour="tensorrt_rtx", progress=False)
