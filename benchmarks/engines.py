@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from dhvt.artifact import Artifact, load_artifact
 from dhvt.errors import EngineError
+from export.parity import onnxruntime_predict
 from serving.cpus import available_cpus, processor_name
 from serving.engines import all_candidates, open_engine
 from serving.settings import BUNDLED_MODEL
@@ -44,34 +45,20 @@ def engine_contenders(artifact: Artifact, threads: int, largest: int) -> dict[st
     return found
 
 
-def plain_contender(artifact: Artifact) -> Predict:
-    """ONNX Runtime as one first uses it."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(artifact.graph_path, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(None, {"images": images})
-
-
 def torch_contenders(checkpoint: Path, compiled: bool) -> dict[str, Predict]:
     """PyTorch eager, and ``torch.compile``."""
     import torch
 
     from dhvt.checkpoint import load_checkpoint
     from dhvt.graph import ServedModel
+    from export.to_onnx import torch_predict
 
     loaded = load_checkpoint(checkpoint)
     model = ServedModel(loaded.build_model(), loaded.build_preprocess()).eval()
 
-    def predict_with(network: Any) -> Predict:
-        def predict(images: np.ndarray) -> Any:
-            with torch.inference_mode():
-                return network(torch.from_numpy(images)).numpy()
-
-        return predict
-
-    found = {"torch eager": predict_with(model)}
+    found = {"torch eager": torch_predict(model)}
     if compiled:
-        found["torch.compile"] = predict_with(torch.compile(model, dynamic=False))
+        found["torch.compile"] = torch_predict(torch.compile(model, dynamic=False))
     return found
 
 
@@ -134,7 +121,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     artifact, threads = load_artifact(args.model), available_cpus()
-    contenders = {"plain onnxruntime": plain_contender(artifact)}
+    contenders = {"plain onnxruntime": onnxruntime_predict(artifact.graph_path)}
     contenders |= engine_contenders(artifact, threads, max(args.batch_sizes))
     if args.checkpoint:
         contenders |= torch_contenders(args.checkpoint, args.compile)

@@ -209,7 +209,7 @@ def writing_artifact(path: str | Path) -> Iterator[Path]:
 
 def write_card(folder: Path, card: ModelCard) -> ModelCard:
     """Writes ``model.json`` with the hashes of the graphs and the files already recorded; atomic."""
-    names = {GRAPH_NAME, *card.files, *(name for name in INT8_NAMES if card.int8)}
+    names = {GRAPH_NAME, *card.files, *(INT8_NAMES if card.int8 else ()), *([ENGINE_NAME] if card.engine else ())}
     card = replace(card, files={name: _hash_file(folder / name) for name in sorted(names)})
     temporary = folder / f".{CARD_NAME}.{os.getpid()}"
     temporary.write_text(_to_json(card), encoding="utf-8")

@@ -248,13 +248,16 @@ def _parse_option(text: str) -> tuple[str, Any]:
         return name, value
 
 
+_model_option = click.option(
+    "--model", type=click.Path(path_type=Path), help="Model folder from export. Default: DHVT_MODEL, else the bundled one."
+)
+
+
 def _engine_options(command: Command) -> Command:
     command = click.option(
         "--engine", default="auto", show_default=True, help="auto, openvino, onnxruntime; or with a precision, openvino:fp32."
     )(command)
-    return click.option(
-        "--model", type=click.Path(path_type=Path), help="Model folder from export. Default: DHVT_MODEL, else the bundled one."
-    )(command)
+    return _model_option(command)
 
 
 def _open_model(model: Path | None, engine: str) -> tuple[Any, Any]:
@@ -326,9 +329,7 @@ def evaluate(
 
 
 @main.command()
-@click.option(
-    "--model", type=click.Path(path_type=Path), help="Model folder from export. Default: DHVT_MODEL, else the bundled one."
-)
+@_model_option
 @click.option("--data", help="Labelled pictures, laid out as for dhvt train, to compare accuracy on too.")
 @_on_broken
 def verify(model: Path | None, data: str | None, on_broken: str) -> None:

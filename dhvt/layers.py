@@ -138,7 +138,8 @@ class MLP(nn.Module):
 
     def forward_class_token(self, x: Tensor, grid: Grid) -> Tensor:
         """The class token that :meth:`forward` gives, ``(B, 1, D)``."""
-        return self(x[:, :1], grid)  # type: ignore[no-any-return]  # nn.Module is untyped here
+        cls_token: Tensor = self(x[:, :1], grid)
+        return cls_token
 
 
 class DAFF(nn.Module):

@@ -57,7 +57,8 @@ def cast(model: ServedModel, precision: str) -> nn.Module:
         if type(module) is nn.LayerNorm:
             module.float()
             module.__class__ = Float32LayerNorm
-            module.out_dtype = dtype  # type: ignore[assignment]  # of the class that it now has
+            assert isinstance(module, Float32LayerNorm)
+            module.out_dtype = dtype
     if isinstance(network, DHVT):
         network.cls_token.data = network.cls_token.data.float()  # and so is what it is joined and added to
         assert isinstance(network.norm, Float32LayerNorm)

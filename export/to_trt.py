@@ -231,7 +231,7 @@ def export_trt(
     with writing_artifact(out) as folder:
         shutil.copytree(artifact.path, folder, dirs_exist_ok=True)
         (folder / ENGINE_NAME).write_bytes(engine)
-        write_card(folder, replace(artifact.card, engine=entry, files=artifact.card.files | {ENGINE_NAME: ""}))
+        write_card(folder, replace(artifact.card, engine=entry))
     return load_artifact(out)
 
 
