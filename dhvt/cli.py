@@ -267,7 +267,7 @@ def _open_model(model: Path | None, engine: str) -> tuple[Any, Any]:
     from serving.engines import open_engine
     from serving.settings import Settings
 
-    artifact = load_artifact(model or Settings.from_environ().model)
+    artifact = load_artifact(model or Settings.from_environ().model_path())
     return artifact, open_engine(artifact, engine, threads=available_cpus())
 
 
@@ -349,7 +349,7 @@ def verify(model: Path | None, data: str | None, on_broken: str) -> None:
     from serving.engines import all_candidates, open_engine
     from serving.settings import Settings
 
-    artifact = load_artifact(model or Settings.from_environ().model)
+    artifact = load_artifact(model or Settings.from_environ().model_path())
     source = open_source(data, "val", artifact.card.classes) if data else None
     on_error = None if on_broken == "stop" else lambda message: click.echo(f"left out: {message}", err=True)
     click.echo(f"{artifact.path} on {processor_name()}")
@@ -380,7 +380,7 @@ def classify(model: Path | None, engine: str, top_k: int, as_json: bool, picture
     """Say what is on PICTURES. One that cannot be read is reported, and the exit code is then 1."""
     from dhvt.errors import ImageError
     from dhvt.preprocess import preprocess, read_file
-    from serving.predictions import top_predictions
+    from serving.predictions import rank
 
     artifact, running = _open_model(model, engine)
     failed = False
@@ -391,7 +391,7 @@ def classify(model: Path | None, engine: str, top_k: int, as_json: bool, picture
             click.echo(f"{path}: {error}", err=True)
             failed = True
             continue
-        predictions = top_predictions(running.predict(pixels[None])[0], artifact.card, top_k)
+        predictions = rank(running.predict(pixels[None]), artifact.card)[0].top(artifact.card, top_k)
         if as_json:
             click.echo(json.dumps({"file": str(path), "model": artifact.card.name, "predictions": predictions}))
         else:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import tomllib
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any, Literal, get_args
 
 from dhvt.config import from_dict
 from dhvt.errors import ConfigError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Optimizer = Literal["muon", "adamw"]
 Crop = Literal["pad", "resized"]

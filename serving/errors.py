@@ -3,6 +3,9 @@
 RequestError
 ├── BadRequest 400            malformed body, wrong field, no file
 │   └── InvalidImage 400      an image that is empty, truncated or damaged
+├── Unauthorized 401          no token, or a wrong one
+├── NotFound 404, WrongMethod 405
+├── NotReloaded 409           the new model cannot be served
 ├── TooLarge 413              too many bytes or pixels
 ├── UnsupportedMedia 415      neither multipart nor an image we decode
 ├── InternalError 500         a fault of this server
@@ -13,12 +16,12 @@ RequestError
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from starlette.responses import JSONResponse
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from dhvt.errors import ImageError
 from dhvt.preprocess import ImageTooLargeError, UnsupportedFormatError
+from serving.answers import Answer, to_json
 
 
 class RequestError(Exception):
@@ -30,7 +33,7 @@ class RequestError(Exception):
 
     status = 400
     code = "bad_request"
-    headers: ClassVar[dict[str, str]] = {}
+    headers: Mapping[str, str] = MappingProxyType({})
 
     @property
     def message(self) -> str:
@@ -40,9 +43,13 @@ class RequestError(Exception):
         """``{"error": {"code": …, "message": …}}``."""
         return {"error": {"code": self.code, "message": self.message}}
 
-    def to_response(self) -> JSONResponse:
+    def to_answer(self) -> Answer:
         """The HTTP answer."""
-        return JSONResponse(self.to_dict(), status_code=self.status, headers=self.headers)
+        return Answer(to_json(self.to_dict()), self.status, headers=self.headers)
+
+    def to_line(self) -> bytes:
+        """The last line of an answer that had begun."""
+        return to_json(self.to_dict()) + b"\n"
 
 
 class BadRequest(RequestError):
@@ -53,6 +60,35 @@ class InvalidImage(BadRequest):
     """The file is empty, truncated or damaged."""
 
     code = "invalid_image"
+
+
+class Unauthorized(RequestError):
+    """The server asks for a token, and the request has none or another."""
+
+    status = 401
+    code = "unauthorized"
+    headers = MappingProxyType({"WWW-Authenticate": "Bearer"})
+
+
+class NotFound(RequestError):
+    """No such route."""
+
+    status = 404
+    code = "not_found"
+
+
+class WrongMethod(RequestError):
+    """The route does not answer this HTTP method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class NotReloaded(RequestError):
+    """The new model cannot be served; the old one goes on."""
+
+    status = 409
+    code = "not_reloaded"
 
 
 class TooLarge(RequestError):
@@ -88,7 +124,17 @@ class Overloaded(RequestError):
 
     status = 503
     code = "overloaded"
-    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.headers = {"Retry-After": str(retry_after_s)}
+
+
+class NotReady(RequestError):
+    """The engine failed again and again; health checks see this, and send no more requests."""
+
+    status = 503
+    code = "not_ready"
 
 
 class TimedOut(RequestError):

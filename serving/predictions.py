@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,25 @@ class Prediction(TypedDict):
     score: float
 
 
-def top_predictions(logits: NDArray[np.float32], card: ModelCard, top_k: int) -> list[Prediction]:
-    """The ``top_k`` most likely classes (all, if there are fewer), best first, with calibrated scores.
+class Ranking(NamedTuple):
+    """One picture's classes, best first: their indices and calibrated scores, ``(classes,)`` each."""
+
+    indices: NDArray[np.intp]
+    scores: NDArray[np.float64]
+
+    def top(self, card: ModelCard, top_k: int) -> list[Prediction]:
+        """The ``top_k`` most likely classes, or all if there are fewer, best first."""
+        pairs = zip(self.indices[:top_k].tolist(), self.scores[:top_k].tolist(), strict=True)
+        return [{"label": card.classes[index], "score": round(score, 6)} for index, score in pairs]
+
+
+def rank(logits: NDArray[np.float32], card: ModelCard) -> list[Ranking]:
+    """A ranking for each picture of a batch.
 
     Args:
-        logits: ``(classes,)``.
+        logits: ``(B, classes)``.
         card: of the model that gave them.
     """
     scores = softmax(logits / card.temperature)
-    order = np.argsort(-scores, kind="stable")[:top_k]
-    return [{"label": card.classes[index], "score": round(float(scores[index]), 6)} for index in order]
+    order = np.argsort(-scores, axis=-1, kind="stable")
+    return list(map(Ranking, order, np.take_along_axis(scores, order, axis=-1)))

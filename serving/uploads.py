@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from email.message import Message
-from email.utils import collapse_rfc2231_value
 
-from python_multipart.exceptions import MultipartParseError
-from python_multipart.multipart import MultipartParser
-from starlette.requests import ClientDisconnect, Request
-
+from serving.bodies import Receive, Scope, read_body, read_header
 from serving.errors import BadRequest, InvalidImage, TooLarge, UnsupportedMedia
+from serving.forms import FIELD, FormParser, parse_boundary
 
-FIELD = "image"
 _FORM_BYTES = 10_000  # what the multipart frame may add to the file
 _MAX_PARTS = 16
+_ONLY_FILE = re.compile(
+    rb'content-disposition: *form-data; *name="image"; *filename="[^"\\\r\n]*"(?:\r\ncontent-type: *[^\r\n]*)?', re.IGNORECASE
+)
 _HINT = "send one file as multipart/form-data, curl -F image=@cat.jpg …, or the file itself with Content-Type: image/jpeg"
 
 
@@ -26,24 +25,26 @@ class Upload:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-async def read_upload(request: Request, max_bytes: int) -> Upload:
+async def read_upload(scope: Scope, receive: Receive, max_bytes: int) -> Upload:
     """The one uploaded file of a request.
 
     Args:
-        request: ``multipart/form-data`` with the file field ``image``, or a raw ``image/*`` body.
+        scope, receive: of a ``multipart/form-data`` request with the file field ``image``, or one whose body is the file.
         max_bytes: largest file.
 
     Raises:
         BadRequest, InvalidImage, TooLarge, UnsupportedMedia: see :mod:`serving.errors`.
     """
-    content_type, options = _parse_header(request.headers.get("content-type", ""))
+    declared = read_header(scope, b"content-type").decode("latin-1")
+    content_type = declared.partition(";")[0].strip().lower()
+    too_large = f"the upload is larger than {max_bytes:,} bytes"
     if content_type == "multipart/form-data":
-        body = await _read_body(request, max_bytes + _FORM_BYTES, max_bytes)
-        upload = _parse_form(body, options.get("boundary", ""))
+        body = await read_body(scope, receive, max_bytes + _FORM_BYTES, too_large)
+        upload = parse_form(body, parse_boundary(declared))
         if len(upload.image) > max_bytes:
-            raise _too_large(max_bytes)
+            raise TooLarge(too_large)
     elif content_type.startswith("image/") or content_type == "application/octet-stream":
-        upload = Upload(await _read_body(request, max_bytes, max_bytes))
+        upload = Upload(await read_body(scope, receive, max_bytes, too_large))
     else:
         raise UnsupportedMedia(f"Content-Type is {content_type or 'missing'!r}; {_HINT}")
     if not upload.image:
@@ -51,107 +52,38 @@ async def read_upload(request: Request, max_bytes: int) -> Upload:
     return upload
 
 
-def _too_large(max_bytes: int) -> TooLarge:
-    return TooLarge(f"the upload is larger than {max_bytes:,} bytes")
+def parse_form(body: bytes, boundary: str) -> Upload:
+    """The form's one file ``image`` and its text fields.
+
+    Raises:
+        BadRequest: there is no such file or more than one, or the body is no form.
+    """
+    return _cut_only_part(body, boundary.encode("latin-1")) or _parse_parts(body, boundary)
 
 
-async def _read_body(request: Request, limit: int, max_bytes: int) -> bytes:
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared[:18]) > limit:
-        raise _too_large(max_bytes)
-    chunks: list[bytes] = []
-    received = 0
-    try:
-        async for chunk in request.stream():
-            received += len(chunk)
-            if received > limit:
-                raise _too_large(max_bytes)
-            chunks.append(chunk)
-    except ClientDisconnect as error:
-        raise BadRequest("the client closed the connection before the body was complete") from error
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+def _cut_only_part(body: bytes, boundary: bytes) -> Upload | None:
+    """The body of ``curl -F image=@cat.jpg`` and of most clients, cut out without a parser; None for any other."""
+    start = b"--" + boundary + b"\r\n"
+    head_end = body.find(b"\r\n\r\n", 0, 1000)
+    if not body.startswith(start) or not _ONLY_FILE.fullmatch(body, len(start), max(head_end, 0)):
+        return None
+    tail = body.find(b"\r\n--" + boundary, head_end + 4)
+    if tail < 0 or body[tail + 4 + len(boundary) :] not in (b"--\r\n", b"--"):
+        return None
+    return Upload(body[head_end + 4 : tail])
 
 
-def _parse_header(value: str) -> tuple[str, dict[str, str]]:
-    """``text/plain; a=b`` as ``("text/plain", {"a": "b"})``."""
-    message = Message()
-    message["content-type"] = value
-    parameters = message.get_params(failobj=[], header="content-type")[1:]
-    # A value is a tuple where RFC 2231 encodes it, as browsers do with filename*=utf-8''…
-    options = {name.lower(): collapse_rfc2231_value(text) for name, text in parameters}
-    return value.split(";", maxsplit=1)[0].strip().lower(), options
-
-
-@dataclass
-class _Part:
-    headers: dict[str, str] = field(default_factory=dict)
-    chunks: list[bytes] = field(default_factory=list)
-
-
-class _Parts:
-    """Collects what the multipart parser reports."""
-
-    def __init__(self, boundary: str) -> None:
-        self.parts: list[_Part] = []
-        self.complete = False
-        self._name, self._value = b"", b""
-        self._parser = MultipartParser(
-            boundary.encode("latin-1"),
-            {
-                "on_part_begin": self._on_part_begin,
-                "on_header_field": self._on_header_field,
-                "on_header_value": self._on_header_value,
-                "on_header_end": self._on_header_end,
-                "on_part_data": lambda data, start, end: self.parts[-1].chunks.append(data[start:end]),
-                "on_end": self._on_end,
-            },
-        )
-
-    def _on_part_begin(self) -> None:
-        if len(self.parts) == _MAX_PARTS:
-            raise ValueError(f"more than {_MAX_PARTS} fields")
-        self.parts.append(_Part())
-
-    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
-
-    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _on_header_end(self) -> None:
-        self.parts[-1].headers[self._name.decode("latin-1").lower()] = self._value.decode("utf-8", "replace")
-        self._name, self._value = b"", b""
-
-    def _on_end(self) -> None:
-        self.complete = True
-
-    def parse(self, body: bytes) -> list[_Part]:
-        self._parser.write(body)
-        self._parser.finalize()
-        return self.parts
-
-
-def _parse_form(body: bytes, boundary: str) -> Upload:
-    if not boundary:
-        raise BadRequest(f"the Content-Type names no multipart boundary; {_HINT}")
-    try:
-        collector = _Parts(boundary)
-        parts = collector.parse(body)
-    except (MultipartParseError, ValueError) as error:
-        raise BadRequest(f"the multipart body is malformed: {error}") from error
-    if not collector.complete:
-        raise BadRequest("the multipart body ends before its last boundary; was the upload cut off?")
+def _parse_parts(body: bytes, boundary: str) -> Upload:
+    parser = FormParser(boundary, max_part_bytes=len(body), max_parts=_MAX_PARTS)
     images: list[bytes] = []
     fields: dict[str, str] = {}
+    parts = parser.feed(body)
+    parser.finish()
     for part in parts:
-        _, options = _parse_header(part.headers.get("content-disposition", ""))
-        name, data = options.get("name", ""), b"".join(part.chunks)
-        if name == FIELD and "filename" not in options:
-            raise BadRequest(f"field {FIELD!r} holds text, not a file; did you forget the @ in curl -F image=@cat.jpg?")
-        if name == FIELD:
-            images.append(data)
+        if part.is_file:
+            images.append(part.data)
         else:
-            fields[name] = data[:1000].decode("utf-8", "replace")
+            fields[part.name] = part.data[:1000].decode("utf-8", "replace")
     if len(images) != 1:
         found = f"{len(images)} fields {FIELD!r}" if images else f"no field {FIELD!r} (fields: {', '.join(fields) or 'none'})"
         raise BadRequest(f"the form has {found}; {_HINT}")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 class Engine(Protocol):
-    """A compiled model. One call at a time; :mod:`serving.batching` sees to that."""
+    """A compiled model. :mod:`serving.pipeline` sees to it that no more than ``concurrency`` calls run at once."""
 
     @property
     def name(self) -> str:
@@ -19,6 +19,11 @@ class Engine(Protocol):
     @property
     def precision(self) -> str:
         """Of its arithmetic: ``fp32``, ``bf16``, ``int8`` …"""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """Calls of ``predict`` that may run at once, and are then faster than one after the other."""
         ...
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

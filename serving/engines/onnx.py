@@ -18,6 +18,7 @@ class OnnxRuntimeEngine:
     """
 
     name = "onnxruntime"
+    concurrency = 1
 
     @staticmethod
     def precisions(artifact: Artifact) -> list[str]:

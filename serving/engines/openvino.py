@@ -27,6 +27,7 @@ class OpenVINOEngine:
     """
 
     name = "openvino"
+    concurrency = 1
 
     @staticmethod
     def precisions(artifact: Artifact) -> list[str]:

@@ -2,9 +2,9 @@ import asyncio
 
 import numpy as np
 import pytest
+from serving.batching import Batcher
 
 from dhvt.artifact import load_artifact
-from serving.batching import Batcher
 from serving.engines import open_engine
 from serving.errors import EngineFailed
 

@@ -1,0 +1,26 @@
+"""What goes back over HTTP, whoever sends it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+JSON = "application/json"
+JSON_LINES = "application/x-ndjson"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status, headers and body; a body that is not bytes is sent as it comes."""
+
+    body: bytes | AsyncIterator[bytes]
+    status: int = 200
+    content_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def to_json(value: Any) -> bytes:
+    """Compact UTF-8."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -1,0 +1,128 @@
+"""Requests to answers: admission, time limits, errors, and what is counted and logged of each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from time import perf_counter
+from uuid import uuid4
+
+from serving.answers import Answer
+from serving.bodies import Receive, Scope, read_header
+from serving.errors import InternalError, Overloaded, RequestError, TimedOut
+from serving.handlers import Handler, Handlers
+from serving.metrics import metrics
+from serving.settings import Settings
+
+logger = logging.getLogger("bentoml.service.dhvt")
+access_logger = logging.getLogger("bentoml.service.dhvt.access")
+
+ROUTES = {"/classify": "POST", "/classify/batch": "POST", "/info": "GET", "/reload": "POST", "/docs.json": "GET"}
+"""The one method of each of the product's own routes."""
+
+_REQUEST_ID = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class _Route:
+    handle: Handler
+    timeout_s: int
+    takes_pictures: bool
+
+
+class App:
+    """Answers the product's own routes.
+
+    Args:
+        settings: of this process.
+        handlers: what each route does.
+    """
+
+    def __init__(self, settings: Settings, handlers: Handlers) -> None:
+        self.settings, self.handlers = settings, handlers
+        self.in_flight = 0
+        self._routes = {
+            "/classify": _Route(handlers.classify, settings.request_timeout_s, True),
+            "/classify/batch": _Route(handlers.classify_batch, settings.batch_timeout_s, True),
+            "/info": _Route(handlers.info, settings.request_timeout_s, False),
+            "/reload": _Route(handlers.reload, settings.batch_timeout_s, False),
+            "/docs.json": _Route(handlers.describe, settings.request_timeout_s, False),
+        }
+
+    async def answer(self, scope: Scope, receive: Receive) -> Answer:
+        """Never raises but for cancellation; whatever goes wrong is an answer too."""
+        start = perf_counter()
+        route = self._routes[scope["path"]]
+        request_id = read_header(scope, b"x-request-id")
+        identity = request_id.decode() if _REQUEST_ID.fullmatch(request_id) else uuid4().hex
+        self._count(1)
+        try:
+            if route.takes_pictures:
+                self._admit()
+            async with asyncio.timeout(route.timeout_s):
+                answer = await route.handle(scope, receive)
+        except TimeoutError:
+            answer = TimedOut(f"no answer within {route.timeout_s} s").to_answer()
+        except RequestError as error:
+            answer = error.to_answer()
+        except Exception:
+            logger.exception("request %s failed for a reason that nobody foresaw", identity)
+            answer = InternalError("the server failed on this request; see its log").to_answer()
+        finally:
+            self._count(-1)
+        answer = replace(answer, headers={**answer.headers, "X-Request-ID": identity})
+        if isinstance(answer.body, bytes):
+            self._record(scope, answer.status, start, identity)
+            return answer
+        return replace(answer, body=self._stream(answer.body, scope, start, identity, route.timeout_s))
+
+    def _admit(self) -> None:
+        """Refuses what could not be answered soon.
+
+        Raises:
+            Overloaded: too many requests are in flight, or the queue has become too old.
+        """
+        if self.in_flight > self.settings.max_in_flight:
+            raise Overloaded(f"{self.settings.max_in_flight} requests are being answered already; try again in a second")
+        waited_s = self.handlers.oldest_wait_s()
+        if 0 < self.settings.max_queue_ms < waited_s * 1000:
+            raise Overloaded(f"pictures wait for {waited_s:.1f} s already; try again", retry_after_s=math.ceil(waited_s))
+
+    async def _stream(
+        self, body: AsyncIterator[bytes], scope: Scope, start: float, identity: str, timeout_s: int
+    ) -> AsyncIterator[bytes]:
+        """The body as it is made, in flight until its end; its status has gone out, so an error is its last line."""
+        self._count(1)
+        try:
+            async with asyncio.timeout(timeout_s):
+                async for chunk in body:
+                    yield chunk
+        except TimeoutError:
+            yield TimedOut(f"no complete answer within {timeout_s} s").to_line()
+        except RequestError as error:
+            yield error.to_line()
+        except Exception:
+            logger.exception("request %s failed for a reason that nobody foresaw", identity)
+            yield InternalError("the server failed on this request; see its log").to_line()
+        finally:
+            self._count(-1)
+            self._record(scope, 200, start, identity)
+
+    def _count(self, change: int) -> None:
+        self.in_flight += change
+        metrics().in_flight.inc(change)
+
+    def _record(self, scope: Scope, status: int, start: float, identity: str) -> None:
+        seconds = perf_counter() - start
+        metrics().requests.labels(scope["path"], status).inc()
+        metrics().request_seconds.labels(scope["path"]).observe(seconds)
+        level = self.settings.access_log
+        if level == "all" or (level == "errors" and status >= 400):
+            client = scope.get("client") or ("unknown",)
+            entry = {"request_id": identity, "client": client[0], "method": scope["method"], "path": scope["path"]}
+            access_logger.info(json.dumps(entry | {"status": status, "duration_ms": round(seconds * 1000, 1)}))

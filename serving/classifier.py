@@ -1,0 +1,86 @@
+"""One loaded model: what a reload replaces."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from dhvt.artifact import Artifact, load_artifact
+from serving.cpus import available_cpus
+from serving.engines import Engine, check_engine, open_engine
+from serving.errors import RequestError
+from serving.metrics import metrics
+from serving.pipeline import Pipeline
+from serving.settings import Settings
+
+logger = logging.getLogger("bentoml.service.dhvt")
+
+UNHEALTHY_AFTER = 3
+"""Batches that fail in a row until the server says that it is not ready."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A verified artifact, the engine that runs it, and the pipeline that feeds the engine."""
+
+    artifact: Artifact
+    engine: Engine
+    pipeline: Pipeline
+
+    @classmethod
+    async def load(cls, settings: Settings) -> Classifier:
+        """Opens what ``settings.model`` names, and proves it.
+
+        Raises:
+            ArtifactError, EngineError: it cannot be served here.
+        """
+        loop = asyncio.get_running_loop()
+        artifact, engine = await loop.run_in_executor(None, _open, settings)
+        card = artifact.card
+        pipeline = Pipeline(
+            engine,
+            card,
+            decoders=max(available_cpus() // settings.workers, 1),
+            max_batch_size=settings.max_batch_size,
+            max_pixels=settings.max_pixels,
+            metrics=metrics(),
+        )
+        classifier = cls(artifact, engine, pipeline)
+        classifier._announce(1)
+        logger.info("serving %s, %d classes, with %s in %s", card.name, len(card.classes), engine.name, engine.precision)
+        return classifier
+
+    async def close(self) -> None:
+        """Answers what was accepted, then ends the threads."""
+        await self.pipeline.close()
+        self._announce(0)
+
+    async def is_healthy(self) -> bool:
+        """Whether the engine works; one that failed :data:`UNHEALTHY_AFTER` batches in a row is tried once more."""
+        if self.pipeline.failures_in_a_row < UNHEALTHY_AFTER:
+            return True
+        try:
+            await self.pipeline.classify(self.artifact.card.golden.encoded()[0])
+        except RequestError:
+            return False
+        return True
+
+    def _announce(self, value: int) -> None:
+        metrics().engine.labels(self.artifact.card.name, self.engine.name, self.engine.precision).set(value)
+
+
+def _open(settings: Settings) -> tuple[Artifact, Engine]:
+    artifact = load_artifact(settings.model_path())
+    threads = settings.engine_threads()
+    return artifact, open_engine(artifact, settings.engine, threads=threads, max_batch_size=settings.max_batch_size)
+
+
+def check_model(settings: Settings) -> None:
+    """Whether :meth:`Classifier.load` will succeed, without loading the model into this process.
+
+    Raises:
+        ArtifactError, EngineError: it will not.
+    """
+    artifact = load_artifact(settings.model_path())
+    check_engine(artifact, settings.engine, threads=settings.engine_threads(), max_batch_size=settings.max_batch_size)

@@ -1,0 +1,64 @@
+"""The outermost layer: who may come in, and which requests go past BentoML.
+
+BentoML's middlewares (tracing, metrics, access log, timeout, context) cost more than decoding a picture. The product's own
+routes do without them, unless tracing was configured.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Mapping
+
+from serving.answers import Answer
+from serving.app import App
+from serving.bodies import Receive, Scope, Send, read_header
+from serving.errors import Unauthorized, WrongMethod
+
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+HEALTH_ROUTES = frozenset({"/livez", "/readyz", "/healthz"})
+
+
+class Front:
+    """An ASGI application.
+
+    Args:
+        bentoml: BentoML's application, for what is not in ``routes``.
+        find_app: gives the application of ``routes``, once the server is up.
+        routes: paths that go past BentoML, each with its one method.
+        token: that all but the health routes ask for; empty for none.
+    """
+
+    def __init__(self, bentoml: ASGIApp, find_app: Callable[[], App], routes: Mapping[str, str], token: str) -> None:
+        self.bentoml, self.find_app, self.routes = bentoml, find_app, routes
+        self._authorization = f"Bearer {token}".encode() if token else b""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.bentoml(scope, receive, send)
+        elif self._authorization and scope["path"] not in HEALTH_ROUTES and not self._is_authorized(scope):
+            message = "this server asks for a token; send the header Authorization: Bearer TOKEN"
+            await send_answer(Unauthorized(message).to_answer(), send)
+        elif (method := self.routes.get(scope["path"])) is None:
+            await self.bentoml(scope, receive, send)
+        elif method != scope["method"]:
+            await send_answer(WrongMethod(f"{scope['path']} takes {method}, not {scope['method']}").to_answer(), send)
+        else:
+            await send_answer(await self.find_app().answer(scope, receive), send)
+
+    def _is_authorized(self, scope: Scope) -> bool:
+        return hmac.compare_digest(read_header(scope, b"authorization"), self._authorization)
+
+
+async def send_answer(answer: Answer, send: Send) -> None:
+    """Sends it in ASGI's terms."""
+    headers = [(b"content-type", answer.content_type.encode())]
+    headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
+    if isinstance(answer.body, bytes):
+        headers.append((b"content-length", str(len(answer.body)).encode()))
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": answer.body})
+        return
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    async for chunk in answer.body:
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,176 @@
+"""What each route does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+import psutil
+
+from dhvt.errors import DHVTError
+from serving.answers import JSON_LINES, Answer, to_json
+from serving.batches import Picture, read_pictures
+from serving.bodies import Receive, Scope, parse_top_k, read_header
+from serving.classifier import Classifier
+from serving.errors import NotReloaded, RequestError, Unauthorized
+from serving.metrics import metrics
+from serving.openapi import openapi_document
+from serving.settings import Settings
+from serving.uploads import read_upload
+
+logger = logging.getLogger("bentoml.service.dhvt")
+
+Handler = Callable[[Scope, Receive], Awaitable[Answer]]
+
+
+class Handlers:
+    """The routes, over one model at a time.
+
+    Args:
+        settings: of this process.
+        classifier: what they start with; a reload replaces it.
+    """
+
+    def __init__(self, settings: Settings, classifier: Classifier) -> None:
+        self.settings, self.classifier = settings, classifier
+        self._reloading = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def oldest_wait_s(self) -> float:
+        """See :meth:`serving.pipeline.Pipeline.oldest_wait_s`."""
+        return self.classifier.pipeline.oldest_wait_s()
+
+    async def classify(self, scope: Scope, receive: Receive) -> Answer:
+        """``POST /classify``: one picture."""
+        upload = await read_upload(scope, receive, self.settings.max_upload_bytes)
+        top_k = parse_top_k(scope, upload.fields)
+        classifier = self.classifier
+        return Answer(to_json({"model": classifier.artifact.card.name, **await _predict(classifier, upload.image, top_k)}))
+
+    async def classify_batch(self, scope: Scope, receive: Receive) -> Answer:
+        """``POST /classify/batch``: many, answered in order; as JSON lines, while they come, where those are accepted."""
+        top_k = parse_top_k(scope, {})
+        classifier = self.classifier
+        pictures = read_pictures(scope, receive, self.settings)
+        results = _classify_in_order(classifier, pictures, top_k, 4 * self.settings.max_batch_size)
+        if JSON_LINES in read_header(scope, b"accept").decode("latin-1"):
+            return Answer(_to_lines(results), content_type=JSON_LINES)
+        async with aclosing(results):
+            answers = [result async for result in results]
+        return Answer(to_json({"model": classifier.artifact.card.name, "results": answers}))
+
+    async def info(self, scope: Scope, receive: Receive) -> Answer:
+        """``GET /info``: what is served, by what, within which limits."""
+        card, engine = self.classifier.artifact.card, self.classifier.engine
+        limits = ("max_upload_bytes", "max_batch_upload_bytes", "max_batch_images", "max_pixels", "max_batch_size",
+                  "max_in_flight", "max_queue_ms", "request_timeout_s", "batch_timeout_s")  # fmt: skip
+        return Answer(
+            to_json(
+                {
+                    "model": card.name,
+                    "classes": card.classes,
+                    "digest": self.classifier.artifact.digest,
+                    "files": card.files,
+                    "metrics": card.metrics,
+                    "preprocess": card.preprocess.to_dict(),
+                    "temperature": card.temperature,
+                    "engine": {"name": engine.name, "precision": engine.precision},
+                    "limits": {name: getattr(self.settings, name) for name in limits},
+                }
+            )
+        )
+
+    async def describe(self, scope: Scope, receive: Receive) -> Answer:
+        """``GET /docs.json``: the OpenAPI document, which the page at ``/`` shows."""
+        return Answer(to_json(openapi_document()))
+
+    async def reload(self, scope: Scope, receive: Receive) -> Answer:
+        """``POST /reload``: the model folder, or the store's tag, is read anew by every worker."""
+        if not self.settings.token:
+            raise Unauthorized("reloading over HTTP needs a server with DHVT_TOKEN; else send its workers SIGHUP")
+        await self.load_anew()
+        for pid in _sibling_workers():
+            os.kill(pid, signal.SIGHUP)
+        return await self.info(scope, receive)
+
+    def reload_soon(self) -> None:
+        """For a signal: begins to reload, and reports failure in the log alone."""
+        self._keep(asyncio.create_task(self.load_anew()))
+
+    async def load_anew(self) -> None:
+        """Opens and proves the model, then lets it answer in place of the old one, which finishes what it accepted.
+
+        Raises:
+            NotReloaded: the new one cannot be served; the old one goes on.
+        """
+        async with self._reloading:
+            try:
+                classifier = await Classifier.load(self.settings)
+            except DHVTError as error:
+                logger.error("the model was not reloaded: %s", error)
+                raise NotReloaded(f"the old model goes on: {error}") from error
+            old, self.classifier = self.classifier, classifier
+            self._keep(asyncio.create_task(old.close()))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        """Until it is done; asyncio alone may forget a task that nobody holds."""
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # has been logged
+
+
+async def _predict(classifier: Classifier, data: bytes, top_k: int) -> dict[str, Any]:
+    try:
+        ranking = await classifier.pipeline.classify(data)
+    except RequestError as error:
+        metrics().images.labels(error.code).inc()
+        raise
+    metrics().images.labels("ok").inc()
+    return {"predictions": ranking.top(classifier.artifact.card, top_k)}
+
+
+async def _classify_in_order(
+    classifier: Classifier, pictures: AsyncIterator[Picture], top_k: int, window: int
+) -> AsyncGenerator[dict[str, Any], None]:
+    """A result for each picture, at most ``window`` of them on their way at once."""
+
+    async def classify(picture: Picture) -> dict[str, Any]:
+        try:
+            return {"name": picture.name, **await _predict(classifier, picture.read(), top_k)}
+        except RequestError as error:
+            return {"name": picture.name, **error.to_dict()}
+
+    waiting: deque[asyncio.Task[dict[str, Any]]] = deque()
+    try:
+        async for picture in pictures:
+            waiting.append(asyncio.create_task(classify(picture)))
+            while len(waiting) >= window or (waiting and waiting[0].done()):
+                yield await waiting.popleft()
+        while waiting:
+            yield await waiting.popleft()
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+async def _to_lines(results: AsyncGenerator[dict[str, Any], None]) -> AsyncIterator[bytes]:
+    async with aclosing(results):
+        async for result in results:
+            yield to_json(result) + b"\n"
+
+
+def _sibling_workers() -> list[int]:
+    """The other processes that BentoML started to serve this service."""
+    here = psutil.Process()
+    same = here.cmdline()[:3]
+    return [other.pid for other in psutil.Process(os.getppid()).children() if other != here and other.cmdline()[:3] == same]

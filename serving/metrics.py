@@ -1,0 +1,64 @@
+"""What operators count, in Prometheus's terms; ``GET /metrics`` shows it beside BentoML's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from dhvt.artifact import ModelCard
+from serving.predictions import Ranking
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+_SCORES = tuple(step / 10 for step in range(1, 10))
+
+
+class Metrics:
+    """The server's counters and histograms, one set a process; :func:`metrics` gives it."""
+
+    def __init__(self) -> None:
+        # Not before BentoML has set PROMETHEUS_MULTIPROC_DIR, or /metrics would not see these.
+        from prometheus_client import Counter, Gauge, Histogram
+
+        self.requests = Counter("dhvt_requests_total", "Requests by route and status", ["route", "status"])
+        self.request_seconds = Histogram(
+            "dhvt_request_duration_seconds", "From the request's headers to its answer", ["route"], buckets=_SECONDS
+        )
+        self.in_flight = Gauge(
+            "dhvt_requests_in_flight", "Requests that are read, decoded or waiting", multiprocess_mode="livesum"
+        )
+        self.images = Counter("dhvt_images_total", "Pictures by outcome: ok or the error's code", ["outcome"])
+        self.decode_seconds = Histogram("dhvt_decode_duration_seconds", "Decoding one picture", buckets=_SECONDS)
+        self.queue_seconds = Histogram(
+            "dhvt_queue_duration_seconds", "From a picture's arrival, decoding included, to its batch's start", buckets=_SECONDS
+        )
+        self.engine_seconds = Histogram("dhvt_engine_duration_seconds", "One engine call", buckets=_SECONDS)
+        self.batch_size = Histogram("dhvt_batch_size", "Pictures in one engine call", buckets=_BATCH_SIZES)
+        self.predictions = Counter("dhvt_predictions_total", "Pictures by the class that was thought most likely", ["label"])
+        self.score = Histogram("dhvt_prediction_score", "Score of the most likely class", buckets=_SCORES)
+        self.engine = Gauge(
+            "dhvt_engine_info", "1 for the model and engine that serve", ["model", "engine", "precision"],
+            multiprocess_mode="livemax",
+        )  # fmt: skip
+
+    def observe_batch(self, seconds: float, waited: Sequence[float], rankings: Sequence[Ranking], card: ModelCard) -> None:
+        """Counts one engine call.
+
+        Args:
+            seconds: that it took.
+            waited: seconds from each picture's arrival to the start of the call.
+            rankings: its results.
+            card: of its model.
+        """
+        self.engine_seconds.observe(seconds)
+        self.batch_size.observe(len(rankings))
+        for wait, ranking in zip(waited, rankings, strict=True):
+            self.queue_seconds.observe(wait)
+            self.score.observe(ranking.scores[0])
+            self.predictions.labels(card.classes[ranking.indices[0]]).inc()
+
+
+@cache
+def metrics() -> Metrics:
+    """This process's."""
+    return Metrics()

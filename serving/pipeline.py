@@ -1,0 +1,161 @@
+"""Encoded pictures to rankings: threads that decode, then threads that call the engine on whatever waits.
+
+There is no timer: an engine that is free starts at once, with what was decoded until then. A picture that cannot be
+decoded never reaches a batch, and an engine that raises loses that batch alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from queue import Empty, SimpleQueue
+from threading import Thread
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhvt.artifact import ModelCard
+from dhvt.errors import ImageError
+from dhvt.preprocess import preprocess
+from serving.engines import Engine
+from serving.errors import EngineFailed, InternalError, RequestError, from_image_error
+from serving.metrics import Metrics
+from serving.predictions import Ranking, rank
+
+logger = logging.getLogger(__name__)
+
+
+class _Job:
+    """A picture on its way. ``pixels`` is ``(H, W, 3)`` once it is decoded."""
+
+    __slots__ = ("data", "future", "pixels", "submitted")
+
+    data: bytes
+    pixels: NDArray[np.uint8]
+
+    def __init__(self, data: bytes, future: asyncio.Future[Ranking]) -> None:
+        self.data, self.future, self.submitted = data, future, perf_counter()
+
+
+_Queue = SimpleQueue[_Job | None]  # None ends the thread that takes it
+
+
+class Pipeline:
+    """Feeds an engine from one event loop.
+
+    Args:
+        engine: called by ``engine.concurrency`` threads at once.
+        card: of the engine's model.
+        decoders: threads that decode.
+        max_batch_size: pictures in one engine call.
+        max_pixels: width times height of a picture that is still decoded.
+        metrics: where times and sizes are counted.
+    """
+
+    def __init__(
+        self, engine: Engine, card: ModelCard, *, decoders: int, max_batch_size: int, max_pixels: int, metrics: Metrics
+    ) -> None:
+        self.engine, self.card, self.max_batch_size, self.max_pixels = engine, card, max_batch_size, max_pixels
+        self.metrics = metrics
+        self.failures_in_a_row = 0
+        self._loop = asyncio.get_running_loop()
+        self._pending: dict[_Job, None] = {}  # in the order of submission; touched by the loop's thread alone
+        self._encoded: _Queue = SimpleQueue()
+        self._decoded: _Queue = SimpleQueue()
+        self._decoders = [Thread(target=self._decode, name=f"decode-{i}", daemon=True) for i in range(decoders)]
+        self._callers = [Thread(target=self._call, name=f"engine-{i}", daemon=True) for i in range(engine.concurrency)]
+        for thread in self._decoders + self._callers:
+            thread.start()
+
+    async def classify(self, data: bytes) -> Ranking:
+        """An encoded picture's classes. Cancelling takes it out of the queue.
+
+        Raises:
+            RequestError: it cannot be decoded, or the engine failed on its batch.
+        """
+        job = _Job(data, self._loop.create_future())
+        self._pending[job] = None
+        self._encoded.put(job)
+        try:
+            return await job.future
+        finally:
+            del self._pending[job]
+
+    def oldest_wait_s(self) -> float:
+        """How long the picture that was submitted first has been here, 0 when there is none."""
+        return next((perf_counter() - job.submitted for job in self._pending), 0.0)
+
+    async def close(self) -> None:
+        """Ends the threads, once everything that was submitted is answered."""
+        while self._pending:
+            await asyncio.wait([job.future for job in self._pending])
+        for queue, threads in ((self._encoded, self._decoders), (self._decoded, self._callers)):
+            for _ in threads:
+                queue.put(None)
+            for thread in threads:
+                await self._loop.run_in_executor(None, thread.join)
+
+    def _decode(self) -> None:
+        while (job := self._encoded.get()) is not None:
+            if job.future.done():  # its client has gone
+                continue
+            start = perf_counter()
+            try:
+                job.pixels = preprocess(job.data, self.card.preprocess, max_pixels=self.max_pixels)
+            except ImageError as error:
+                self._post([job], from_image_error(error))
+            except Exception:
+                logger.exception("decoding failed for a reason that nobody foresaw")
+                self._post([job], InternalError("the picture could not be decoded; see the server's log"))
+            else:
+                self.metrics.decode_seconds.observe(perf_counter() - start)
+                self._decoded.put(job)
+            del job  # or an idle thread would keep the last picture
+
+    def _call(self) -> None:
+        while batch := self._take():
+            start = perf_counter()
+            try:
+                rankings = rank(self.engine.predict(np.stack([job.pixels for job in batch])), self.card)
+            except Exception as error:
+                logger.exception("the engine failed on a batch of %d", len(batch))
+                self.failures_in_a_row += 1
+                self._post(batch, EngineFailed(f"the engine failed ({type(error).__name__}); see the server's log"))
+            else:
+                self.failures_in_a_row = 0
+                self._post(batch, rankings)
+                waited = [start - job.submitted for job in batch]
+                self.metrics.observe_batch(perf_counter() - start, waited, rankings, self.card)
+            del batch
+
+    def _take(self) -> list[_Job]:
+        """What waits, up to the largest batch; at least one picture, or none at the end."""
+        batch: list[_Job] = []
+        while len(batch) < self.max_batch_size:
+            try:
+                job = self._decoded.get(block=not batch)
+            except Empty:
+                break
+            if job is None:
+                if batch:
+                    self._decoded.put(None)  # for the next turn
+                break
+            if not job.future.done():
+                batch.append(job)
+        return batch
+
+    def _post(self, jobs: Sequence[_Job], outcome: Sequence[Ranking] | RequestError) -> None:
+        self._loop.call_soon_threadsafe(_settle, jobs, outcome)
+
+
+def _settle(jobs: Sequence[_Job], outcome: Sequence[Ranking] | RequestError) -> None:
+    """Wakes those who wait, in the loop's thread."""
+    for index, job in enumerate(jobs):
+        if job.future.done():
+            continue
+        if isinstance(outcome, RequestError):
+            job.future.set_exception(outcome)
+        else:
+            job.future.set_result(outcome[index])
