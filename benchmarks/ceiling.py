@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from load import sample_picture
 
+from load import sample_picture
 from peers.served import MAX_BATCH_SIZE, Served
 from serving.cpus import available_cpus
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+
 from load import Upload
 
 BENCHMARKS = Path(__file__).parent
@@ -59,6 +60,19 @@ CONTENDERS = {
         package="mosec",
         path="/inference",
         upload="raw",
+    ),
+    "litserve": Contender(arguments="-m peers.litserve --port {port}", package="litserve", path="/predict", upload="multipart"),
+    "bentoml": Contender(
+        arguments="-m bentoml serve peers.bentoml:Front --host 127.0.0.1 --port {port}",
+        package="bentoml",
+        path="/classify",
+        upload="multipart",
+    ),
+    "fastapi": Contender(
+        arguments="-m uvicorn peers.fastapi:app --host 127.0.0.1 --port {port} --no-access-log",
+        package="fastapi",
+        path="/classify",
+        upload="multipart",
     ),
 }
 
@@ -122,10 +136,14 @@ class Server:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                if ask(self.url, upload).status_code == 200:
-                    return
+                response = ask(self.url, upload)
             except httpx.TransportError:
                 pass
+            else:
+                if response.status_code == 200:
+                    return
+                if response.status_code in (400, 404, 415, 422):
+                    raise RuntimeError(f"the server does not take the upload: {response.status_code} {response.text[:300]}")
             time.sleep(0.2)
         state = "is not ready" if self._process.poll() is None else f"ended with {self._process.returncode}"
         raise RuntimeError(f"the server {state}; its log ends with\n{log.read_text(errors='replace')[-3000:]}")

@@ -33,10 +33,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from contenders import BENCHMARKS, CONTENDERS, ROOT, Contender, Server, ask, serving, top_label
-from load import Upload, closed_loop, make_upload, require_wrk, sample_picture
 from tqdm import tqdm
 
+from contenders import BENCHMARKS, CONTENDERS, ROOT, Contender, Server, ask, serving, top_label
+from load import Upload, closed_loop, make_upload, require_wrk, sample_picture
 from serving.cpus import available_cpus, processor_name
 from serving.settings import BUNDLED_MODEL
 
