@@ -62,12 +62,12 @@ def parse_top_k(scope: Scope, fields: dict[str, str]) -> int:
     """``top_k`` of the query, else of the form's fields, else :data:`DEFAULT_TOP_K`.
 
     Raises:
-        BadRequest: it is no whole number of at least 1.
+        BadRequest: one of them is no whole number of at least 1.
     """
-    text = fields.get("top_k", str(DEFAULT_TOP_K))
+    given = [fields["top_k"]] if "top_k" in fields else []
     if scope["query_string"]:
-        query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        text = query.get("top_k", [text])[-1]
-    if not (text.isascii() and text.isdigit() and int(text[:9]) >= 1):
-        raise BadRequest(f"top_k is {text!r}; it must be a whole number of at least 1")
-    return int(text[:9])
+        given += parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("top_k", [])
+    for text in given:
+        if not (text.isascii() and text.isdigit() and int(text[:9]) >= 1):
+            raise BadRequest(f"top_k is {text!r}; it must be a whole number of at least 1")
+    return int(given[-1][:9]) if given else DEFAULT_TOP_K

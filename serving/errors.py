@@ -83,6 +83,10 @@ class WrongMethod(RequestError):
     status = 405
     code = "method_not_allowed"
 
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.headers = {"Allow": allowed}
+
 
 class NotReloaded(RequestError):
     """The new model cannot be served; the old one goes on."""

@@ -41,7 +41,8 @@ class Front:
         elif (method := self.routes.get(scope["path"])) is None:
             await self.bentoml(scope, receive, send)
         elif method != scope["method"]:
-            await send_answer(WrongMethod(f"{scope['path']} takes {method}, not {scope['method']}").to_answer(), send)
+            message = f"{scope['path']} takes {method}, not {scope['method']}"
+            await send_answer(WrongMethod(message, method).to_answer(), send)
         else:
             await send_answer(await self.find_app().answer(scope, receive), send)
 

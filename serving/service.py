@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from dhvt.errors import DHVTError
+from serving.answers import Answer
 from serving.app import ROUTES, App
 from serving.classifier import Classifier, check_model
 from serving.errors import InternalError, NotFound, NotReady, RequestError, WrongMethod
@@ -29,7 +30,6 @@ from serving.schemas import BatchInput, BatchOutput, ClassifyInput, ClassifyOutp
 from serving.settings import Settings, count_workers
 
 TRACED_ROUTES = frozenset({"/classify", "/classify/batch"})
-_HTTP_ERRORS: dict[int, type[RequestError]] = {404: NotFound, 405: WrongMethod, 503: NotReady}
 
 
 def _find_app() -> App:
@@ -39,9 +39,19 @@ def _find_app() -> App:
 
 async def _answer_http_exception(request: Request, error: HTTPException) -> Response:
     """Errors of BentoML's own routes in our envelope."""
-    kind = _HTTP_ERRORS.get(error.status_code)
-    answer = (kind(f"{request.method} {request.url.path}: {error.detail}") if kind else InternalError(error.detail)).to_answer()
-    return Response(answer.body, answer.status, {**answer.headers, **(error.headers or {})}, answer.content_type)
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    in_our_terms: dict[int, RequestError] = {
+        404: NotFound(message),
+        405: WrongMethod(message, (error.headers or {}).get("Allow", "")),
+        503: NotReady(message),
+    }
+    return _to_response(in_our_terms.get(error.status_code, InternalError(message)).to_answer())
+
+
+def _to_response(answer: Answer) -> Response:
+    if isinstance(answer.body, bytes):
+        return Response(answer.body, answer.status, answer.headers, answer.content_type)
+    return StreamingResponse(answer.body, answer.status, answer.headers, answer.content_type)
 
 
 class DHVTBentoService(bentoml.Service):
@@ -100,7 +110,4 @@ class DHVTService:
         return await self._answer(image)
 
     async def _answer(self, request: Request) -> Response:
-        answer = await self.app.answer(request.scope, request.receive)
-        if isinstance(answer.body, bytes):
-            return Response(answer.body, answer.status, answer.headers, answer.content_type)
-        return StreamingResponse(answer.body, answer.status, answer.headers, answer.content_type)
+        return _to_response(await self.app.answer(request.scope, request.receive))

@@ -1,0 +1,256 @@
+"""A real server as its operators see it: doors, reloads, signals, logs, numbers."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import draw, encode
+from tests.serving.conftest import serving
+
+PNG = encode(draw(0, 1))
+TOKEN = "correct horse"
+AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def classify(url, **options):
+    return httpx.post(f"{url}/classify", files={"image": PNG}, timeout=30, **options)
+
+
+def worker_pids(url):
+    """The processes that listen, less the one that started them."""
+    port = int(url.rsplit(":", 1)[1])
+    listening = {c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port and c.pid}
+    parents = {psutil.Process(pid).ppid() for pid in listening}
+    return sorted(listening - parents) or sorted(
+        child.pid
+        for pid in listening
+        for child in psutil.Process(pid).children()
+        if "worker.service" in " ".join(child.cmdline())
+    )
+
+
+def test_info_is_the_model_card(server, artifact_path):
+    info = httpx.get(f"{server}/info").json()
+    card = json.loads((artifact_path / "model.json").read_text())
+    assert (info["model"], info["classes"], info["files"]) == (card["name"], card["classes"], card["files"])
+    assert info["engine"]["precision"] in ("fp32", "bf16", "int8")
+    assert info["limits"]["max_batch_size"] == 32
+
+
+def test_metrics(server):
+    classify(server)
+    httpx.post(f"{server}/classify", content=b"x", headers={"Content-Type": "image/png"})
+    text = httpx.get(f"{server}/metrics").text
+    for sample in (
+        'dhvt_requests_total{route="/classify",status="200"}',
+        'dhvt_requests_total{route="/classify",status="415"}',
+        'dhvt_images_total{outcome="ok"}',
+        'dhvt_images_total{outcome="unsupported_media_type"}',
+        "dhvt_batch_size_count",
+        "dhvt_decode_duration_seconds_sum",
+        "dhvt_queue_duration_seconds_count",
+        "dhvt_engine_duration_seconds_count",
+        "dhvt_prediction_score_bucket",
+        "dhvt_predictions_total{label=",
+        'dhvt_engine_info{engine="',
+        "dhvt_requests_in_flight 0.0",
+    ):
+        assert sample in text
+
+
+def test_a_request_id_is_handed_through_or_made(server):
+    assert classify(server, headers={"X-Request-ID": "abc-1"}).headers["X-Request-ID"] == "abc-1"
+    made = {classify(server, headers={"X-Request-ID": bad}).headers["X-Request-ID"] for bad in ("", "a b", "x" * 200)}
+    assert len(made) == 3
+    assert all(len(identity) == 32 for identity in made)
+
+
+def test_unknown_routes_and_methods_have_the_same_envelope(server):
+    for method, path, status, code in (
+        ("GET", "/nope", 404, "not_found"),
+        ("GET", "/classify", 405, "method_not_allowed"),
+        ("PUT", "/classify/batch", 405, "method_not_allowed"),
+        ("POST", "/livez", 405, "method_not_allowed"),
+    ):
+        response = httpx.request(method, f"{server}{path}")
+        assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+
+
+def test_a_server_without_token_cannot_be_reloaded_over_http(server):
+    response = httpx.post(f"{server}/reload")
+    assert (response.status_code, response.json()["error"]["code"]) == (401, "unauthorized")
+
+
+@pytest.fixture(scope="module")
+def guarded(artifact_path, tmp_path_factory):
+    """A server with a token, CORS and a whole access log, on a copy of the model: its address, the model's folder, its log."""
+    folder = tmp_path_factory.mktemp("guarded")
+    model = shutil.copytree(artifact_path, folder / "artifact")
+    settings = {"DHVT_TOKEN": TOKEN, "DHVT_CORS_ORIGINS": "https://a.example, https://b.example", "DHVT_ACCESS_LOG": "all"}
+    with serving(folder / "log", DHVT_MODEL=str(model), **settings) as url:
+        yield url, model, folder / "log"
+
+
+def test_only_health_is_open(guarded):
+    url, _, _ = guarded
+    for path in ("/livez", "/readyz", "/healthz"):
+        assert httpx.get(f"{url}{path}").status_code == 200
+    for path in ("/", "/info", "/metrics", "/docs.json", "/schema.json", "/nope"):
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}, {"Authorization": "Bearer \xff"}):
+            raw = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
+            response = httpx.get(f"{url}{path}", headers=raw)
+            assert response.status_code == 401
+            assert response.json()["error"]["code"] == "unauthorized"
+    assert classify(url).status_code == 401
+    assert classify(url, headers=AUTHORIZED).status_code == 200
+    assert httpx.get(f"{url}/info", headers=AUTHORIZED).status_code == 200
+
+
+def test_cors_is_for_the_origins_that_were_named(guarded, server):
+    url, _, _ = guarded
+    preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    allowed = httpx.options(f"{url}/classify", headers={"Origin": "https://b.example", **preflight})
+    assert allowed.headers["access-control-allow-origin"] == "https://b.example"
+    refused = httpx.options(f"{url}/classify", headers={"Origin": "https://evil.example", **preflight})
+    assert "access-control-allow-origin" not in refused.headers
+    assert "access-control-allow-origin" not in classify(server, headers={"Origin": "https://b.example"}).headers
+
+
+def test_the_access_log_has_a_line_of_json_for_each_request(guarded):
+    url, _, log = guarded
+    classify(url, headers=AUTHORIZED | {"X-Request-ID": "find-me"})
+    line = next(line for line in log.read_text().splitlines() if "find-me" in line)
+    entry = json.loads(line[line.index("{") :])
+    assert (entry["method"], entry["path"], entry["status"]) == ("POST", "/classify", 200)
+    assert entry["duration_ms"] > 0
+    assert TOKEN not in log.read_text()
+
+
+@contextlib.contextmanager
+def load(url, headers=None):
+    """Clients that ask without a pause; gives their status codes and failures."""
+    outcomes, stop = [], threading.Event()
+
+    def ask():
+        with httpx.Client(timeout=60, headers=headers) as client:
+            while not stop.is_set():
+                try:
+                    outcomes.append(client.post(f"{url}/classify", files={"image": PNG}).status_code)
+                except httpx.TransportError as error:
+                    outcomes.append(error)
+                    time.sleep(0.05)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield outcomes
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def rename_class(model, old, new):
+    """The same model with a class of another name, its hashes put right as an export would."""
+    from dataclasses import replace
+
+    from dhvt.artifact import load_artifact, write_card
+
+    card = load_artifact(model).card
+    write_card(model, replace(card, classes=[new if name == old else name for name in card.classes]))
+
+
+def test_a_reload_changes_the_model_and_loses_no_request(guarded):
+    url, model, _ = guarded
+    with load(url, AUTHORIZED) as outcomes:
+        rename_class(model, "circle", "disc")
+        reloaded = httpx.post(f"{url}/reload", headers=AUTHORIZED, timeout=120)
+        assert "disc" in reloaded.json()["classes"]
+        assert "disc" in httpx.get(f"{url}/info", headers=AUTHORIZED).json()["classes"]
+        rename_class(model, "disc", "circle")
+        for pid in worker_pids(url):
+            os.kill(pid, signal.SIGHUP)
+        deadline = time.monotonic() + 120
+        while "disc" in httpx.get(f"{url}/info", headers=AUTHORIZED).json()["classes"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert len(outcomes) > 10
+    assert set(outcomes) == {200}
+
+
+def test_a_model_that_cannot_be_served_is_not_taken(guarded):
+    url, model, _ = guarded
+    graph = model / "model.onnx"
+    whole = graph.read_bytes()
+    graph.write_bytes(whole[:-100])
+    try:
+        response = httpx.post(f"{url}/reload", headers=AUTHORIZED, timeout=120)
+        assert (response.status_code, response.json()["error"]["code"]) == (409, "not_reloaded")
+        assert "model.onnx" in response.json()["error"]["message"]
+        assert classify(url, headers=AUTHORIZED).status_code == 200
+    finally:
+        graph.write_bytes(whole)
+
+
+@pytest.mark.parametrize("environment", [{}, {"BENTOML_CONTAINERIZED": "true"}])
+def test_a_killed_worker_is_replaced(artifact_path, tmp_path, environment):
+    with serving(tmp_path / "log", DHVT_MODEL=str(artifact_path), **environment) as url, load(url) as outcomes:
+        (pid,) = worker_pids(url)
+        while len(outcomes) < 20:
+            time.sleep(0.05)
+        os.kill(pid, signal.SIGKILL)
+        before = outcomes.count(200)
+        deadline = time.monotonic() + 90
+        while outcomes.count(200) < before + 20:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert worker_pids(url) != [pid]
+    failures = [outcome for outcome in outcomes if outcome != 200]
+    assert len(failures) <= 4  # at most what was inside
+    assert all(isinstance(failure, httpx.TransportError) for failure in failures)
+
+
+def in_flight(url):
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return next((float(line.split()[-1]) for line in lines if line.startswith("dhvt_requests_in_flight ")), 0)
+
+
+def test_sigterm_answers_what_was_accepted(artifact_path, tmp_path):
+    """Half of each body has come when the signal does; the other half is still taken, and answered."""
+    with serving(tmp_path / "log", DHVT_MODEL=str(artifact_path)) as url, contextlib.ExitStack() as stack:
+        host, port = url.removeprefix("http://").split(":")
+        head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(PNG)}\r\n\r\n".encode()
+        clients = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(8)]
+        for client in clients:
+            client.sendall(head + PNG[:50])
+        while in_flight(url) < len(clients):
+            time.sleep(0.05)
+        server = psutil.Process(worker_pids(url)[0]).parent()
+        server.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        for client in clients:
+            client.sendall(PNG[50:])
+            client.settimeout(30)
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        server.wait(30)
+
+
+def test_a_queue_that_is_too_old_takes_no_more(artifact_path, tmp_path):
+    settings = {"DHVT_MODEL": str(artifact_path), "DHVT_MAX_QUEUE_MS": "1", "DHVT_MAX_BATCH_SIZE": "1"}
+    with serving(tmp_path / "log", **settings) as url:
+        with load(url) as outcomes:
+            while 503 not in outcomes or 200 not in outcomes:
+                time.sleep(0.05)
+                assert len(outcomes) < 20_000
+        assert set(outcomes) == {200, 503}
+        assert classify(url).status_code == 200
