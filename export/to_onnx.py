@@ -45,6 +45,7 @@ from export.quantize import (
     quantize,
     reason_to_drop,
 )
+from export.store import store_artifact
 
 OPSET_VERSION = 20
 PARITY_IMAGES = 2 * max(BATCH_SIZES)
@@ -211,7 +212,16 @@ def export_onnx(
 )
 @click.option("--int8", is_flag=True, help="Add a graph in int8, where it keeps the accuracy on --data and is faster here.")
 @click.option("--opset-version", default=OPSET_VERSION, show_default=True, type=click.IntRange(min=17))
-def main(checkpoint: Path, out: Path | None, data: str | None, resize_mode: str | None, int8: bool, opset_version: int) -> None:
+@click.option("--tag", help="Also put it into BentoML's model store, as dhvt or dhvt:v2; DHVT_MODEL takes the tag.")
+def main(
+    checkpoint: Path,
+    out: Path | None,
+    data: str | None,
+    resize_mode: str | None,
+    int8: bool,
+    opset_version: int,
+    tag: str | None,
+) -> None:
     """Export CHECKPOINT to a model folder that `DHVT_MODEL=… bentoml serve` takes.
 
     The graph is compared with PyTorch in ONNX Runtime and OpenVINO, at several batch sizes, before anything is
@@ -222,6 +232,7 @@ def main(checkpoint: Path, out: Path | None, data: str | None, resize_mode: str 
         if resize_mode is not None:
             loaded.preprocess["resize_mode"] = resize_mode
         artifact = export_onnx(loaded, out or checkpoint.parent / "artifact", data, opset_version, int8)
+        stored = store_artifact(artifact, tag) if tag else None
     except DHVTError as error:
         raise click.ClickException(str(error)) from error
     for row in artifact.card.parity["runtimes"]:
@@ -236,6 +247,8 @@ def main(checkpoint: Path, out: Path | None, data: str | None, resize_mode: str 
             f"{measured['top1_agreement']:.1%} of {measured['images']} pictures; {measured['speedup']:.2f} times as fast"
         )
     click.echo(f"wrote {artifact.path}; serve it with DHVT_MODEL={artifact.path} bentoml serve")
+    if stored:
+        click.echo(f"stored {stored}; serve it with DHVT_MODEL={stored} bentoml serve")
 
 
 if __name__ == "__main__":

@@ -25,13 +25,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(log: Path, **settings: str) -> Iterator[str]:
+def serving(log: Path, bento: str = ".", cwd: Path = ROOT, **settings: str) -> Iterator[str]:
     """``bentoml serve`` with some ``DHVT_*`` settings; gives its address when it is ready."""
     port = free_port()
-    command = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "bentoml", "serve", bento, "--host", "127.0.0.1", "--port", str(port)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("DHVT_")} | settings
     with log.open("wb") as file:
-        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(command, cwd=cwd, env=environ, stdout=file, stderr=file, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until_ready(url, process, log)
