@@ -7,9 +7,12 @@ DHVT_MODEL=runs/mine/artifact bentoml serve
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from typing import Any
 
 import bentoml
@@ -30,6 +33,18 @@ from serving.schemas import BatchInput, BatchOutput, ClassifyInput, ClassifyOutp
 from serving.settings import Settings, count_workers
 
 TRACED_ROUTES = frozenset({"/classify", "/classify/batch"})
+
+
+def _keep_metrics_apart() -> None:
+    """BentoML keeps the metrics of all servers in one folder, which the next server to start empties."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")  # workers have it
+    if folder is None:
+        folder = tempfile.mkdtemp(prefix="dhvt-metrics-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    BentoMLContainer.prometheus_multiproc_dir.set(folder)
+
+
+_keep_metrics_apart()
 
 
 def _find_app() -> App:

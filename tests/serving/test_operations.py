@@ -67,6 +67,13 @@ def test_metrics(server):
         assert sample in text
 
 
+def test_servers_on_one_machine_count_apart(server, artifact_path, tmp_path):
+    classify(server)
+    with serving(tmp_path / "log", DHVT_MODEL=str(artifact_path)) as other:
+        assert "dhvt_images_total{" not in httpx.get(f"{other}/metrics").text
+    assert 'dhvt_images_total{outcome="ok"}' in httpx.get(f"{server}/metrics").text
+
+
 def test_a_request_id_is_handed_through_or_made(server):
     assert classify(server, headers={"X-Request-ID": "abc-1"}).headers["X-Request-ID"] == "abc-1"
     made = {classify(server, headers={"X-Request-ID": bad}).headers["X-Request-ID"] for bad in ("", "a b", "x" * 200)}
