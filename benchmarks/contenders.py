@@ -183,7 +183,7 @@ def _free_port() -> int:
 
 
 @contextmanager
-def serving(contender: Contender, upload: Upload, folder: Path, **settings: str) -> Iterator[Server]:
+def running(contender: Contender, upload: Upload, folder: Path, **settings: str) -> Iterator[Server]:
     """Starts a contender with some ``DHVT_*`` settings, gives it when it is ready, and ends it.
 
     Args:

@@ -35,7 +35,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from contenders import BENCHMARKS, CONTENDERS, ROOT, Contender, Server, ask, machine_cpu_s, serving, top_label
+from contenders import BENCHMARKS, CONTENDERS, ROOT, Contender, Server, ask, machine_cpu_s, running, top_label
 from load import Upload, closed_loop, make_upload, require_wrk, sample_picture
 from serving.cpus import available_cpus, processor_name
 from serving.settings import BUNDLED_MODEL
@@ -84,7 +84,7 @@ def measure_contender(
 ) -> dict[int, Figures]:
     """One server, started for this, with every number of clients."""
     figures = {}
-    with serving(contender, upload, folder, DHVT_MODEL=str(args.model)) as server:
+    with running(contender, upload, folder, DHVT_MODEL=str(args.model)) as server:
         check_label(server, upload, expected)
         closed_loop(server.url, upload, folder, clients=max(args.clients), seconds=args.warm_up)
         for clients in args.clients:
@@ -153,7 +153,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--warm-up", type=float, default=3, help="seconds of load that are not counted")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--disturbance", type=float, default=0.05,
-                        help="share of the processors, 0 to 1; a measurement during which other programs took more is repeated")  # fmt: skip
+                        help="repeat a measurement while other programs take more than this share of the processors")  # fmt: skip
     parser.add_argument("--tries", type=int, default=3, help="at most so many of each measurement; the least disturbed counts")
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="model folder; default: the bundled one")
     parser.add_argument("--out", type=Path, help="file for the JSON line too")
