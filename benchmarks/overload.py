@@ -38,8 +38,8 @@ from serving.cpus import available_cpus, processor_name
 from serving.settings import BUNDLED_MODEL
 
 CLIENTS = 64
-NO_ANSWER = 0
-REFUSALS = (429, 503)
+ACCEPTED = "200"
+REFUSED = ("429", "503")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +49,12 @@ class Answer:
     Args:
         sent_s: since the start, when it was due.
         latency_ms: from when it was due until the whole answer was there.
-        status: :data:`NO_ANSWER` when the connection failed or nothing came in time.
+        outcome: the status, or the exception's name when the connection failed or nothing came in time.
     """
 
     sent_s: float
     latency_ms: float
-    status: int
+    outcome: str
 
 
 class OpenLoop:
@@ -99,15 +99,20 @@ class OpenLoop:
 
     async def _send(self, start: float, due: float) -> None:
         try:
-            status = await asyncio.wait_for(self._exchange(), self.timeout_s)
-        except (OSError, ValueError, EOFError, asyncio.TimeoutError):
-            status = NO_ANSWER
+            outcome = await asyncio.wait_for(self._exchange(), self.timeout_s)
+        except (OSError, ValueError, EOFError, asyncio.TimeoutError) as error:
+            outcome = type(error).__name__
         latency_ms = 1e3 * (time.perf_counter() - due)
-        self.answers.append(Answer(sent_s=due - start, latency_ms=latency_ms, status=status))
+        self.answers.append(Answer(sent_s=due - start, latency_ms=latency_ms, outcome=outcome))
 
-    async def _exchange(self) -> int:
+    async def _exchange(self) -> str:
         """One request on an idle connection, or a new one, which is kept when the server keeps it."""
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(self.host, self.port)
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():  # else the server has closed it
+                break
+        else:
+            reader, writer = await asyncio.open_connection(self.host, self.port)
         try:
             writer.write(self.request)  # an early refusal is read although the server may not take the rest
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -121,7 +126,7 @@ class OpenLoop:
             writer.close()
         else:
             self._idle.append((reader, writer))
-        return int(head.split(b" ", 2)[1])
+        return head.split(b" ", 2)[1].decode()
 
 
 def generate(url: str, upload: Upload, rate: float, seconds: float, max_connections: int) -> tuple[list[Answer], int, float]:
@@ -140,10 +145,9 @@ def percentiles(values: list[float]) -> dict[str, float | None]:
 
 def summarise(answers: list[Answer], seconds: float) -> dict[str, Any]:
     """Counts and latencies by what became of a request."""
-    accepted = [answer.latency_ms for answer in answers if answer.status == 200]
-    refused = [answer.latency_ms for answer in answers if answer.status in REFUSALS]
-    counts = Counter(answer.status for answer in answers)
-    others = {str(status): count for status, count in sorted(counts.items()) if status not in (200, NO_ANSWER, *REFUSALS)}
+    accepted = [answer.latency_ms for answer in answers if answer.outcome == ACCEPTED]
+    refused = [answer.latency_ms for answer in answers if answer.outcome in REFUSED]
+    outcomes = Counter(answer.outcome for answer in answers)
     last = max((answer.sent_s + answer.latency_ms / 1e3 for answer in answers), default=seconds)
     return {
         "sent": len(answers),
@@ -152,8 +156,8 @@ def summarise(answers: list[Answer], seconds: float) -> dict[str, Any]:
         "accepted_latency": percentiles(accepted),
         "refused": len(refused),
         "refused_latency": percentiles(refused),
-        "connection_errors_or_timeouts": counts[NO_ANSWER],
-        "other_statuses": others,
+        "neither": sum(count for outcome, count in outcomes.items() if outcome not in (ACCEPTED, *REFUSED)),
+        "outcomes": dict(sorted(outcomes.items())),
     }
 
 
@@ -192,9 +196,9 @@ def draw(answers: list[Answer], line: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(8, 4))
     axes = figure.subplots()
     kinds = {
-        "accepted": [a for a in answers if a.status == 200],
-        "refused": [a for a in answers if a.status in REFUSALS],
-        "failed": [a for a in answers if a.status not in (200, *REFUSALS)],
+        "accepted": [answer for answer in answers if answer.outcome == ACCEPTED],
+        "refused": [answer for answer in answers if answer.outcome in REFUSED],
+        "neither": [answer for answer in answers if answer.outcome not in (ACCEPTED, *REFUSED)],
     }
     end = max((answer.sent_s + answer.latency_ms / 1e3 for answer in answers), default=1)
     edges = np.arange(0, int(end) + 2)

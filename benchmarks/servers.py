@@ -153,7 +153,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--warm-up", type=float, default=3, help="seconds of load that are not counted")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--disturbance", type=float, default=0.05,
-                        help="repeat a measurement while other programs take more than this share of the processors")  # fmt: skip
+                        help="repeat a measurement when other programs took more of the processors than this share")  # fmt: skip
     parser.add_argument("--tries", type=int, default=3, help="at most so many of each measurement; the least disturbed counts")
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="model folder; default: the bundled one")
     parser.add_argument("--out", type=Path, help="file for the JSON line too")
