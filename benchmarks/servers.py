@@ -6,6 +6,9 @@ All contenders serve the same model with the same engine, decoding and answer, a
 
     dhvt (raw), dhvt (multipart)   ``bentoml serve`` in this repository, the picture as the body and in a form
     mosec                          raw; processes that decode, one that predicts in batches
+    litserve                       a form; one worker, which decodes in threads and predicts in batches
+    bentoml                        a form; BentoML's own batching, behind a service that decodes
+    fastapi                        a form; a thread per picture, no batches
 
 (their files are in benchmarks/peers, what they need in benchmarks/requirements.txt; one that is not installed is left
 out). They take turns: each is started, warmed up, measured with every number of clients and stopped, then the next; the
@@ -153,7 +156,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--warm-up", type=float, default=3, help="seconds of load that are not counted")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--disturbance", type=float, default=0.05,
-                        help="repeat a measurement when other programs took more of the processors than this share")  # fmt: skip
+                        help="repeat a measurement when other programs took more of the processors than this")  # fmt: skip
     parser.add_argument("--tries", type=int, default=3, help="at most so many of each measurement; the least disturbed counts")
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="model folder; default: the bundled one")
     parser.add_argument("--out", type=Path, help="file for the JSON line too")
