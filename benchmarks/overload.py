@@ -47,12 +47,14 @@ class Answer:
     """One request of the open loop.
 
     Args:
-        sent_s: since the start, when it was due.
+        due_s: since the start, when it had to be sent.
+        late_ms: how much later the generator got round to it.
         latency_ms: from when it was due until the whole answer was there.
         outcome: the status, or the exception's name when the connection failed or nothing came in time.
     """
 
-    sent_s: float
+    due_s: float
+    late_ms: float
     latency_ms: float
     outcome: str
 
@@ -98,12 +100,13 @@ class OpenLoop:
             writer.close()
 
     async def _send(self, start: float, due: float) -> None:
+        late_ms = 1e3 * (time.perf_counter() - due)
         try:
             outcome = await asyncio.wait_for(self._exchange(), self.timeout_s)
         except (OSError, ValueError, EOFError, asyncio.TimeoutError) as error:
             outcome = type(error).__name__
         latency_ms = 1e3 * (time.perf_counter() - due)
-        self.answers.append(Answer(sent_s=due - start, latency_ms=latency_ms, outcome=outcome))
+        self.answers.append(Answer(due_s=due - start, late_ms=late_ms, latency_ms=latency_ms, outcome=outcome))
 
     async def _exchange(self) -> str:
         """One request on an idle connection, or a new one, which is kept when the server keeps it."""
@@ -148,7 +151,7 @@ def summarise(answers: list[Answer], seconds: float) -> dict[str, Any]:
     accepted = [answer.latency_ms for answer in answers if answer.outcome == ACCEPTED]
     refused = [answer.latency_ms for answer in answers if answer.outcome in REFUSED]
     outcomes = Counter(answer.outcome for answer in answers)
-    last = max((answer.sent_s + answer.latency_ms / 1e3 for answer in answers), default=seconds)
+    last = max((answer.due_s + answer.latency_ms / 1e3 for answer in answers), default=seconds)
     return {
         "sent": len(answers),
         "accepted": len(accepted),
@@ -182,6 +185,7 @@ def overload(server: Server, upload: Upload, rate: float, args: argparse.Namespa
         wall_s = time.perf_counter() - start
     figures = {"offered_per_s": round(rate, 1)} | summarise(answers, args.seconds)
     figures |= {
+        "generator_late_p99_ms": percentiles([answer.late_ms for answer in answers])["p99_ms"],
         "unsent_for_want_of_connections": unsent,
         "peak_memory_mib": round(max(memory), 1),
         "generator_cpu_share": round(cpu_s / wall_s / available_cpus(), 3),
@@ -200,10 +204,10 @@ def draw(answers: list[Answer], line: dict[str, Any], path: Path) -> None:
         "refused": [answer for answer in answers if answer.outcome in REFUSED],
         "neither": [answer for answer in answers if answer.outcome not in (ACCEPTED, *REFUSED)],
     }
-    end = max((answer.sent_s + answer.latency_ms / 1e3 for answer in answers), default=1)
+    end = max((answer.due_s + answer.latency_ms / 1e3 for answer in answers), default=1)
     edges = np.arange(0, int(end) + 2)
     for name, group in kinds.items():
-        counts, _ = np.histogram([answer.sent_s + answer.latency_ms / 1e3 for answer in group], edges)
+        counts, _ = np.histogram([answer.due_s + answer.latency_ms / 1e3 for answer in group], edges)
         axes.step(edges[:-1], counts, where="post", label=name)
     axes.axhline(line["before"]["requests_per_s"], color="grey", linestyle="--", label="sustained before")
     axes.axhline(line["during"]["offered_per_s"], color="grey", linestyle=":", label="offered")

@@ -12,7 +12,9 @@ All contenders serve the same model with the same engine, decoding and answer, a
 
 (their files are in benchmarks/peers, what they need in benchmarks/requirements.txt; one that is not installed is left
 out). They take turns: each is started, warmed up, measured with every number of clients and stopped, then the next; the
-order changes from round to round, and figures are medians of the rounds.
+order changes from round to round, and figures are medians of the rounds. How much of the processors other programs took
+meanwhile is reported; a measurement that they disturbed is repeated, and a round in which that did not help is left out
+of the medians where there is a better one.
 
 The load is made by wrk: so many connections, each of which sends its next request when it has its answer. wrk runs on
 the same processors as the server, and its own processor time is reported. Before and after each measurement
@@ -105,11 +107,13 @@ def measure_ceiling(args: argparse.Namespace) -> dict[str, Any]:
     return ceiling
 
 
-def combine(rounds: list[Figures]) -> Figures:
-    """Medians, but the sum of errors and the highest memory."""
-    summed = {name: median(entry[name] for entry in rounds) for name in rounds[0]}
+def combine(rounds: list[Figures], disturbance: float) -> Figures:
+    """Medians of the rounds that no other program disturbed, or of all when each was; the sum of errors and the highest
+    memory of all."""
+    quiet = [entry for entry in rounds if entry["share_of_processors_taken_by_others"] <= disturbance]
+    figures = {name: round(median(entry[name] for entry in quiet or rounds), 3) for name in rounds[0]}
     errors, memory = sum(entry["errors"] for entry in rounds), max(entry["peak_memory_mib"] for entry in rounds)
-    return {name: round(value, 2) for name, value in summed.items()} | {"errors": errors, "peak_memory_mib": memory}
+    return figures | {"errors": errors, "peak_memory_mib": memory, "undisturbed_rounds": len(quiet)}
 
 
 def compare(results: dict[str, dict[int, Figures]], clients: int) -> dict[str, float]:
@@ -189,7 +193,8 @@ def main() -> None:
                 tqdm.write(f"{name}: {json.dumps(measured[name])}", file=sys.stderr)
             rounds.append(measured)
     results = {
-        name: {clients: combine([entry[name][clients] for entry in rounds]) for clients in args.clients} for name in names
+        name: {clients: combine([entry[name][clients] for entry in rounds], args.disturbance) for clients in args.clients}
+        for name in names
     }
     most = max(args.clients)
     ceiling = ceilings[0] | {
