@@ -17,8 +17,8 @@ meanwhile is reported; a measurement that they disturbed is repeated, and a roun
 of the medians where there is a better one.
 
 The load is made by wrk: so many connections, each of which sends its next request when it has its answer. wrk runs on
-the same processors as the server, and its own processor time is reported. Before and after each measurement
-the label in an answer is compared with what the engine says.
+the same processors as the server, and its own processor time is reported. Before a server is measured, and
+afterwards, the label in an answer is compared with what the engine says.
 
 ``ceiling`` is what decoding and the engine alone could do (see benchmarks/ceiling.py), measured in the same rounds.
 Prints one JSON line.
