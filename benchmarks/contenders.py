@@ -160,6 +160,12 @@ class Server:
         self._process.wait()
 
 
+def machine_cpu_s() -> float:
+    """Processor seconds that this machine has spent on anything, a hypervisor's other guests included."""
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+
+
 def ask(url: str, upload: Upload) -> httpx.Response:
     """One request, on a connection of its own."""
     return httpx.post(url, content=upload.body, headers={"Content-Type": upload.content_type}, timeout=30)
@@ -177,7 +183,7 @@ def _free_port() -> int:
 
 
 @contextmanager
-def serving(contender: Contender, upload: Upload, folder: Path, **settings: str) -> Iterator[Server]:
+def running(contender: Contender, upload: Upload, folder: Path, **settings: str) -> Iterator[Server]:
     """Starts a contender with some ``DHVT_*`` settings, gives it when it is ready, and ends it.
 
     Args:

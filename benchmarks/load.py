@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def make_upload(kind: str, picture: bytes) -> Upload:
 @dataclass(frozen=True, kw_only=True)
 class Load:
     """What wrk counted: answers, those of them that were not 2xx or 3xx, requests that got none; of all answers the
-    latency."""
+    latency; and the processor time that wrk itself took."""
 
     answers: int
     not_ok: int
@@ -63,6 +64,7 @@ class Load:
     seconds: float
     p50_ms: float
     p99_ms: float
+    own_cpu_s: float
 
 
 def require_wrk() -> None:
@@ -81,5 +83,11 @@ def closed_loop(url: str, upload: Upload, folder: Path, *, clients: int, seconds
     body.write_bytes(upload.body)
     command = ["wrk", "-t1", f"-c{clients}", f"-d{round(seconds)}s", "--timeout", "30s", "-s", str(SCRIPT), url]
     command += ["--", str(body), upload.content_type]
+    before = _children_cpu_s()
     result = subprocess.run(command, check=True, capture_output=True, text=True)
-    return Load(**json.loads(result.stdout.splitlines()[-1]))
+    return Load(own_cpu_s=_children_cpu_s() - before, **json.loads(result.stdout.splitlines()[-1]))
+
+
+def _children_cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -6,14 +6,19 @@ All contenders serve the same model with the same engine, decoding and answer, a
 
     dhvt (raw), dhvt (multipart)   ``bentoml serve`` in this repository, the picture as the body and in a form
     mosec                          raw; processes that decode, one that predicts in batches
+    litserve                       a form; one worker, which decodes in threads and predicts in batches
+    bentoml                        a form; BentoML's own batching, behind a service that decodes
+    fastapi                        a form; a thread per picture, no batches
 
 (their files are in benchmarks/peers, what they need in benchmarks/requirements.txt; one that is not installed is left
 out). They take turns: each is started, warmed up, measured with every number of clients and stopped, then the next; the
-order changes from round to round, and figures are medians of the rounds.
+order changes from round to round, and figures are medians of the rounds. How much of the processors other programs took
+meanwhile is reported; a measurement that they disturbed is repeated, and a round in which that did not help is left out
+of the medians where there is a better one.
 
 The load is made by wrk: so many connections, each of which sends its next request when it has its answer. wrk runs on
-the same processors as the server; it takes about 0.1 ms of processor time per request. Before and after each measurement
-the label in an answer is compared with what the engine says.
+the same processors as the server, and its own processor time is reported. Before a server is measured, and
+afterwards, the label in an answer is compared with what the engine says.
 
 ``ceiling`` is what decoding and the engine alone could do (see benchmarks/ceiling.py), measured in the same rounds.
 Prints one JSON line.
@@ -35,7 +40,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from contenders import BENCHMARKS, CONTENDERS, ROOT, Contender, Server, ask, serving, top_label
+from contenders import BENCHMARKS, CONTENDERS, ROOT, Contender, Server, ask, machine_cpu_s, running, top_label
 from load import Upload, closed_loop, make_upload, require_wrk, sample_picture
 from serving.cpus import available_cpus, processor_name
 from serving.settings import BUNDLED_MODEL
@@ -53,18 +58,30 @@ def check_label(server: Server, upload: Upload, expected: str) -> None:
 
 def measure_load(server: Server, upload: Upload, folder: Path, clients: int, seconds: float) -> Figures:
     """One server under one load."""
-    before = server.cpu_s()
+    before, machine_before = server.cpu_s(), machine_cpu_s()
     with server.watching_memory() as memory:
         load = closed_loop(server.url, upload, folder, clients=clients, seconds=seconds)
-        used = server.cpu_s() - before
+        used, machine_used = server.cpu_s() - before, machine_cpu_s() - machine_before
+    others = max(machine_used - used - load.own_cpu_s, 0) / (load.seconds * (os.cpu_count() or 1))
     return {
         "requests_per_s": round((load.answers - load.not_ok) / load.seconds, 1),
         "p50_ms": load.p50_ms,
         "p99_ms": load.p99_ms,
         "errors": load.not_ok + load.failed,
         "cpu_ms_per_request": round(1e3 * used / max(load.answers, 1), 2),
+        "client_cpu_ms_per_request": round(1e3 * load.own_cpu_s / max(load.answers, 1), 3),
         "peak_memory_mib": round(max(memory), 1),
+        "share_of_processors_taken_by_others": round(others, 3),
     }
+
+
+def measure_undisturbed(server: Server, upload: Upload, folder: Path, clients: int, args: argparse.Namespace) -> Figures:
+    """:func:`measure_load`, up to ``--tries`` times while other programs take more than ``--disturbance``; the least
+    disturbed."""
+    tries: list[Figures] = []
+    while len(tries) < args.tries and all(entry["share_of_processors_taken_by_others"] > args.disturbance for entry in tries):
+        tries.append(measure_load(server, upload, folder, clients, args.seconds))
+    return min(tries, key=lambda entry: entry["share_of_processors_taken_by_others"])
 
 
 def measure_contender(
@@ -72,11 +89,11 @@ def measure_contender(
 ) -> dict[int, Figures]:
     """One server, started for this, with every number of clients."""
     figures = {}
-    with serving(contender, upload, folder, DHVT_MODEL=str(args.model)) as server:
+    with running(contender, upload, folder, DHVT_MODEL=str(args.model)) as server:
         check_label(server, upload, expected)
         closed_loop(server.url, upload, folder, clients=max(args.clients), seconds=args.warm_up)
         for clients in args.clients:
-            figures[clients] = measure_load(server, upload, folder, clients, args.seconds)
+            figures[clients] = measure_undisturbed(server, upload, folder, clients, args)
         check_label(server, upload, expected)
     return figures
 
@@ -90,11 +107,13 @@ def measure_ceiling(args: argparse.Namespace) -> dict[str, Any]:
     return ceiling
 
 
-def combine(rounds: list[Figures]) -> Figures:
-    """Medians, but the sum of errors and the highest memory."""
-    summed = {name: median(entry[name] for entry in rounds) for name in rounds[0]}
+def combine(rounds: list[Figures], disturbance: float) -> Figures:
+    """Medians of the rounds that no other program disturbed, or of all when each was; the sum of errors and the highest
+    memory of all."""
+    quiet = [entry for entry in rounds if entry["share_of_processors_taken_by_others"] <= disturbance]
+    figures = {name: round(median(entry[name] for entry in quiet or rounds), 3) for name in rounds[0]}
     errors, memory = sum(entry["errors"] for entry in rounds), max(entry["peak_memory_mib"] for entry in rounds)
-    return {name: round(value, 2) for name, value in summed.items()} | {"errors": errors, "peak_memory_mib": memory}
+    return figures | {"errors": errors, "peak_memory_mib": memory, "undisturbed_rounds": len(quiet)}
 
 
 def compare(results: dict[str, dict[int, Figures]], clients: int) -> dict[str, float]:
@@ -140,6 +159,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=8, help="of each measurement")
     parser.add_argument("--warm-up", type=float, default=3, help="seconds of load that are not counted")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--disturbance", type=float, default=0.05,
+                        help="repeat a measurement when other programs took more of the processors than this")  # fmt: skip
+    parser.add_argument("--tries", type=int, default=3, help="at most so many of each measurement; the least disturbed counts")
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="model folder; default: the bundled one")
     parser.add_argument("--out", type=Path, help="file for the JSON line too")
     parser.add_argument("--plot", type=Path, help="picture of bars, .png or .svg")
@@ -171,7 +193,8 @@ def main() -> None:
                 tqdm.write(f"{name}: {json.dumps(measured[name])}", file=sys.stderr)
             rounds.append(measured)
     results = {
-        name: {clients: combine([entry[name][clients] for entry in rounds]) for clients in args.clients} for name in names
+        name: {clients: combine([entry[name][clients] for entry in rounds], args.disturbance) for clients in args.clients}
+        for name in names
     }
     most = max(args.clients)
     ceiling = ceilings[0] | {

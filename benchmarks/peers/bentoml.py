@@ -25,7 +25,7 @@ class Model:
         return self.served.engine.predict(images)
 
 
-@bentoml.service
+@bentoml.service(workers="cpu_count")
 class Front:
     """Picture to answer."""
 

@@ -39,6 +39,6 @@ class ClassifyAPI(litserve.LitAPI):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, required=True)
-    api = ClassifyAPI(max_batch_size=MAX_BATCH_SIZE, batch_timeout=0.002)
+    api = ClassifyAPI(max_batch_size=MAX_BATCH_SIZE, batch_timeout=0.01)
     server = litserve.LitServer(api, accelerator="cpu", fast_queue=True)
     server.run(host="127.0.0.1", port=parser.parse_args().port, generate_client_file=False, access_log=False)
