@@ -70,7 +70,7 @@ class DHVTService:
         self.artifact = load_artifact(settings.model)
         engine = open_engine(
             self.artifact, settings.engine, threads=settings.engine_threads(), max_batch_size=settings.max_batch_size
-        )
+        ).engine
         self.batcher = Batcher(engine, max_batch_size=settings.max_batch_size)
         self.in_flight = 0
         self.decoders = ThreadPoolExecutor(available_cpus(), thread_name_prefix="decode")

@@ -21,7 +21,8 @@ class Settings:
 
     Args:
         model: model folder to serve.
-        engine: ``auto``, ``openvino`` or ``onnxruntime``, or one of them in a precision, as ``openvino:fp32``.
+        engine: ``auto``, or one of :data:`serving.engines.ENGINES`, as ``openvino``, also in a precision, as
+            ``openvino:fp32``.
         threads: processor threads of the engine; 0 takes all that affinity and cgroup grant.
         max_upload_bytes: largest request body.
         max_pixels: largest width times height of a picture.
