@@ -11,7 +11,7 @@ import hashlib
 import logging
 import platform
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,28 @@ from dhvt.batches import run_in_parts
 from dhvt.errors import EngineError
 from serving.engines.compatibility import EngineEntry, Machine, require_fit
 
-if TYPE_CHECKING:
-    import tensorrt as trt
-
 logger = logging.getLogger(__name__)
+
+
+class CudaEngine(Protocol):
+    """What is used of ``ICudaEngine``, which both flavours have and neither types."""
+
+    @property
+    def num_io_tensors(self) -> int: ...
+    def get_tensor_name(self, index: int) -> str: ...
+    def get_tensor_dtype(self, name: str) -> Any: ...
+    def get_tensor_shape(self, name: str) -> Any: ...
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Any]: ...
+    def create_runtime_config(self) -> Any: ...
+    def create_execution_context(self, runtime_config: Any = ...) -> ExecutionContext | None: ...
+
+
+class ExecutionContext(Protocol):
+    """What is used of ``IExecutionContext``."""
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool: ...
+    def set_tensor_address(self, name: str, memory: int) -> bool: ...
+    def execute_async_v3(self, stream_handle: int) -> bool: ...
 
 
 class TensorRTEngine:
@@ -67,8 +85,8 @@ class TensorRTEngine:
         cuda.use_device()
         # All of these live as long as the engine: TensorRT does not keep what it was given.
         self._log = _make_logger(flavour)
-        self._runtime: trt.Runtime = flavour.Runtime(self._log)
-        engine: trt.ICudaEngine | None = self._runtime.deserialize_cuda_engine(data)
+        self._runtime = flavour.Runtime(self._log)
+        engine: CudaEngine | None = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise EngineError(f"{entry.flavour} {entry.version} cannot load {ENGINE_NAME}: {self._log.last}")
         self._engine = engine
@@ -81,16 +99,13 @@ class TensorRTEngine:
         for name, buffer in ((INPUT_NAME, self._images), (OUTPUT_NAME, self._logits)):
             self._require(self._context.set_tensor_address(name, buffer.device), f"take the address of {name}")
 
-    def _create_context(self, flavour: Any, engine: trt.ICudaEngine) -> trt.IExecutionContext:
-        context: trt.IExecutionContext | None
+    def _create_context(self, flavour: Any, engine: CudaEngine) -> ExecutionContext:
         if self._entry.flavour == "tensorrt_rtx":
             # By default it would compile kernels for each new batch size in the background and change over to them
             # later: then other code would serve than what passed the self-test.
-            self._config = flavour_config = engine.create_runtime_config()  # type: ignore[attr-defined,unused-ignore]
-            flavour_config.dynamic_shapes_kernel_specialization_strategy = (
-                flavour.DynamicShapesKernelSpecializationStrategy.NONE
-            )
-            context = engine.create_execution_context(flavour_config)
+            self._config = engine.create_runtime_config()
+            self._config.dynamic_shapes_kernel_specialization_strategy = flavour.DynamicShapesKernelSpecializationStrategy.NONE
+            context = engine.create_execution_context(self._config)
         else:
             context = engine.create_execution_context()
         if context is None:
@@ -162,7 +177,7 @@ def _make_logger(flavour: Any) -> Any:
     return Log()
 
 
-def _require_tensors(flavour: Any, engine: trt.ICudaEngine, entry: EngineEntry, artifact: Artifact) -> None:
+def _require_tensors(flavour: Any, engine: CudaEngine, entry: EngineEntry, artifact: Artifact) -> None:
     """
     Raises:
         EngineError: the engine's inputs, outputs or batch sizes are not those of model.json.
