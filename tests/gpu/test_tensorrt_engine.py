@@ -153,7 +153,7 @@ def test_an_engine_for_another_gpu_is_refused(copy):
 def test_a_profile_that_is_not_the_engines_is_refused(copy):
     profile = {"min_batch_size": 1, "opt_batch_size": 4, "max_batch_size": 64}
     artifact = edit_entry(copy, profile=profile)
-    with pytest.raises(EngineError, match="takes batches of 2 to 8, model.json says 1 to 64"):
+    with pytest.raises(EngineError, match=r"takes batches of 2 to 8, model\.json says 1 to 64"):
         TensorRTEngine(artifact, "fp16", threads=1, max_batch_size=64)
 
 

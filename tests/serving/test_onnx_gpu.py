@@ -43,7 +43,7 @@ def test_that_there_is_no_gpu_is_no_fault(artifact, engine):
 @pytest.mark.parametrize("engine", ENGINES.values())
 def test_it_never_falls_to_the_cpu(artifact, engine, capfd):
     """With onnxruntime-gpu, ONNX Runtime itself would: its session opens, on the CPU."""
-    with pytest.raises(EngineError, match="cannot start its|did not start its|has no") as caught:
+    with pytest.raises(EngineError, match=r"cannot start its|did not start its|has no") as caught:
         engine(artifact, "fp32", threads=1, max_batch_size=8)
     if GPU_BUILD:
         assert "cannot open shared object file" in str(caught.value)

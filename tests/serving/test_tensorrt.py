@@ -143,9 +143,7 @@ def test_asked_for_by_name_it_stops_the_start_with_one_line(rtx, name):
 
 
 def test_asked_for_without_an_engine_it_says_how_to_build_one(artifact_path):
-    with pytest.raises(
-        EngineError, match=r"no engine can serve .*; tensorrt: the model has no TensorRT engine; python export/"
-    ):
+    with pytest.raises(EngineError, match=r"no engine can .*; tensorrt: the model has no TensorRT engine; python export/"):
         check_engine(load_artifact(artifact_path), "tensorrt", threads=1, max_batch_size=8)
 
 
