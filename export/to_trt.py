@@ -45,6 +45,8 @@ from export.precision import DTYPES, cast
 from export.to_onnx import OPSET_VERSION, PARITY_IMAGES, export_graph, export_onnx, sample, torch_predict
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
+RTX_DEFAULT_CAPABILITY = (8, 0)
+"""TensorRT for RTX builds for GPUs from this one on, Ampere, unless told which."""
 OPSETS = {"bf16": 22}
 """The first that has convolutions in bf16; otherwise the artifact's."""
 
@@ -279,7 +281,7 @@ def export_trt(
         engine = build_engine(graph, cfg.size, profile, flavour=flavour, **options)
     here = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
     capabilities = [here] if flavour == "tensorrt" and here else list(options.get("compute_capabilities") or ())
-    runs_here = here is not None and (not capabilities or here in capabilities)
+    runs_here = here is not None and (here in capabilities if capabilities else here >= RTX_DEFAULT_CAPABILITY)
     measured = compare_engine(checkpoint, engine, precision, profile, images) if runs_here else None
     driver = read_driver()
     entry = {

@@ -91,7 +91,7 @@ class OnnxRuntimeTensorRTEngine:
         os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # the provider has no option for it; see use_tf32 above
         self._max_batch_size = max_batch_size
         height, width = artifact.card.preprocess.size
-        folder = _engine_folder(artifact)
+        folder = _engine_folder(artifact, max_batch_size)
         options = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
         options |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(folder)}
         for kind, batch_size in (("min", 1), ("opt", min(OPT_BATCH_SIZE, max_batch_size)), ("max", max_batch_size)):
@@ -175,13 +175,13 @@ def _preload_tensorrt() -> None:
         return  # they may be on the library path; if not, the provider's own error says so
 
 
-def _engine_folder(artifact: Artifact) -> Path:
+def _engine_folder(artifact: Artifact, max_batch_size: int) -> Path:
     """Where the provider keeps engines: one folder for all that an engine is tied to, because it checks little of that.
 
     Raises:
         EngineError: it cannot be made.
     """
-    facts = [artifact.digest, *versions(TENSORRT_PACKAGES), *gpu_facts()]
+    facts = [artifact.digest, max_batch_size, *versions(TENSORRT_PACKAGES), *gpu_facts()]
     folder = cache_folder("onnxruntime-tensorrt") / hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     try:
         folder.mkdir(parents=True, exist_ok=True)
