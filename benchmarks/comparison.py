@@ -32,7 +32,7 @@ BATCH_SIZE = 32
 def serving_rate(checkpoint: Path, seconds: float = 10.0) -> dict[str, Any]:
     """Images/s of the exported model in batches of 32, in the engine that serves it here."""
     artifact = export_onnx(load_checkpoint(checkpoint), checkpoint.parent / "artifact")
-    engine = open_engine(artifact, "auto", threads=available_cpus())
+    engine = open_engine(artifact, "auto", threads=available_cpus()).engine
     images = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, *artifact.card.preprocess.size, 3), dtype=np.uint8)
     engine.predict(images)
     done, start = 0, time.perf_counter()

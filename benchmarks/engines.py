@@ -37,7 +37,7 @@ def engine_contenders(artifact: Artifact, threads: int, largest: int) -> dict[st
     found: dict[str, Predict] = {}
     for name in all_candidates(artifact):
         try:
-            engine = open_engine(artifact, name, threads=threads, max_batch_size=largest)
+            engine = open_engine(artifact, name, threads=threads, max_batch_size=largest).engine
         except EngineError as error:
             tqdm.write(f"left out: {error}")
         else:

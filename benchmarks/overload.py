@@ -103,7 +103,7 @@ class OpenLoop:
         late_ms = 1e3 * (time.perf_counter() - due)
         try:
             outcome = await asyncio.wait_for(self._exchange(), self.timeout_s)
-        except (OSError, ValueError, EOFError, asyncio.TimeoutError) as error:
+        except (TimeoutError, OSError, ValueError, EOFError) as error:
             outcome = type(error).__name__
         latency_ms = 1e3 * (time.perf_counter() - due)
         self.answers.append(Answer(due_s=due - start, late_ms=late_ms, latency_ms=latency_ms, outcome=outcome))

@@ -255,7 +255,10 @@ _model_option = click.option(
 
 def _engine_options(command: Command) -> Command:
     command = click.option(
-        "--engine", default="auto", show_default=True, help="auto, openvino, onnxruntime; or with a precision, openvino:fp32."
+        "--engine",
+        default="auto",
+        show_default=True,
+        help="auto, tensorrt, onnxruntime-tensorrt, onnxruntime-cuda, openvino, onnxruntime; with a precision openvino:fp32.",
     )(command)
     return _model_option(command)
 
@@ -268,7 +271,7 @@ def _open_model(model: Path | None, engine: str) -> tuple[Any, Any]:
     from serving.settings import Settings
 
     artifact = load_artifact(model or Settings.from_environ().model_path())
-    return artifact, open_engine(artifact, engine, threads=available_cpus())
+    return artifact, open_engine(artifact, engine, threads=available_cpus()).engine
 
 
 @main.command()
@@ -356,7 +359,7 @@ def verify(model: Path | None, data: str | None, on_broken: str) -> None:
     passed = 0
     for candidate in all_candidates(artifact):
         try:
-            engine = open_engine(artifact, candidate, threads=available_cpus())
+            engine = open_engine(artifact, candidate, threads=available_cpus()).engine
         except EngineError as error:
             click.echo(f"{candidate}: {error}")
             continue

@@ -8,6 +8,7 @@ DHVTError
 ├── CheckpointError   a checkpoint that is missing, broken or of another model
 ├── ArtifactError     a model folder that is missing, incomplete or was changed
 ├── EngineError       a runtime that cannot run the model here
+│   └── EngineUnavailable  … because the machine or the model lacks what it needs, as most do
 └── ExportError       a checkpoint that could not become an artifact
     └── ParityError   … because the outputs disagree
 """
@@ -43,6 +44,10 @@ class ArtifactError(DHVTError):
 
 class EngineError(DHVTError):
     """No runtime on this machine can run the model, or one failed its self-test."""
+
+
+class EngineUnavailable(EngineError):
+    """What the engine needs is not there: its package, a GPU, an engine file. No fault unless it was asked for by name."""
 
 
 class ExportError(DHVTError):

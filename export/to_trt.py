@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,32 @@ if __package__ in (None, ""):  # run as a script: the folder above holds the pac
 import click
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dhvt.artifact import ENGINE_NAME, GRAPH_NAME, INPUT_NAME, Artifact, load_artifact, write_card, writing_artifact
+from dhvt.artifact import (
+    ENGINE_NAME,
+    GRAPH_NAME,
+    INPUT_NAME,
+    OUTPUT_NAME,
+    Artifact,
+    load_artifact,
+    write_card,
+    writing_artifact,
+)
+from dhvt.batches import run_in_parts
 from dhvt.checkpoint import Checkpoint, load_checkpoint
 from dhvt.errors import DHVTError, ExportError
+from dhvt.gpus import read_driver
 from dhvt.graph import ServedModel
 from export.golden import draw_inputs
-from export.parity import TOLERANCES, Comparison, compare_outputs, onnxruntime_predict
+from export.parity import TOLERANCES, Comparison, Predict, compare_outputs, onnxruntime_predict
 from export.precision import DTYPES, cast
 from export.to_onnx import OPSET_VERSION, PARITY_IMAGES, export_graph, export_onnx, sample, torch_predict
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
+RTX_DEFAULT_CAPABILITY = (8, 0)
+"""TensorRT for RTX builds for GPUs from this one on, Ampere, unless told which."""
 OPSETS = {"bf16": 22}
 """The first that has convolutions in bf16; otherwise the artifact's."""
 
@@ -59,15 +74,20 @@ def pick_flavour(name: str = "auto") -> str:
     if name not in ("auto", *FLAVOURS):
         raise ExportError(f"no TensorRT flavour {name!r}; choose auto or one of {', '.join(FLAVOURS)}")
     gpu = torch.cuda.is_available()
-    if name in ("auto", "tensorrt") and find_spec("tensorrt") and gpu:
+    if name in ("auto", "tensorrt") and _is_installed("tensorrt") and gpu:
         return "tensorrt"
-    if name in ("auto", "tensorrt_rtx") and find_spec("tensorrt_rtx"):
+    if name in ("auto", "tensorrt_rtx") and _is_installed("tensorrt_rtx"):
         return "tensorrt_rtx"
     why = "there is no GPU here, and tensorrt needs one to build" if not gpu else f"{name} is not installed"
     raise ExportError(
         f"no engine can be built: {why}. With an NVIDIA GPU: pip install tensorrt. "
         "For GeForce and RTX GPUs, also on a machine without one: pip install tensorrt-rtx"
     )
+
+
+def _is_installed(package: str) -> bool:
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None  # tensorrt-stubs leaves a folder without code
 
 
 def build_engine(
@@ -177,7 +197,7 @@ def _progress_monitor(trt: Any) -> Any:
     return Monitor()
 
 
-def export_precision(checkpoint: Checkpoint, precision: str, path: Path, data: str | None) -> Comparison:
+def export_precision(checkpoint: Checkpoint, precision: str, path: Path, images: NDArray[np.uint8]) -> Comparison:
     """Writes the graph in a precision, and compares it with PyTorch's float32 on the CPU.
 
     ONNX Runtime computes the comparison, or PyTorch for bf16, which ONNX Runtime cannot on a CPU.
@@ -190,12 +210,48 @@ def export_precision(checkpoint: Checkpoint, precision: str, path: Path, data: s
     model = ServedModel(checkpoint.build_model(), cfg).eval()
     converted = cast(model, precision)
     export_graph(converted, cfg, path, OPSETS.get(precision, OPSET_VERSION))
-    images = (
-        sample(data, "val", cfg, checkpoint.classes, 8 * PARITY_IMAGES).images if data else draw_inputs(PARITY_IMAGES, cfg.size)
-    )
     candidate = torch_predict(converted) if precision == "bf16" else onnxruntime_predict(path)
     runtime = "torch" if precision == "bf16" else "onnxruntime"
     return compare_outputs(f"{runtime} in {precision}", torch_predict(model), candidate, images, TOLERANCES[precision])
+
+
+@contextmanager
+def running_engine(engine: bytes, profile: Profile) -> Iterator[Predict]:
+    """The engine on this machine's GPU, for the length of the block.
+
+    Raises:
+        ExportError: it cannot be loaded, or fails.
+    """
+    from polygraphy.backend.trt import EngineFromBytes, TrtRunner
+    from polygraphy.exception import PolygraphyException
+
+    try:
+        with TrtRunner(EngineFromBytes(engine)) as runner:
+
+            def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+                logits: NDArray[np.float32] = runner.infer({INPUT_NAME: images})[OUTPUT_NAME]
+                return logits
+
+            yield lambda images: run_in_parts(run, images, profile.min_batch_size, profile.max_batch_size)
+    except PolygraphyException as error:
+        raise ExportError(
+            f"the engine was built, but does not run on this GPU: {error}; if it is for another, name that with "
+            "--compute-capability"
+        ) from error
+
+
+def compare_engine(
+    checkpoint: Checkpoint, engine: bytes, precision: str, profile: Profile, images: NDArray[np.uint8]
+) -> Comparison:
+    """Compares the engine itself, on this machine's GPU, with PyTorch's float32 on the CPU.
+
+    Raises:
+        ExportError: it does not run here.
+        ParityError: it disagrees by more than the precision explains.
+    """
+    reference = torch_predict(ServedModel(checkpoint.build_model(), checkpoint.build_preprocess()).eval())
+    with running_engine(engine, profile) as predict:
+        return compare_outputs(f"the engine in {precision}", reference, predict, images, TOLERANCES[precision])
 
 
 def export_trt(
@@ -208,35 +264,45 @@ def export_trt(
 
     Raises:
         ExportError, ParityError, ArtifactError: see there; the artifact is then as it was.
+
+    What is recorded in ``model.json`` under ``engine``: ``parity`` of the graph in its precision, and ``engine_parity``
+    of the engine itself, null where there was no GPU to run it on.
     """
     flavour = pick_flavour(options.pop("flavour", "auto"))
     artifact = load_artifact(out) if out.exists() else export_onnx(checkpoint, out, data)
     _require_same_model(artifact, checkpoint)
+    cfg = artifact.card.preprocess
+    images = (
+        sample(data, "val", cfg, checkpoint.classes, 8 * PARITY_IMAGES).images if data else draw_inputs(PARITY_IMAGES, cfg.size)
+    )
     with tempfile.TemporaryDirectory() as temporary:
         graph = Path(temporary) / f"model.{precision}.onnx"
-        comparison = export_precision(checkpoint, precision, graph, data)
-        size = artifact.card.preprocess.size
-        engine = build_engine(graph, size, profile, flavour=flavour, **options)
-    capabilities = options.get("compute_capabilities") or ()
+        comparison = export_precision(checkpoint, precision, graph, images)
+        engine = build_engine(graph, cfg.size, profile, flavour=flavour, **options)
+    here = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+    capabilities = [here] if flavour == "tensorrt" and here else list(options.get("compute_capabilities") or ())
+    runs_here = here is not None and (here in capabilities if capabilities else here >= RTX_DEFAULT_CAPABILITY)
+    measured = compare_engine(checkpoint, engine, precision, profile, images) if runs_here else None
+    driver = read_driver()
     entry = {
         "flavour": flavour,
-        "version": version(flavour.replace("_", "-")),
-        "cuda": torch.version.cuda if flavour == "tensorrt" else None,
-        "compute_capabilities": [f"{major}.{minor}" for major, minor in capabilities or _capability_here(flavour)],
+        "version": _import_flavour(flavour).__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cuda": torch.version.cuda if here else None,
+        "driver": driver.version if driver else None,
+        "gpu": torch.cuda.get_device_name() if here else None,
+        "compute_capabilities": [f"{major}.{minor}" for major, minor in capabilities],
         "precision": precision,
         "profile": asdict(profile),
         "onnx_sha256": artifact.card.files[GRAPH_NAME],
         "parity": comparison.to_dict(),
+        "engine_parity": measured.to_dict() if measured else None,
     }
     with writing_artifact(out) as folder:
         shutil.copytree(artifact.path, folder, dirs_exist_ok=True)
         (folder / ENGINE_NAME).write_bytes(engine)
         write_card(folder, replace(artifact.card, engine=entry))
     return load_artifact(out)
-
-
-def _capability_here(flavour: str) -> list[tuple[int, int]]:
-    return [torch.cuda.get_device_capability()] if flavour == "tensorrt" else []
 
 
 def _require_same_model(artifact: Artifact, checkpoint: Checkpoint) -> None:
@@ -286,7 +352,8 @@ def main(
     """Compile CHECKPOINT with TensorRT and add the engine to its model folder.
 
     tensorrt builds for the GPU of this machine. tensorrt_rtx (GeForce and RTX GPUs) needs no GPU to build.
-    The graph in the chosen precision is compared with PyTorch's float32 on the CPU before anything is built.
+    The graph in the chosen precision is compared with PyTorch's float32 on the CPU before anything is built; the engine
+    is then compared too, where there is a GPU to run it on.
     """
     try:
         profile = Profile(min_batch_size=min_batch_size, opt_batch_size=opt_batch_size, max_batch_size=max_batch_size)
@@ -304,11 +371,15 @@ def main(
     except DHVTError as error:
         raise click.ClickException(str(error)) from error
     entry = artifact.card.engine
-    parity = entry["parity"]
-    click.echo(
-        f"{entry['flavour']} {entry['version']}, {precision}: before compilation the largest logit error is "
-        f"{parity['max_abs_error']:.2g}, same top-1 for {parity['top1_agreement']:.1%} of {parity['images']} pictures"
-    )
+    click.echo(f"{entry['flavour']} {entry['version']}, {precision}")
+    for what, parity in (("before compilation", entry["parity"]), ("the engine on this GPU", entry["engine_parity"])):
+        if parity is None:
+            click.echo(f"{what}: not run, there is none that it is for; the server compares it before it serves")
+        else:
+            click.echo(
+                f"{what}: largest logit error {parity['max_abs_error']:.2g}, same top-1 for "
+                f"{parity['top1_agreement']:.1%} of {parity['images']} pictures"
+            )
     click.echo(f"wrote {artifact.path / ENGINE_NAME}")
 
 

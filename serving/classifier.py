@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dhvt.artifact import Artifact, load_artifact
 from serving.cpus import available_cpus
-from serving.engines import Engine, check_engine, open_engine
+from serving.engines import Choice, Engine, check_engine, open_engine
 from serving.errors import RequestError
 from serving.metrics import metrics
 from serving.pipeline import Pipeline
@@ -22,11 +22,15 @@ UNHEALTHY_AFTER = 3
 
 @dataclass(frozen=True)
 class Classifier:
-    """A verified artifact, the engine that runs it, and the pipeline that feeds the engine."""
+    """A verified artifact, the engine that was chosen to run it, and the pipeline that feeds the engine."""
 
     artifact: Artifact
-    engine: Engine
+    choice: Choice
     pipeline: Pipeline
+
+    @property
+    def engine(self) -> Engine:
+        return self.choice.engine
 
     @classmethod
     async def load(cls, settings: Settings) -> Classifier:
@@ -36,8 +40,8 @@ class Classifier:
             ArtifactError, EngineError: it cannot be served here.
         """
         loop = asyncio.get_running_loop()
-        artifact, engine = await loop.run_in_executor(None, _open, settings)
-        card = artifact.card
+        artifact, choice = await loop.run_in_executor(None, _open, settings)
+        card, engine = artifact.card, choice.engine
         pipeline = Pipeline(
             engine,
             card,
@@ -46,7 +50,7 @@ class Classifier:
             max_pixels=settings.max_pixels,
             metrics=metrics(),
         )
-        classifier = cls(artifact, engine, pipeline)
+        classifier = cls(artifact, choice, pipeline)
         classifier._announce(1)
         logger.info("serving %s, %d classes, with %s in %s", card.name, len(card.classes), engine.name, engine.precision)
         return classifier
@@ -70,7 +74,7 @@ class Classifier:
         metrics().engine.labels(self.artifact.card.name, self.engine.name, self.engine.precision).set(value)
 
 
-def _open(settings: Settings) -> tuple[Artifact, Engine]:
+def _open(settings: Settings) -> tuple[Artifact, Choice]:
     artifact = load_artifact(settings.model_path())
     threads = settings.engine_threads()
     return artifact, open_engine(artifact, settings.engine, threads=threads, max_batch_size=settings.max_batch_size)

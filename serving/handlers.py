@@ -67,7 +67,8 @@ class Handlers:
 
     async def info(self, scope: Scope, receive: Receive) -> Answer:
         """``GET /info``: what is served, by what, within which limits."""
-        card, engine = self.classifier.artifact.card, self.classifier.engine
+        card, choice = self.classifier.artifact.card, self.classifier.choice
+        engine = choice.engine
         limits = ("max_upload_bytes", "max_batch_upload_bytes", "max_batch_images", "max_pixels", "max_batch_size",
                   "max_in_flight", "max_queue_ms", "request_timeout_s", "batch_timeout_s")  # fmt: skip
         return Answer(
@@ -80,7 +81,7 @@ class Handlers:
                     "metrics": card.metrics,
                     "preprocess": card.preprocess.to_dict(),
                     "temperature": card.temperature,
-                    "engine": {"name": engine.name, "precision": engine.precision},
+                    "engine": {"name": engine.name, "precision": engine.precision, "rejected": choice.rejected},
                     "limits": {name: getattr(self.settings, name) for name in limits},
                 }
             )

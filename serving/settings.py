@@ -23,7 +23,8 @@ class Settings:
 
     Args:
         model: model folder to serve, or the tag of one in BentoML's model store, such as ``dhvt:latest``.
-        engine: ``auto``, or an engine's name, such as ``openvino``, or one in a precision, as ``openvino:fp32``.
+        engine: ``auto``, or one of :data:`serving.engines.ENGINES`, as ``openvino``, also in a precision, as
+            ``openvino:fp32``.
         workers: processes that serve; each loads the model, and they share the processors.
         threads: processor threads of each worker's engine; 0 takes its share of what affinity and cgroup grant.
         max_upload_bytes: largest picture, and largest body of a request with one.

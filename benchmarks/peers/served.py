@@ -28,13 +28,12 @@ class Served:
         settings = Settings.from_environ()
         self.card = load_artifact(settings.model_path()).card
         if threads is not None:
-            opened: Any = open_engine(
+            self.engine = open_engine(
                 load_artifact(settings.model_path()),
                 settings.engine,
                 threads=threads or settings.engine_threads(),
                 max_batch_size=MAX_BATCH_SIZE,
-            )
-            self.engine = getattr(opened, "engine", opened)
+            ).engine
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """An encoded picture to ``(H, W, 3)``."""

@@ -1,6 +1,6 @@
 """What runs the graph: one file per runtime, one protocol, and the choice between them."""
 
 from serving.engines.base import Engine
-from serving.engines.choose import ENGINES, all_candidates, check_engine, open_engine
+from serving.engines.choose import ENGINES, Choice, all_candidates, check_engine, open_engine
 
-__all__ = ["ENGINES", "Engine", "all_candidates", "check_engine", "open_engine"]
+__all__ = ["ENGINES", "Choice", "Engine", "all_candidates", "check_engine", "open_engine"]

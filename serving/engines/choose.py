@@ -1,7 +1,7 @@
 """Which engine serves: the first that is installed and passes the self-test.
 
 A runtime can be wrong, or take the process down with it. So each candidate, a runtime in one precision, is first tried
-in a process of its own; that it passed is remembered by model, versions and processor, and not tried again.
+in a process of its own; that it passed is remembered by model, versions, processor and GPU, and not tried again.
 """
 
 from __future__ import annotations
@@ -14,29 +14,95 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from dhvt.artifact import Artifact
-from dhvt.errors import EngineError
+from dhvt.errors import EngineError, EngineUnavailable
 from serving.cpus import processor_flags, processor_name
 from serving.engines.base import Engine
+from serving.engines.cache import cache_folder, gpu_facts, versions
 from serving.engines.selftest import self_test
 
 logger = logging.getLogger(__name__)
 
-# name → (package that must be installed, module, class), best first
-ENGINES: dict[str, tuple[str, str, str]] = {
-    "openvino": ("openvino", "serving.engines.openvino", "OpenVINOEngine"),
-    "onnxruntime": ("onnxruntime", "serving.engines.onnx", "OnnxRuntimeEngine"),
-}
 TRIAL_TIMEOUT_S = 300
+BUILD_TIMEOUT_S = 1800
+"""Of a trial that builds an engine first."""
 
 
-def open_engine(artifact: Artifact, name: str = "auto", *, threads: int, max_batch_size: int = 64) -> Engine:
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """Where an engine's class is.
+
+    Args:
+        module, class_name: its place.
+        package: what must be installed before the module can be imported, where that is not up to the artifact.
+        distributions: what pip calls the packages that its results depend on.
+        on_gpu: whether they depend on the GPU and its driver.
+        timeout_s: how long a trial may take.
+    """
+
+    module: str
+    class_name: str
+    package: str | None
+    distributions: tuple[str, ...]
+    on_gpu: bool = False
+    timeout_s: int = TRIAL_TIMEOUT_S
+
+
+ONNXRUNTIME = ("onnxruntime", "onnxruntime-gpu")
+TENSORRT = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx")
+ENGINES: dict[str, Runtime] = {
+    "tensorrt": Runtime(
+        module="serving.engines.tensorrt",
+        class_name="TensorRTEngine",
+        package=None,
+        distributions=(*TENSORRT, "cuda-bindings"),
+        on_gpu=True,
+    ),
+    "onnxruntime-tensorrt": Runtime(
+        module="serving.engines.onnx_gpu",
+        class_name="OnnxRuntimeTensorRTEngine",
+        package="onnxruntime",
+        distributions=(*ONNXRUNTIME, *TENSORRT),
+        on_gpu=True,
+        timeout_s=BUILD_TIMEOUT_S,
+    ),
+    "onnxruntime-cuda": Runtime(
+        module="serving.engines.onnx_gpu",
+        class_name="OnnxRuntimeCUDAEngine",
+        package="onnxruntime",
+        distributions=ONNXRUNTIME,
+        on_gpu=True,
+    ),
+    "openvino": Runtime(
+        module="serving.engines.openvino", class_name="OpenVINOEngine", package="openvino", distributions=("openvino",)
+    ),
+    "onnxruntime": Runtime(
+        module="serving.engines.onnx", class_name="OnnxRuntimeEngine", package="onnxruntime", distributions=ONNXRUNTIME
+    ),
+}
+"""Best first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """An engine that serves, and why those before it do not.
+
+    Args:
+        engine: proved on this machine.
+        rejected: ``candidate: reason``, in the order in which they were tried.
+    """
+
+    engine: Engine
+    rejected: tuple[str, ...]
+
+
+def open_engine(artifact: Artifact, name: str = "auto", *, threads: int, max_batch_size: int = 64) -> Choice:
     """Compiles the model and proves it; the self-test is the warm-up too.
 
     Args:
@@ -49,16 +115,16 @@ def open_engine(artifact: Artifact, name: str = "auto", *, threads: int, max_bat
     Raises:
         EngineError: the engine asked for, or with ``auto`` every engine, is missing or fails.
     """
-    failures: list[str] = []
-    for candidate in passing_candidates(artifact, name, threads, max_batch_size, failures):
+    rejected: list[str] = []
+    for candidate in passing_candidates(artifact, name, threads, max_batch_size, rejected):
         try:
-            engine = build_engine(artifact, candidate, threads)
+            engine = build_engine(artifact, candidate, threads=threads, max_batch_size=max_batch_size)
             self_test(engine, artifact, (1, max_batch_size))
         except EngineError as error:
-            _reject(candidate, error, failures)
+            _reject(candidate, error, rejected)
         else:
-            return engine
-    raise EngineError("no engine can serve this model here; " + "; ".join(failures))
+            return Choice(engine=engine, rejected=tuple(rejected))
+    raise _none(rejected)
 
 
 def check_engine(artifact: Artifact, name: str, *, threads: int, max_batch_size: int) -> None:
@@ -67,57 +133,82 @@ def check_engine(artifact: Artifact, name: str, *, threads: int, max_batch_size:
     Raises:
         EngineError: it will not.
     """
-    failures: list[str] = []
-    if next(passing_candidates(artifact, name, threads, max_batch_size, failures), None) is None:
-        raise EngineError("no engine can serve this model here; " + "; ".join(failures))
+    rejected: list[str] = []
+    if next(passing_candidates(artifact, name, threads, max_batch_size, rejected), None) is None:
+        raise _none(rejected)
 
 
-def passing_candidates(artifact: Artifact, name: str, threads: int, max_batch_size: int, failures: list[str]) -> Iterator[str]:
+def passing_candidates(artifact: Artifact, name: str, threads: int, max_batch_size: int, rejected: list[str]) -> Iterator[str]:
     """The candidates, such as ``openvino:int8``, that pass in a process of their own; why others do not is added to
-    ``failures``."""
+    ``rejected``."""
     runtime, _, precision = name.partition(":")
     if runtime not in ("auto", *ENGINES) or (runtime == "auto" and precision):
         raise EngineError(f"no engine {name!r}; choose auto or one of {', '.join(ENGINES)}, as openvino or openvino:fp32")
     for engine in ENGINES if runtime == "auto" else [runtime]:
-        package = ENGINES[engine][0]
-        if find_spec(package) is None:
-            _reject(engine, EngineError(f"not installed; pip install {package}"), failures)
+        try:
+            precisions = _precisions(artifact, engine)
+        except EngineError as error:
+            _reject(engine, error, rejected)
             continue
-        for choice in [precision] if precision else _load_class(engine).precisions(artifact):
+        for choice in [precision] if precision else precisions:
             candidate = f"{engine}:{choice}"
             try:
                 _try_in_child(artifact, candidate, threads, max_batch_size)
             except EngineError as error:
-                _reject(candidate, error, failures)
+                _reject(candidate, error, rejected)
             else:
                 yield candidate
 
 
 def all_candidates(artifact: Artifact) -> list[str]:
-    """Every runtime that is installed, in every precision that it and this processor have for the artifact."""
-    installed = [name for name, (package, _, _) in ENGINES.items() if find_spec(package) is not None]
-    return [f"{name}:{precision}" for name in installed for precision in _load_class(name).precisions(artifact)]
+    """Every runtime that is there, in every precision that it and this machine have for the artifact."""
+    found = []
+    for engine in ENGINES:
+        try:
+            found += [f"{engine}:{precision}" for precision in _precisions(artifact, engine)]
+        except EngineError as error:
+            logger.info("engine %s is left out: %s", engine, error)
+    return found
 
 
-def build_engine(artifact: Artifact, candidate: str, threads: int) -> Engine:
+def build_engine(artifact: Artifact, candidate: str, *, threads: int, max_batch_size: int) -> Engine:
     """Compiles the model in this process, unproved.
 
     Raises:
         EngineError: the runtime cannot.
     """
     name, _, precision = candidate.partition(":")
-    build: Callable[[Artifact, int, str], Engine] = _load_class(name)
-    return build(artifact, threads, precision)
+    build: Callable[..., Engine] = _load_class(name)
+    return build(artifact, precision, threads=threads, max_batch_size=max_batch_size)
+
+
+def _precisions(artifact: Artifact, engine: str) -> list[str]:
+    """Those that the engine offers for the artifact, best first.
+
+    Raises:
+        EngineUnavailable: the engine is not for this machine or artifact.
+        EngineError: what it needs is there, but cannot be used.
+    """
+    package = ENGINES[engine].package
+    if package is not None and find_spec(package) is None:
+        raise EngineUnavailable(f"not installed; pip install {package}")
+    precisions: list[str] = _load_class(engine).precisions(artifact)
+    return precisions
 
 
 def _load_class(name: str) -> Any:
-    _, module, class_name = ENGINES[name]
-    return getattr(import_module(module), class_name)
+    return getattr(import_module(ENGINES[name].module), ENGINES[name].class_name)
 
 
-def _reject(candidate: str, error: EngineError, failures: list[str]) -> None:
-    logger.warning("engine %s does not serve: %s", candidate, error)
-    failures.append(f"{candidate}: {error}")
+def _reject(candidate: str, error: EngineError, rejected: list[str]) -> None:
+    reason = " ".join(str(error).split())  # runtimes speak in several lines
+    level = logging.INFO if isinstance(error, EngineUnavailable) else logging.WARNING
+    logger.log(level, "engine %s does not serve: %s", candidate, reason)
+    rejected.append(f"{candidate}: {reason}")
+
+
+def _none(rejected: list[str]) -> EngineError:
+    return EngineError("no engine can serve this model here; " + "; ".join(rejected))
 
 
 def _try_in_child(artifact: Artifact, candidate: str, threads: int, max_batch_size: int) -> None:
@@ -129,12 +220,13 @@ def _try_in_child(artifact: Artifact, candidate: str, threads: int, max_batch_si
     passed = _verdict_path(artifact, candidate, threads, max_batch_size)
     if passed.exists():
         return
+    timeout_s = ENGINES[candidate.partition(":")[0]].timeout_s
     command = [sys.executable, "-m", "serving.engines.trial", str(artifact.path), candidate, str(threads), str(max_batch_size)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     try:
-        result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=TRIAL_TIMEOUT_S)
+        result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
-        raise EngineError(f"gave no answer in {TRIAL_TIMEOUT_S} s") from error
+        raise EngineError(f"gave no answer in {timeout_s} s") from error
     if result.returncode < 0:
         raise EngineError(f"its process died of {signal.Signals(-result.returncode).name}")
     if result.returncode:
@@ -149,14 +241,9 @@ def _try_in_child(artifact: Artifact, candidate: str, threads: int, max_batch_si
 
 def _verdict_path(artifact: Artifact, candidate: str, threads: int, max_batch_size: int) -> Path:
     """An empty file that is there when the candidate passed, named after all that its result depends on."""
+    runtime = ENGINES[candidate.partition(":")[0]]
     facts = [artifact.digest, candidate, threads, max_batch_size, processor_name(), sorted(processor_flags())]
-    facts += [_version(package) for package in (ENGINES[candidate.partition(":")[0]][0], "numpy", "pillow", "dhvt-serve")]
-    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dhvt-serve" / "engines" / digest
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+    facts += versions((*runtime.distributions, "numpy", "pillow", "dhvt-serve"))
+    if runtime.on_gpu:
+        facts += gpu_facts()
+    return cache_folder("engines") / hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -25,7 +25,7 @@ class OnnxRuntimeEngine:
         """fp32 alone."""
         return ["fp32"]
 
-    def __init__(self, artifact: Artifact, threads: int, precision: str) -> None:
+    def __init__(self, artifact: Artifact, precision: str, *, threads: int, max_batch_size: int) -> None:
         if precision != "fp32":
             raise EngineError(f"ONNX Runtime runs the graph in fp32 alone, not in {precision}")
         self.precision = precision

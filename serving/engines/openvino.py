@@ -38,7 +38,7 @@ class OpenVINOEngine:
             found.append("int8")
         return [*found, "fp32"]
 
-    def __init__(self, artifact: Artifact, threads: int, precision: str) -> None:
+    def __init__(self, artifact: Artifact, precision: str, *, threads: int, max_batch_size: int) -> None:
         if precision not in _HINTS:
             raise EngineError(f"no precision {precision!r}; choose one of {', '.join(_HINTS)}")
         self.precision = precision

@@ -16,9 +16,10 @@ def main() -> None:
     largest = int(max_batch_size)
     try:
         artifact = load_artifact(path)
-        self_test(build_engine(artifact, candidate, int(threads)), artifact, tuple(sorted({1, 2, min(7, largest), largest})))
+        engine = build_engine(artifact, candidate, threads=int(threads), max_batch_size=largest)
+        self_test(engine, artifact, tuple(sorted({1, 2, min(7, largest), largest})))
     except DHVTError as error:
-        print(error)
+        print(" ".join(str(error).split()))
         sys.exit(1)
 
 

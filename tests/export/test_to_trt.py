@@ -34,6 +34,7 @@ def test_an_engine_joins_the_artifact(checkpoint, artifact_copy, precision):
     assert (entry["flavour"], entry["precision"], entry["profile"]["max_batch_size"]) == ("tensorrt_rtx", precision, 8)
     assert entry["onnx_sha256"] == before.files["model.onnx"] == artifact.card.files["model.onnx"]
     assert entry["parity"]["max_abs_error"] <= TOLERANCES[precision].atol
+    assert entry["engine_parity"] is None or entry["engine_parity"]["max_abs_error"] <= TOLERANCES[precision].atol
     assert artifact.card.golden == before.golden
     (artifact_copy / "model.engine").write_bytes(b"other")
     with pytest.raises(ArtifactError, match=r"model\.engine is not the exported file"):

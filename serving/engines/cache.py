@@ -1,0 +1,32 @@
+"""Where engines keep what takes long to find out or to build."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from dhvt.gpus import read_driver
+
+
+def cache_folder(name: str) -> Path:
+    """``$XDG_CACHE_HOME/dhvt-serve/NAME``; it may not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dhvt-serve" / name
+
+
+def versions(packages: Iterable[str]) -> list[str]:
+    """Of the packages as pip names them; empty strings for those that are not installed."""
+    return [_version(package) for package in packages]
+
+
+def gpu_facts() -> list[object]:
+    """What a result on a GPU depends on beside the software: the driver, the GPUs, and which of them are visible."""
+    return [repr(read_driver()), os.environ.get("CUDA_VISIBLE_DEVICES")]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
