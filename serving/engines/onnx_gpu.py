@@ -46,6 +46,7 @@ class OnnxRuntimeCUDAEngine:
     """
 
     name = "onnxruntime-cuda"
+    concurrency = 1
 
     @staticmethod
     def precisions(artifact: Artifact) -> list[str]:
@@ -77,6 +78,7 @@ class OnnxRuntimeTensorRTEngine:
     """
 
     name = "onnxruntime-tensorrt"
+    concurrency = 1
 
     @staticmethod
     def precisions(artifact: Artifact) -> list[str]:

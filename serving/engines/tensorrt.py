@@ -56,6 +56,7 @@ class TensorRTEngine:
     """
 
     name = "tensorrt"
+    concurrency = 1
 
     @staticmethod
     def precisions(artifact: Artifact) -> list[str]:

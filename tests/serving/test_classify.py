@@ -23,7 +23,7 @@ PNG = encode(draw(0, 1))
 def expected(artifact_path):
     """What the engine says of some bytes without any server."""
     artifact = load_artifact(artifact_path)
-    engine = open_engine(artifact, threads=1)
+    engine = open_engine(artifact, threads=1).engine
 
     def predict(data, top_k=5):
         logits = engine.predict(preprocess(data, artifact.card.preprocess)[None])

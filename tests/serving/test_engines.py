@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -37,6 +38,16 @@ def test_an_answer_is_the_callers_own(artifact, name):
     assert np.array_equal(first, kept)
 
 
+@pytest.mark.parametrize("name", CPU_ENGINES)
+def test_calls_at_once_get_their_own_answers(artifact, name):
+    engine = open_engine(artifact, name, threads=2).engine
+    batches = np.random.default_rng(0).integers(0, 256, (40, 5, 32, 32, 3), dtype=np.uint8)
+    expected = [engine.predict(batch) for batch in batches]
+    with ThreadPoolExecutor(engine.concurrency) as pool:
+        for got, wanted in zip(pool.map(engine.predict, batches), expected, strict=True):
+            assert np.allclose(got, wanted, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["auto", *CPU_ENGINES])
 def test_an_engine_that_computes_something_else_does_not_serve(artifact, name):
     golden = replace(artifact.card.golden, logits=(artifact.card.golden.expected() + 0.5).tolist())
@@ -57,7 +68,7 @@ def test_an_engine_that_is_not_there_is_named(artifact, monkeypatch):
 def test_settings():
     assert Settings.from_environ({"PATH": "/bin"}) == Settings()
     settings = Settings.from_environ({"DHVT_MODEL": "a/b", "DHVT_MAX_BATCH_SIZE": "8"})
-    assert (settings.model.name, settings.max_batch_size) == ("b", 8)
+    assert (settings.model_path().name, settings.max_batch_size) == ("b", 8)
     for name, value in (("DHVT_MAX_BATCH_SIZE", "0"), ("DHVT_THREADS", "-1"), ("DHVT_MAX_PIXELS", "1e6")):
         with pytest.raises(ConfigError, match=name):
             Settings.from_environ({name: value})

@@ -40,7 +40,7 @@ def artifact(artifact_path):
 
 @pytest.fixture
 def engine(artifact):
-    return Recording(open_engine(artifact, threads=1))
+    return Recording(open_engine(artifact, threads=1).engine)
 
 
 @pytest.fixture(scope="module")
