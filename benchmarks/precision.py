@@ -1,0 +1,80 @@
+"""What half precision costs in accuracy: a checkpoint's fp16 and bf16 graphs beside float32, on labelled pictures.
+
+    python benchmarks/precision.py runs/mine/ckpt.pt --data test.parquet
+
+All on the processor: ONNX Runtime runs the fp16 graph that TensorRT would be given, PyTorch the bf16 one, which ONNX
+Runtime cannot. That takes minutes for 10,000 pictures; what is done so far is shown.
+Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dhvt.checkpoint import load_checkpoint
+from dhvt.data import iterate_batches, open_source
+from dhvt.graph import ServedModel
+from export.parity import Predict, onnxruntime_predict
+from export.precision import DTYPES, cast
+from export.to_onnx import OPSET_VERSION, export_graph, torch_predict
+from serving.cpus import processor_name
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", required=True, help="labelled pictures, laid out as for dhvt train")
+    parser.add_argument(
+        "--precisions", nargs="+", default=["fp16", "bf16"], choices=[name for name in DTYPES if name != "fp32"]
+    )
+    parser.add_argument("--resize-mode", choices=["crop", "squash", "pad"], help="default: as in training")
+    args = parser.parse_args()
+    checkpoint = load_checkpoint(args.checkpoint)
+    if args.resize_mode:
+        checkpoint.preprocess["resize_mode"] = args.resize_mode
+    cfg = checkpoint.build_preprocess()
+    model = ServedModel(checkpoint.build_model(), cfg).eval()
+    predictors: dict[str, Predict] = {"fp32": torch_predict(model)}
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in args.precisions:
+            converted = cast(model, precision)
+            if precision == "bf16":
+                predictors[precision] = torch_predict(converted)
+            else:
+                path = Path(folder) / f"{precision}.onnx"
+                export_graph(converted, cfg, path, OPSET_VERSION)
+                predictors[precision] = onnxruntime_predict(path)
+    source = open_source(args.data, "val", checkpoint.classes)
+    logits: dict[str, list[np.ndarray]] = {name: [] for name in predictors}
+    labels = []
+    with tqdm(total=len(source), unit="image") as bar:
+        for batch in iterate_batches(source, cfg, 100):
+            labels.append(batch.labels)
+            for name, predict in predictors.items():
+                logits[name].append(predict(batch.images))
+            bar.update(len(batch.images))
+    truth = np.concatenate(labels)
+    joined = {name: np.concatenate(parts) for name, parts in logits.items()}
+    answers = {name: values.argmax(1) for name, values in joined.items()}
+    line = {
+        "benchmark": "precision",
+        "model": checkpoint.name,
+        "images": len(truth),
+        "top1_percent": {name: round(100 * float((answer == truth).mean()), 2) for name, answer in answers.items()},
+        "same_top1_as_fp32_percent": {
+            name: round(100 * float((answers[name] == answers["fp32"]).mean()), 2) for name in args.precisions
+        },
+        "largest_logit_error": {name: round(float(np.abs(joined[name] - joined["fp32"]).max()), 4) for name in args.precisions},
+        "processor": processor_name(),
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
