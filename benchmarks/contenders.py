@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -204,3 +206,12 @@ def running(contender: Contender, upload: Upload, folder: Path, **settings: str)
         yield server
     finally:
         server.stop()
+
+
+def measure_ceiling(model: Path, seconds: float) -> dict[str, Any]:
+    """What benchmarks/ceiling.py prints; in a process of its own, so that no engine is in this one."""
+    command = [sys.executable, str(BENCHMARKS / "ceiling.py"), "--model", str(model), "--seconds", str(seconds)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    ceiling: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return ceiling

@@ -30,7 +30,6 @@ import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
@@ -40,7 +39,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from contenders import BENCHMARKS, CONTENDERS, ROOT, Contender, Server, ask, machine_cpu_s, running, top_label
+from contenders import CONTENDERS, Contender, Server, ask, machine_cpu_s, measure_ceiling, running, top_label
 from load import Upload, closed_loop, make_upload, require_wrk, sample_picture
 from serving.cpus import available_cpus, processor_name
 from serving.settings import BUNDLED_MODEL
@@ -96,15 +95,6 @@ def measure_contender(
             figures[clients] = measure_undisturbed(server, upload, folder, clients, args)
         check_label(server, upload, expected)
     return figures
-
-
-def measure_ceiling(args: argparse.Namespace) -> dict[str, Any]:
-    """In a process of its own, so that no engine is in this one."""
-    command = [sys.executable, str(BENCHMARKS / "ceiling.py"), "--model", str(args.model), "--seconds", str(args.seconds / 2)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
-    ceiling: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return ceiling
 
 
 def combine(rounds: list[Figures], disturbance: float) -> Figures:
@@ -182,7 +172,7 @@ def main() -> None:
     with tqdm(total=args.rounds * (len(names) + 1)) as bar, tempfile.TemporaryDirectory() as temporary:
         for index in range(args.rounds):
             bar.set_description("ceiling")
-            ceilings.append(measure_ceiling(args))
+            ceilings.append(measure_ceiling(args.model, args.seconds / 2))
             bar.update()
             measured = {}
             for name in names[index % len(names) :] + names[: index % len(names)]:
