@@ -142,6 +142,20 @@ def test_the_access_log_has_a_line_of_json_for_each_request(guarded):
     assert TOKEN not in log.read_text()
 
 
+def test_with_tracing_requests_take_bentomls_way(artifact_path, tmp_path):
+    settings = {"DHVT_MODEL": str(artifact_path), "BENTOML_CONFIG_OPTIONS": "services.dhvt.tracing.sample_rate=1.0"}
+    with serving(tmp_path / "log", **settings) as url:
+        traced = classify(url, headers={"X-Request-ID": "mine"})
+        assert traced.status_code == 200
+        assert traced.headers["X-Request-ID"] == "mine"
+        assert traced.headers["Server"] == "BentoML Service/dhvt"
+        files = [("image", PNG), ("image", b"x")]
+        batch = httpx.post(f"{url}/classify/batch", files=files, headers={"Accept": "application/x-ndjson"})
+        assert [json.loads(line).keys() for line in batch.iter_lines()] == [{"name", "predictions"}, {"name", "error"}]
+        refused = httpx.post(f"{url}/classify", content=b"x", headers={"Content-Type": "image/png"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (415, "unsupported_media_type")
+
+
 @contextlib.contextmanager
 def load(url, headers=None):
     """Clients that ask without a pause; gives their status codes and failures."""
