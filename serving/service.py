@@ -19,7 +19,7 @@ from typing import Any
 import bentoml
 import psutil
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml._internal.server.http.instruments import HTTPTrafficMetricsMiddleware
+from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddleware
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -57,7 +57,7 @@ def _forget_dead_workers() -> None:
     folder = Path(BentoMLContainer.prometheus_multiproc_dir.get())
     for pid in {int(file.stem.rpartition("_")[2]) for file in folder.glob("gauge_live*.db")}:
         if not psutil.pid_exists(pid):
-            mark_process_dead(pid, str(folder))
+            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
 
 
 def _find_app() -> App:
@@ -90,7 +90,7 @@ class DHVTBentoService(bentoml.Service):
         app = super().to_asgi(is_main)
         app.add_exception_handler(HTTPException, _answer_http_exception)
         # It keeps a set of counters for every path that anybody ever asked for.
-        app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not HTTPTrafficMetricsMiddleware]
+        app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not RunnerTrafficMetricsMiddleware]
         # With tracing, requests take BentoML's way, which makes the spans; it ends in the methods below.
         is_traced = bool(BentoMLContainer.tracing.sample_rate.get())
         routes = {path: method for path, method in ROUTES.items() if not (is_traced and path in TRACED_ROUTES)}
