@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from time import perf_counter
 from uuid import uuid4
@@ -94,14 +94,18 @@ class App:
             raise Overloaded(f"pictures wait for {waited_s:.1f} s already; try again", retry_after_s=math.ceil(waited_s))
 
     async def _stream(
-        self, body: AsyncIterator[bytes], scope: Scope, start: float, identity: str, timeout_s: int
-    ) -> AsyncIterator[bytes]:
+        self, body: AsyncGenerator[bytes, None], scope: Scope, start: float, identity: str, timeout_s: int
+    ) -> AsyncGenerator[bytes, None]:
         """The body as it is made, in flight until its end; its status has gone out, so an error is its last line."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
         self._count(1)
         try:
-            async with asyncio.timeout(timeout_s):
-                async for chunk in body:
-                    yield chunk
+            while True:
+                async with asyncio.timeout_at(deadline):  # not around the yield: it would cancel whoever sends
+                    chunk = await anext(body)
+                yield chunk
+        except StopAsyncIteration:
+            pass
         except TimeoutError:
             yield TimedOut(f"no complete answer within {timeout_s} s").to_line()
         except RequestError as error:
@@ -112,6 +116,7 @@ class App:
         finally:
             self._count(-1)
             self._record(scope, 200, start, identity)
+            await body.aclose()
 
     def _count(self, change: int) -> None:
         self.in_flight += change

@@ -16,6 +16,8 @@ from serving.forms import FIELD, FormParser, parse_boundary
 from serving.settings import Settings
 
 _SPOOL_BYTES = 8_000_000  # a larger archive goes to the disk
+_MAX_NAME = 4096  # characters; a tar can give one name of megabytes to all its files, and each answer repeats it
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # Python unpacks the others without a limit
 _HINT = (
     f"send files as multipart/form-data, curl -F {FIELD}=@a.jpg -F {FIELD}=@b.jpg …, "
     "or an archive, curl --data-binary @pictures.tar -H 'Content-Type: application/x-tar' …, or application/zip"
@@ -28,6 +30,11 @@ class Picture:
 
     name: str
     data: bytes | RequestError
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds in memory."""
+        return len(self.data) if isinstance(self.data, bytes) else 0
 
     def read(self) -> bytes:
         """The file.
@@ -83,13 +90,15 @@ async def _read_archive(body: AsyncIterator[bytes], content_type: str, settings:
             count += 1
             if count > settings.max_batch_images:
                 raise TooLarge(f"the archive has more than {settings.max_batch_images:,} files; send several")
+            if len(picture.name) > _MAX_NAME:
+                raise BadRequest(f"the archive has a file whose name is longer than {_MAX_NAME:,} characters")
             yield picture
 
 
 def _next_picture(pictures: Iterator[Picture]) -> Picture | None:
     try:
         return next(pictures, None)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Both modules raise their own, zlib.error, OSError, ValueError, OverflowError and others.
         raise BadRequest(f"the archive is damaged, compressed as a whole, or encrypted ({error}); {_HINT}") from error
 
 
@@ -99,6 +108,7 @@ def _read_tar(file: IO[bytes], settings: Settings) -> Iterator[Picture]:
             if member.isreg() and not _is_hidden(member.name):
                 content = archive.extractfile(member) if member.size <= settings.max_upload_bytes else None
                 yield Picture(member.name, content.read() if content else _too_large(settings))
+            archive.members = []  # type: ignore[attr-defined]  # or it would keep every member's header until the end
 
 
 def _read_zip(file: IO[bytes], settings: Settings) -> Iterator[Picture]:
@@ -106,6 +116,11 @@ def _read_zip(file: IO[bytes], settings: Settings) -> Iterator[Picture]:
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if member.is_dir() or _is_hidden(member.filename):
+                continue
+            if member.compress_type not in _ZIP_METHODS:
+                yield Picture(
+                    member.filename, UnsupportedMedia("the file is not stored or deflated; pack it with zip's defaults")
+                )
                 continue
             with archive.open(member) as content:
                 data = content.read(limit + 1)  # the declared size may lie

@@ -51,14 +51,14 @@ class Classifier:
             metrics=metrics(),
         )
         classifier = cls(artifact, choice, pipeline)
-        classifier._announce(1)
+        classifier.announce(1)
         logger.info("serving %s, %d classes, with %s in %s", card.name, len(card.classes), engine.name, engine.precision)
         return classifier
 
     async def close(self) -> None:
         """Answers what was accepted, then ends the threads."""
         await self.pipeline.close()
-        self._announce(0)
+        self.announce(0)
 
     async def is_healthy(self) -> bool:
         """Whether the engine works; one that failed :data:`UNHEALTHY_AFTER` batches in a row is tried once more."""
@@ -70,7 +70,8 @@ class Classifier:
             return False
         return True
 
-    def _announce(self, value: int) -> None:
+    def announce(self, value: int) -> None:
+        """Counts it as serving, 1, or not, 0."""
         metrics().engine.labels(self.artifact.card.name, self.engine.name, self.engine.precision).set(value)
 
 

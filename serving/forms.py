@@ -8,7 +8,7 @@ from email.message import Message
 from email.utils import collapse_rfc2231_value
 from typing import TYPE_CHECKING
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import MultipartParser
 
 from serving.errors import BadRequest
@@ -34,12 +34,19 @@ def parse_boundary(content_type: str) -> str:
 
 
 def _parse_header(value: str) -> dict[str, str]:
-    """The parameters of ``text/plain; a=b``, as ``{"a": "b"}``."""
+    """The parameters of ``text/plain; a=b``, as ``{"a": "b"}``.
+
+    Raises:
+        BadRequest: they are malformed.
+    """
     message = Message()
     message["content-type"] = value
-    parameters = message.get_params(failobj=[], header="content-type")[1:]
-    # A value is a tuple where RFC 2231 encodes it, as browsers do with filename*=utf-8''…
-    return {name.lower(): collapse_rfc2231_value(text) for name, text in parameters}
+    try:
+        parameters = message.get_params(failobj=[], header="content-type")[1:]
+        # A value is a tuple where RFC 2231 encodes it, as browsers do with filename*=utf-8''…
+        return {name.lower(): collapse_rfc2231_value(text) for name, text in parameters}
+    except (TypeError, ValueError) as error:  # charsets that cannot be, parts numbered and not
+        raise BadRequest(f"a header's parameters are malformed: {value[:200]!r}") from error
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,9 @@ class FormParser:
         boundary: of the Content-Type.
         max_part_bytes: what is kept of one part.
         max_parts: that a form may have.
+
+    Raises:
+        BadRequest: the boundary is too long.
     """
 
     def __init__(self, boundary: str, *, max_part_bytes: int, max_parts: int) -> None:
@@ -80,7 +90,10 @@ class FormParser:
             "on_header_end": self._end_header,
             "on_end": self._complete,
         }
-        self._parser = MultipartParser(boundary.encode(), callbacks)
+        try:
+            self._parser = MultipartParser(boundary.encode(), callbacks)
+        except FormParserError as error:
+            raise BadRequest(f"the multipart boundary cannot be used: {error}") from error
 
     def feed(self, chunk: bytes) -> list[Part]:
         """The parts that end in this chunk.

@@ -6,8 +6,10 @@ routes do without them, unless tracing was configured.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 
 from serving.answers import Answer
 from serving.app import App
@@ -26,10 +28,13 @@ class Front:
         find_app: gives the application of ``routes``, once the server is up.
         routes: paths that go past BentoML, each with its one method.
         token: that all but the health routes ask for; empty for none.
+        stall_timeout_s: seconds that a client may take nothing of a body that is sent as it is made.
     """
 
-    def __init__(self, bentoml: ASGIApp, find_app: Callable[[], App], routes: Mapping[str, str], token: str) -> None:
-        self.bentoml, self.find_app, self.routes = bentoml, find_app, routes
+    def __init__(
+        self, bentoml: ASGIApp, find_app: Callable[[], App], routes: Mapping[str, str], token: str, stall_timeout_s: int
+    ) -> None:
+        self.bentoml, self.find_app, self.routes, self.stall_timeout_s = bentoml, find_app, routes, stall_timeout_s
         self._authorization = f"Bearer {token}".encode() if token else b""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,29 +42,33 @@ class Front:
             await self.bentoml(scope, receive, send)
         elif self._authorization and scope["path"] not in HEALTH_ROUTES and not self._is_authorized(scope):
             message = "this server asks for a token; send the header Authorization: Bearer TOKEN"
-            await send_answer(Unauthorized(message).to_answer(), send)
+            await self._send(Unauthorized(message).to_answer(), send)
         elif (method := self.routes.get(scope["path"])) is None:
             await self.bentoml(scope, receive, send)
         elif method != scope["method"]:
             message = f"{scope['path']} takes {method}, not {scope['method']}"
-            await send_answer(WrongMethod(message, method).to_answer(), send)
+            await self._send(WrongMethod(message, method).to_answer(), send)
         else:
-            await send_answer(await self.find_app().answer(scope, receive), send)
+            await self._send(await self.find_app().answer(scope, receive), send)
 
     def _is_authorized(self, scope: Scope) -> bool:
         return hmac.compare_digest(read_header(scope, b"authorization"), self._authorization)
 
-
-async def send_answer(answer: Answer, send: Send) -> None:
-    """Sends it in ASGI's terms."""
-    headers = [(b"content-type", answer.content_type.encode())]
-    headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
-    if isinstance(answer.body, bytes):
-        headers.append((b"content-length", str(len(answer.body)).encode()))
+    async def _send(self, answer: Answer, send: Send) -> None:
+        """Sends it in ASGI's terms; leaves it unfinished, which closes the connection, where the client has stalled."""
+        headers = [(b"content-type", answer.content_type.encode())]
+        headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
+        if isinstance(answer.body, bytes):
+            headers.append((b"content-length", str(len(answer.body)).encode()))
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+            await send({"type": "http.response.body", "body": answer.body})
+            return
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer.body})
-        return
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    async for chunk in answer.body:
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
+        async with aclosing(answer.body) as body:
+            try:
+                async for chunk in body:
+                    async with asyncio.timeout(self.stall_timeout_s):
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except TimeoutError:
+                return
+        await send({"type": "http.response.body", "body": b""})

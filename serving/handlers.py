@@ -8,7 +8,7 @@ import os
 import signal
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import psutil
@@ -56,14 +56,32 @@ class Handlers:
     async def classify_batch(self, scope: Scope, receive: Receive) -> Answer:
         """``POST /classify/batch``: many, answered in order; as JSON lines, while they come, where those are accepted."""
         top_k = parse_top_k(scope, {})
-        classifier = self.classifier
-        pictures = read_pictures(scope, receive, self.settings)
-        results = _classify_in_order(classifier, pictures, top_k, 4 * self.settings.max_batch_size)
+        results = self._classify_in_order(read_pictures(scope, receive, self.settings), top_k)
         if JSON_LINES in read_header(scope, b"accept").decode("latin-1"):
             return Answer(_to_lines(results), content_type=JSON_LINES)
+        name = self.classifier.artifact.card.name
         async with aclosing(results):
             answers = [result async for result in results]
-        return Answer(to_json({"model": classifier.artifact.card.name, "results": answers}))
+        return Answer(to_json({"model": name, "results": answers}))
+
+    async def _classify_in_order(self, pictures: AsyncIterator[Picture], top_k: int) -> AsyncGenerator[dict[str, Any], None]:
+        """A result for each picture, all from the model that serves at the start; some of them on their way at once."""
+        classifier = self.classifier
+        max_pictures, max_bytes = 4 * self.settings.max_batch_size, 4 * self.settings.max_upload_bytes
+        waiting: deque[tuple[asyncio.Task[dict[str, Any]], int]] = deque()
+        try:
+            with classifier.pipeline.hold():
+                async for picture in pictures:
+                    waiting.append((asyncio.create_task(_predict_named(classifier, picture, top_k)), picture.size))
+                    while waiting and (
+                        waiting[0][0].done() or len(waiting) >= max_pictures or sum(size for _, size in waiting) > max_bytes
+                    ):
+                        yield await waiting.popleft()[0]
+                while waiting:
+                    yield await waiting.popleft()[0]
+        finally:
+            for task, _ in waiting:
+                task.cancel()
 
     async def info(self, scope: Scope, receive: Receive) -> Answer:
         """``GET /info``: what is served, by what, within which limits."""
@@ -96,8 +114,7 @@ class Handlers:
         if not self.settings.token:
             raise Unauthorized("reloading over HTTP needs a server with DHVT_TOKEN; else send its workers SIGHUP")
         await self.load_anew()
-        for pid in _sibling_workers():
-            os.kill(pid, signal.SIGHUP)
+        _tell_siblings(signal.SIGHUP)
         return await self.info(scope, receive)
 
     def reload_soon(self) -> None:
@@ -113,11 +130,15 @@ class Handlers:
         async with self._reloading:
             try:
                 classifier = await Classifier.load(self.settings)
-            except DHVTError as error:
+            except (DHVTError, OSError) as error:  # a file may vanish between two looks at it
                 logger.error("the model was not reloaded: %s", error)
                 raise NotReloaded(f"the old model goes on: {error}") from error
             old, self.classifier = self.classifier, classifier
-            self._keep(asyncio.create_task(old.close()))
+            self._keep(asyncio.create_task(self._retire(old)))
+
+    async def _retire(self, old: Classifier) -> None:
+        await old.close()
+        self.classifier.announce(1)  # it may go by the names of the old one, which has just been counted out
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         """Until it is done; asyncio alone may forget a task that nobody holds."""
@@ -126,8 +147,9 @@ class Handlers:
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # has been logged
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, NotReloaded):  # which has been logged
+            logger.error("reloading failed for a reason that nobody foresaw", exc_info=error)
 
 
 async def _predict(classifier: Classifier, data: bytes, top_k: int) -> dict[str, Any]:
@@ -140,38 +162,25 @@ async def _predict(classifier: Classifier, data: bytes, top_k: int) -> dict[str,
     return {"predictions": ranking.top(classifier.artifact.card, top_k)}
 
 
-async def _classify_in_order(
-    classifier: Classifier, pictures: AsyncIterator[Picture], top_k: int, window: int
-) -> AsyncGenerator[dict[str, Any], None]:
-    """A result for each picture, at most ``window`` of them on their way at once."""
-
-    async def classify(picture: Picture) -> dict[str, Any]:
-        try:
-            return {"name": picture.name, **await _predict(classifier, picture.read(), top_k)}
-        except RequestError as error:
-            return {"name": picture.name, **error.to_dict()}
-
-    waiting: deque[asyncio.Task[dict[str, Any]]] = deque()
+async def _predict_named(classifier: Classifier, picture: Picture, top_k: int) -> dict[str, Any]:
+    """A picture's result, or its error, in a batch."""
     try:
-        async for picture in pictures:
-            waiting.append(asyncio.create_task(classify(picture)))
-            while len(waiting) >= window or (waiting and waiting[0].done()):
-                yield await waiting.popleft()
-        while waiting:
-            yield await waiting.popleft()
-    finally:
-        for task in waiting:
-            task.cancel()
+        return {"name": picture.name, **await _predict(classifier, picture.read(), top_k)}
+    except RequestError as error:
+        return {"name": picture.name, **error.to_dict()}
 
 
-async def _to_lines(results: AsyncGenerator[dict[str, Any], None]) -> AsyncIterator[bytes]:
+async def _to_lines(results: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
     async with aclosing(results):
         async for result in results:
             yield to_json(result) + b"\n"
 
 
-def _sibling_workers() -> list[int]:
-    """The other processes that BentoML started to serve this service."""
+def _tell_siblings(number: signal.Signals) -> None:
+    """Sends a signal to the other processes that BentoML started to serve this service; one may be dying."""
     here = psutil.Process()
     same = here.cmdline()[:3]
-    return [other.pid for other in psutil.Process(os.getppid()).children() if other != here and other.cmdline()[:3] == same]
+    for other in psutil.Process(os.getppid()).children():
+        with suppress(psutil.Error):
+            if other != here and other.cmdline()[:3] == same:
+                other.send_signal(number)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +64,7 @@ class Pipeline:
         self.failures_in_a_row = 0
         self._loop = asyncio.get_running_loop()
         self._pending: dict[_Job, None] = {}  # in the order of submission; touched by the loop's thread alone
+        self._held: set[asyncio.Future[None]] = set()
         self._encoded: _Queue = SimpleQueue()
         self._decoded: _Queue = SimpleQueue()
         self._decoders = [Thread(target=self._decode, name=f"decode-{i}", daemon=True) for i in range(decoders)]
@@ -82,15 +85,28 @@ class Pipeline:
             return await job.future
         finally:
             del self._pending[job]
+            del job  # or an error, its traceback, this frame and the future would hold each other, and the picture
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """For who submits several pictures, with pauses: :meth:`close` waits for the end of it."""
+        held = self._loop.create_future()
+        self._held.add(held)
+        try:
+            yield
+        finally:
+            self._held.remove(held)
+            held.set_result(None)
 
     def oldest_wait_s(self) -> float:
         """How long the picture that was submitted first has been here, 0 when there is none."""
         return next((perf_counter() - job.submitted for job in self._pending), 0.0)
 
     async def close(self) -> None:
-        """Ends the threads, once everything that was submitted is answered."""
-        while self._pending:
-            await asyncio.wait([job.future for job in self._pending])
+        """Ends the threads, once everything that was submitted is answered and nobody holds it."""
+        while self._pending or self._held:
+            unfinished: list[asyncio.Future[Any]] = [*(job.future for job in self._pending), *self._held]
+            await asyncio.wait(unfinished)
         for queue, threads in ((self._encoded, self._decoders), (self._decoded, self._callers)):
             for _ in threads:
                 queue.put(None)

@@ -13,10 +13,13 @@ import shutil
 import signal
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import bentoml
+import psutil
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddleware
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -45,6 +48,16 @@ def _keep_metrics_apart() -> None:
 
 
 _keep_metrics_apart()
+
+
+def _forget_dead_workers() -> None:
+    """What was in flight in a worker that was killed would be counted for ever."""
+    from prometheus_client.multiprocess import mark_process_dead  # not before the folder is set
+
+    folder = Path(BentoMLContainer.prometheus_multiproc_dir.get())
+    for pid in {int(file.stem.rpartition("_")[2]) for file in folder.glob("gauge_live*.db")}:
+        if not psutil.pid_exists(pid):
+            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
 
 
 def _find_app() -> App:
@@ -76,10 +89,12 @@ class DHVTBentoService(bentoml.Service):
         settings = Settings.from_environ()
         app = super().to_asgi(is_main)
         app.add_exception_handler(HTTPException, _answer_http_exception)
+        # It keeps a set of counters for every path that anybody ever asked for.
+        app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not RunnerTrafficMetricsMiddleware]
         # With tracing, requests take BentoML's way, which makes the spans; it ends in the methods below.
         is_traced = bool(BentoMLContainer.tracing.sample_rate.get())
         routes = {path: method for path, method in ROUTES.items() if not (is_traced and path in TRACED_ROUTES)}
-        front = Front(app, _find_app, routes, settings.token)
+        front = Front(app, _find_app, routes, settings.token, settings.request_timeout_s)
         origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
         if origins:
             return CORSMiddleware(front, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
@@ -106,6 +121,7 @@ class DHVTService:
     @bentoml.on_startup
     async def start(self) -> None:
         """Loads the model and proves it, before the first request."""
+        _forget_dead_workers()
         settings = Settings.from_environ()
         self.handlers = Handlers(settings, await Classifier.load(settings))
         self.app = App(settings, self.handlers)

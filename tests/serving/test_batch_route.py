@@ -2,7 +2,9 @@
 
 import io
 import json
+import socket
 import tarfile
+import time
 import zipfile
 
 import httpx
@@ -25,12 +27,15 @@ def tar(files, **options):
     return buffer.getvalue()
 
 
-def zipped(files):
+def zipped(files, method=zipfile.ZIP_DEFLATED):
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
     return buffer.getvalue()
+
+
+BAD_DEFLATE = zipped({"a": b"abc" * 999})[:31] + b"\xff" * 8 + zipped({"a": b"abc" * 999})[39:]
 
 
 def form(files):
@@ -106,6 +111,8 @@ def test_top_k(server):
         (archived(tar(PICTURES)[:700], "x-tar"), 400, "bad_request", "archive"),
         (archived(zipped(PICTURES)[:-30], "zip"), 400, "bad_request", "archive"),
         (archived(b"", "zip"), 400, "bad_request", "archive"),
+        (archived(BAD_DEFLATE, "zip"), 400, "bad_request", "archive"),
+        (archived(tar({"n" * 5000: b""}), "x-tar"), 400, "bad_request", "name is longer than 4,096"),
         (archived(b"hello", "x-tar"), 400, "bad_request", "archive"),
         (archived(zipped(PICTURES), "x-tar"), 400, "bad_request", "archive"),
     ],
@@ -134,6 +141,25 @@ def test_hidden_files_and_folders_of_archives_are_left_out(server):
         assert [result["name"] for result in results] == ["./a/0.png"]
 
 
+def test_a_file_name_that_is_no_utf8(server):
+    """As tar keeps one that was made under another locale."""
+    body = archived(tar({"kätzchen": PICTURES["0.png"], "b": BROKEN}, format=tarfile.GNU_FORMAT, encoding="latin-1"), "x-tar")
+    for accept in ("application/json", "application/x-ndjson"):
+        response = httpx.post(f"{server}/classify/batch", **body | {"headers": body["headers"] | {"Accept": accept}})
+        assert response.status_code == 200
+        assert response.content.decode().count("k?tzchen") == 1
+        assert "invalid_image" in response.text
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compression_that_python_does_not_unpack_under_a_limit(server, method):
+    """600 bytes of bzip2 are a gigabyte."""
+    results = httpx.post(f"{server}/classify/batch", **archived(zipped({"a": PICTURES["0.png"]}, method), "zip")).json()[
+        "results"
+    ]
+    assert [(result["name"], result["error"]["code"]) for result in results] == [("a", "unsupported_media_type")]
+
+
 def test_limits(artifact_path, tmp_path):
     settings = {"DHVT_MAX_BATCH_IMAGES": "3", "DHVT_MAX_BATCH_UPLOAD_BYTES": "5000", "DHVT_MODEL": str(artifact_path)}
     files = dict(list(PICTURES.items())[:4])
@@ -146,3 +172,23 @@ def test_limits(artifact_path, tmp_path):
         ):
             assert httpx.post(f"{url}/classify/batch", **request_body).status_code == status
         assert httpx.post(f"{url}/classify/batch", **form(dict(list(files.items())[:3]))).status_code == 200
+
+
+def test_a_client_that_reads_nothing_is_let_go(artifact_path, tmp_path):
+    """Its lines are more than the sockets hold."""
+    body = tar({"n" * 4000 + str(number): b"x" for number in range(2000)})
+    head = (
+        "POST /classify/batch HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\n"
+        f"Content-Type: application/x-tar\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    log = tmp_path / "log"
+    with serving(log, DHVT_MODEL=str(artifact_path), DHVT_REQUEST_TIMEOUT_S="1") as url, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        host, port = url.removeprefix("http://").split(":")
+        client.connect((host, int(port)))
+        client.sendall(head.encode() + body)
+        done = 'dhvt_requests_total{route="/classify/batch",status="200"} 1.0'
+        while done not in (text := httpx.get(f"{url}/metrics").text):
+            time.sleep(0.05)
+        assert "dhvt_requests_in_flight 0.0" in text
+        assert "Traceback" not in log.read_text()

@@ -3,11 +3,13 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psutil
@@ -65,6 +67,12 @@ def test_metrics(server):
         "dhvt_requests_in_flight 0.0",
     ):
         assert sample in text
+
+
+def test_paths_that_nobody_serves_are_not_counted(server):
+    for number in range(3):
+        httpx.get(f"{server}/nope{number}")
+    assert "/nope" not in httpx.get(f"{server}/metrics").text
 
 
 def test_servers_on_one_machine_count_apart(server, artifact_path, tmp_path):
@@ -207,6 +215,41 @@ def test_a_reload_changes_the_model_and_loses_no_request(guarded):
             time.sleep(0.1)
     assert len(outcomes) > 10
     assert set(outcomes) == {200}
+    while not re.search(
+        r"^dhvt_engine_info{.*} 1.0$", httpx.get(f"{url}/metrics", headers=AUTHORIZED).text, re.M
+    ):  # the old one is closing
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_batch_that_pauses_is_finished_by_the_model_it_began_with(guarded):
+    url, _, _ = guarded
+    host, port = url.removeprefix("http://").split(":")
+    part = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n' + PNG + b"\r\n"
+    head = (
+        f"POST /classify/batch HTTP/1.1\r\nHost: x\r\nAuthorization: {AUTHORIZED['Authorization']}\r\nConnection: close\r\n"
+        f"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: {2 * len(part) + 7}\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(head.encode() + part + b"--x")
+        assert httpx.post(f"{url}/reload", headers=AUTHORIZED, timeout=120).status_code == 200
+        assert classify(url, headers=AUTHORIZED).status_code == 200
+        client.sendall(part[3:] + b"--x--\r\n")
+        client.settimeout(60)
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert answer.count(b"predictions") == 2
+
+
+def test_a_model_that_vanished_is_not_taken(guarded):
+    url, model, _ = guarded
+    away = model.rename(model.with_name("away"))
+    try:
+        response = httpx.post(f"{url}/reload", headers=AUTHORIZED, timeout=120)
+    finally:
+        away.rename(model)
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "not_reloaded")
+    assert classify(url, headers=AUTHORIZED).status_code == 200
 
 
 def test_a_model_that_cannot_be_served_is_not_taken(guarded):
@@ -225,17 +268,19 @@ def test_a_model_that_cannot_be_served_is_not_taken(guarded):
 
 @pytest.mark.parametrize("environment", [{}, {"BENTOML_CONTAINERIZED": "true"}])
 def test_a_killed_worker_is_replaced(artifact_path, tmp_path, environment):
-    with serving(tmp_path / "log", DHVT_MODEL=str(artifact_path), **environment) as url, load(url) as outcomes:
-        (pid,) = worker_pids(url)
-        while len(outcomes) < 20:
-            time.sleep(0.05)
-        os.kill(pid, signal.SIGKILL)
-        before = outcomes.count(200)
-        deadline = time.monotonic() + 90
-        while outcomes.count(200) < before + 20:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        assert worker_pids(url) != [pid]
+    with serving(tmp_path / "log", DHVT_MODEL=str(artifact_path), **environment) as url:
+        with load(url) as outcomes:
+            (pid,) = worker_pids(url)
+            while len(outcomes) < 20:
+                time.sleep(0.05)
+            os.kill(pid, signal.SIGKILL)
+            before = outcomes.count(200)
+            deadline = time.monotonic() + 90
+            while outcomes.count(200) < before + 20:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            assert worker_pids(url) != [pid]
+        assert in_flight(url) == 0  # those inside the dead one are not counted on
     failures = [outcome for outcome in outcomes if outcome != 200]
     assert len(failures) <= 4  # at most what was inside
     assert all(isinstance(failure, httpx.TransportError) for failure in failures)
@@ -275,3 +320,39 @@ def test_a_queue_that_is_too_old_takes_no_more(artifact_path, tmp_path):
                 assert len(outcomes) < 20_000
         assert set(outcomes) == {200, 503}
         assert classify(url).status_code == 200
+
+
+@pytest.mark.slow
+def test_memory_stays(artifact_path, tmp_path):
+    """20,000 requests of every kind leave the worker less than 40 MB larger than the first 2,000 did."""
+    junk = [
+        ("/classify", {"files": {"image": PNG}}),
+        ("/classify", {"files": {"image": PNG[:100]}}),
+        ("/classify", {"files": {"image": b"hello" * 1000}}),
+        ("/classify?top_k=0", {"files": {"image": PNG}}),
+        ("/classify", {"json": {}}),
+        ("/classify", {"files": {"img": PNG}}),
+        ("/classify/batch", {"files": [("image", PNG), ("image", PNG[:100])]}),
+        ("/classify/batch", {"content": b"PK", "headers": {"Content-Type": "application/zip"}}),
+        ("/nope", {}),
+    ]
+    with serving(tmp_path / "log", DHVT_MODEL=str(artifact_path), DHVT_ACCESS_LOG="off") as url:
+        worker = psutil.Process(worker_pids(url)[0])
+
+        def send(numbers):
+            with httpx.Client(timeout=60) as client:
+                for number in numbers:
+                    path, body = junk[number % len(junk)]
+                    headers = body.get("headers", {}) | ({"Connection": "close"} if number % 5 == 0 else {})
+                    path = f"/nope/{number}" if path == "/nope" else path
+                    assert client.post(url + path, **body | {"headers": headers}).status_code < 500
+
+        with ThreadPoolExecutor(4) as pool:
+            sizes = []
+            for start in range(0, 20_000, 2_000):
+                list(pool.map(send, [range(start + lane, start + 2_000, 4) for lane in range(4)]))
+                sizes.append(worker.memory_info().rss)
+        assert in_flight(url) == 0
+        assert "Traceback" not in (tmp_path / "log").read_text()
+    print("worker, MB:", [round(size / 1e6) for size in sizes])
+    assert sizes[-1] - sizes[0] < 40e6
