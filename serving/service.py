@@ -20,6 +20,7 @@ import bentoml
 import psutil
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddleware
+from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -35,6 +36,9 @@ from serving.handlers import Handlers
 from serving.schemas import BatchInput, BatchOutput, ClassifyInput, ClassifyOutput
 from serving.settings import Settings, count_workers
 
+# The one keeps counters for every path that anybody ever asked for. The other keeps a timer, and with it the request, for as
+# long as a request might have taken; routes here have time limits of their own.
+_UNWANTED = (RunnerTrafficMetricsMiddleware, TimeoutMiddleware)
 TRACED_ROUTES = frozenset({"/classify", "/classify/batch"})
 
 
@@ -89,8 +93,7 @@ class DHVTBentoService(bentoml.Service):
         settings = Settings.from_environ()
         app = super().to_asgi(is_main)
         app.add_exception_handler(HTTPException, _answer_http_exception)
-        # It keeps a set of counters for every path that anybody ever asked for.
-        app.user_middleware = [layer for layer in app.user_middleware if layer.cls is not RunnerTrafficMetricsMiddleware]
+        app.user_middleware = [layer for layer in app.user_middleware if layer.cls not in _UNWANTED]
         # With tracing, requests take BentoML's way, which makes the spans; it ends in the methods below.
         is_traced = bool(BentoMLContainer.tracing.sample_rate.get())
         routes = {path: method for path, method in ROUTES.items() if not (is_traced and path in TRACED_ROUTES)}
@@ -101,7 +104,7 @@ class DHVTBentoService(bentoml.Service):
         return front
 
 
-@bentoml.service(name="dhvt", service_class=DHVTBentoService, workers=count_workers(), traffic={"timeout": 24 * 3600})
+@bentoml.service(name="dhvt", service_class=DHVTBentoService, workers=count_workers())
 class DHVTService:
     """Names what is on a picture."""
 
