@@ -29,6 +29,7 @@ from starlette.responses import Response, StreamingResponse
 from dhvt.errors import DHVTError
 from serving.answers import Answer
 from serving.app import ROUTES, App
+from serving.bodies import Receive, Scope, Send
 from serving.classifier import Classifier, check_model
 from serving.errors import InternalError, NotFound, NotReady, RequestError, WrongMethod
 from serving.front import Front
@@ -83,7 +84,16 @@ async def _answer_http_exception(request: Request, error: HTTPException) -> Resp
 def _to_response(answer: Answer) -> Response:
     if isinstance(answer.body, bytes):
         return Response(answer.body, answer.status, answer.headers, answer.content_type)
-    return StreamingResponse(answer.body, answer.status, answer.headers, answer.content_type)
+    return _Stream(answer.body, answer.status, answer.headers, answer.content_type)
+
+
+class _Stream(StreamingResponse):
+    """Leaves the request's body to whom makes the answer; Starlette's would read it, looking for a disconnect."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.stream_response(send)
+        if self.background is not None:
+            await self.background()
 
 
 class DHVTBentoService(bentoml.Service):

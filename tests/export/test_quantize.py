@@ -36,7 +36,7 @@ def test_int8_travels_with_the_artifact_and_runs(quantized):
     assert sorted(quantized.card.files) == ["model.int8.bin", "model.int8.xml", "model.onnx"]
     assert quantized.card.int8["images"] == 60
     assert quantized.card.int8["max_abs_error"] > 0
-    engine = open_engine(quantized, "openvino:int8", threads=2)
+    engine = open_engine(quantized, "openvino:int8", threads=2).engine
     assert (engine.name, engine.precision) == ("openvino", "int8")
     inputs = np.stack([preprocess(picture, quantized.card.preprocess) for picture in quantized.card.golden.encoded()])
     assert np.allclose(engine.predict(inputs), quantized.card.int8["logits"], atol=0.1)
