@@ -66,13 +66,8 @@ class App:
                 self._admit()
             async with asyncio.timeout(route.timeout_s):
                 answer = await route.handle(scope, receive)
-        except TimeoutError:
-            answer = TimedOut(f"no answer within {route.timeout_s} s").to_answer()
-        except RequestError as error:
-            answer = error.to_answer()
-        except Exception:
-            logger.exception("request %s failed for a reason that nobody foresaw", identity)
-            answer = InternalError("the server failed on this request; see its log").to_answer()
+        except Exception as error:
+            answer = _explain(error, identity, f"no answer within {route.timeout_s} s").to_answer()
         finally:
             self._count(-1)
         answer = replace(answer, headers={**answer.headers, "X-Request-ID": identity})
@@ -106,13 +101,8 @@ class App:
                 yield chunk
         except StopAsyncIteration:
             pass
-        except TimeoutError:
-            yield TimedOut(f"no complete answer within {timeout_s} s").to_line()
-        except RequestError as error:
-            yield error.to_line()
-        except Exception:
-            logger.exception("request %s failed for a reason that nobody foresaw", identity)
-            yield InternalError("the server failed on this request; see its log").to_line()
+        except Exception as error:
+            yield _explain(error, identity, f"no complete answer within {timeout_s} s").to_line()
         finally:
             self._count(-1)
             self._record(scope, 200, start, identity)
@@ -131,3 +121,13 @@ class App:
             client = scope.get("client") or ("unknown",)
             entry = {"request_id": identity, "client": client[0], "method": scope["method"], "path": scope["path"]}
             access_logger.info(json.dumps(entry | {"status": status, "duration_ms": round(seconds * 1000, 1)}))
+
+
+def _explain(error: Exception, identity: str, timed_out: str) -> RequestError:
+    """What a client is told of it; what nobody foresaw goes to the log with its traceback."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, TimeoutError):
+        return TimedOut(timed_out)
+    logger.error("request %s failed for a reason that nobody foresaw", identity, exc_info=error)
+    return InternalError("the server failed on this request; see its log")

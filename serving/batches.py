@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
-from serving.bodies import Receive, Scope, read_header, stream_body
+from serving.bodies import Receive, Scope, read_content_type, stream_body
 from serving.errors import BadRequest, RequestError, TooLarge, UnsupportedMedia
 from serving.forms import FIELD, FormParser, parse_boundary
 from serving.settings import Settings
@@ -54,8 +54,7 @@ def read_pictures(scope: Scope, receive: Receive, settings: Settings) -> AsyncIt
         UnsupportedMedia, BadRequest: at once, for the Content-Type.
         BadRequest, TooLarge: in the middle; one picture that is too large is not that, but says so in its place.
     """
-    declared = read_header(scope, b"content-type").decode("latin-1")
-    content_type = declared.partition(";")[0].strip().lower()
+    declared, content_type = read_content_type(scope)
     limit = settings.max_batch_upload_bytes
     body = stream_body(scope, receive, limit, f"the upload is larger than {limit:,} bytes; send several")
     if content_type == "multipart/form-data":

@@ -27,6 +27,12 @@ def read_header(scope: Scope, name: bytes) -> bytes:
     return b""
 
 
+def read_content_type(scope: Scope) -> tuple[str, str]:
+    """The header as it was sent, and the type alone, in lower case and without parameters."""
+    declared = read_header(scope, b"content-type").decode("latin-1")
+    return declared, declared.partition(";")[0].strip().lower()
+
+
 async def stream_body(scope: Scope, receive: Receive, limit: int, too_large: str) -> AsyncIterator[bytes]:
     """The body as it comes, counted.
 

@@ -11,6 +11,7 @@ RequestError
 ├── InternalError 500         a fault of this server
 ├── EngineFailed 500          the engine raised; the server goes on
 ├── Overloaded 503            too many requests at once
+├── NotReady 503              the engine failed again and again
 └── TimedOut 504              no answer in time
 """
 

@@ -62,7 +62,7 @@ def _forget_dead_workers() -> None:
     folder = Path(BentoMLContainer.prometheus_multiproc_dir.get())
     for pid in {int(file.stem.rpartition("_")[2]) for file in folder.glob("gauge_live*.db")}:
         if not psutil.pid_exists(pid):
-            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]  # prometheus_client's own
 
 
 def _find_app() -> App:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from serving.bodies import Receive, Scope, read_body, read_header
+from serving.bodies import Receive, Scope, read_body, read_content_type
 from serving.errors import BadRequest, InvalidImage, TooLarge, UnsupportedMedia
 from serving.forms import FIELD, FormParser, parse_boundary
 
@@ -35,8 +35,7 @@ async def read_upload(scope: Scope, receive: Receive, max_bytes: int) -> Upload:
     Raises:
         BadRequest, InvalidImage, TooLarge, UnsupportedMedia: see :mod:`serving.errors`.
     """
-    declared = read_header(scope, b"content-type").decode("latin-1")
-    content_type = declared.partition(";")[0].strip().lower()
+    declared, content_type = read_content_type(scope)
     too_large = f"the upload is larger than {max_bytes:,} bytes"
     if content_type == "multipart/form-data":
         body = await read_body(scope, receive, max_bytes + _FORM_BYTES, too_large)

@@ -26,9 +26,7 @@ class OnnxRuntimeEngine:
         return ["fp32"]
 
     def __init__(self, artifact: Artifact, precision: str, *, threads: int, max_batch_size: int) -> None:
-        if precision != "fp32":
-            raise EngineError(f"ONNX Runtime runs the graph in fp32 alone, not in {precision}")
-        self.precision = precision
+        self.precision = require_fp32(precision)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         try:
@@ -41,3 +39,14 @@ class OnnxRuntimeEngine:
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self._session.run([OUTPUT_NAME], {INPUT_NAME: images})[0]
         return logits
+
+
+def require_fp32(precision: str) -> str:
+    """The precision, where it is that of the graph.
+
+    Raises:
+        EngineError: it is another.
+    """
+    if precision != "fp32":
+        raise EngineError(f"ONNX Runtime runs the graph in fp32 alone, not in {precision}")
+    return precision

@@ -25,6 +25,7 @@ from dhvt.artifact import INPUT_NAME, OUTPUT_NAME, Artifact
 from dhvt.batches import run_in_parts
 from dhvt.errors import EngineError, EngineUnavailable
 from serving.engines.cache import cache_folder, gpu_facts, versions
+from serving.engines.onnx import require_fp32
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 INSTALL = {
@@ -55,7 +56,7 @@ class OnnxRuntimeCUDAEngine:
         return ["fp32"]
 
     def __init__(self, artifact: Artifact, precision: str, *, threads: int, max_batch_size: int) -> None:
-        self.precision = _require_fp32(precision)
+        self.precision = require_fp32(precision)
         # Without these two it would multiply in TF32, with 10 bits of mantissa, and try every algorithm of every
         # convolution anew at each new batch size.
         options = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
@@ -89,7 +90,7 @@ class OnnxRuntimeTensorRTEngine:
         return ["fp32"]
 
     def __init__(self, artifact: Artifact, precision: str, *, threads: int, max_batch_size: int) -> None:
-        self.precision = _require_fp32(precision)
+        self.precision = require_fp32(precision)
         os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # the provider has no option for it; see use_tf32 above
         self._max_batch_size = max_batch_size
         height, width = artifact.card.preprocess.size
@@ -190,9 +191,3 @@ def _engine_folder(artifact: Artifact, max_batch_size: int) -> Path:
     except OSError as error:
         raise EngineError(f"TensorRT's engines cannot be kept in {folder}: {error.strerror}; set XDG_CACHE_HOME") from error
     return folder
-
-
-def _require_fp32(precision: str) -> str:
-    if precision != "fp32":
-        raise EngineError(f"ONNX Runtime runs the graph in fp32 alone, not in {precision}")
-    return precision
