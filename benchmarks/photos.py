@@ -5,8 +5,8 @@
 
 Downloads what ``photos.csv`` names: pictures that others tried their own CIFAR-10 classifiers on, or show on their
 pages, in public repositories. Chosen by eye before any model saw them: the first twelve per class that are photographs
-(no drawings, no screenshots) in a format that is served, show the class, and are no second copies. They choose nothing: neither augmentation nor
-how pictures are resized.
+(no drawings, no screenshots) in a format that is served, show the class, and are no second copies. They choose nothing:
+neither augmentation nor how pictures are resized.
 """
 
 from __future__ import annotations

@@ -15,12 +15,13 @@ import psutil
 
 from dhvt.errors import DHVTError
 from serving.answers import JSON_LINES, Answer, to_json
-from serving.batches import Picture, read_pictures
+from serving.batches import read_pictures
 from serving.bodies import Receive, Scope, parse_top_k, read_header
 from serving.classifier import Classifier
 from serving.errors import NotReloaded, RequestError, Unauthorized
 from serving.metrics import metrics
 from serving.openapi import openapi_document
+from serving.pictures import Picture
 from serving.settings import Settings
 from serving.uploads import read_upload
 

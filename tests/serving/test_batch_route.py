@@ -15,6 +15,7 @@ from tests.serving.conftest import serving
 
 PICTURES = {f"{seed}.png": encode(draw(seed % 3, seed)) for seed in range(7)}
 BROKEN = PICTURES["0.png"][:100]
+OK = 'dhvt_images_total{outcome="ok"}'
 
 
 def tar(files, **options):
@@ -96,6 +97,23 @@ def test_lines_come_where_they_are_asked_for(server, single):
     ) as response:
         assert response.headers["content-type"] == "application/x-ndjson"
         assert_results([json.loads(line) for line in response.iter_lines()], single)
+
+
+def test_pictures_of_a_tar_are_classified_while_it_comes(server):
+    def count():
+        return sum(float(line.split()[1]) for line in httpx.get(f"{server}/metrics").text.splitlines() if line.startswith(OK))
+
+    body = tar(PICTURES)
+    half = body.index(PICTURES["3.png"])
+    head = f"POST /classify/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-tar\r\nContent-Length: {len(body)}\r\n\r\n"
+    before = count()
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        client.sendall(head.encode() + body[:half])
+        while count() < before + 3:
+            time.sleep(0.05)
+        client.sendall(body[half:])
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
 
 
 def test_top_k(server):

@@ -1,0 +1,134 @@
+"""Files of a tar, while it comes, or of a zip, which has its table of contents at the end."""
+
+from __future__ import annotations
+
+import math
+import os
+import tarfile
+import zipfile
+from collections.abc import AsyncIterator, Iterator
+from tempfile import SpooledTemporaryFile
+from typing import IO, cast
+
+from serving.errors import UnsupportedMedia
+from serving.pictures import Picture, picture_too_large
+
+_SPOOL_BYTES = 8_000_000  # a larger archive goes to the disk
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # Python unpacks the others without a limit
+
+
+class NotYet(Exception):
+    """What is to be read has not come."""
+
+
+class ArrivingFile:
+    """A body on its way, as a file: what has come can be read, for the rest :class:`NotYet` is raised.
+
+    Attributes:
+        is_complete: whether all of it is here.
+        awaited: bytes that must have come before it makes sense to read again.
+    """
+
+    def __init__(self) -> None:
+        self.is_complete = False
+        self.awaited = 0.0
+        self._file = SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 (close does it)
+        self._position, self._received = 0, 0
+
+    async def fill(self, body: AsyncIterator[bytes]) -> AsyncIterator[None]:
+        """Takes the body; stops wherever it makes sense to read, the last time at the end."""
+        async for chunk in body:
+            self._file.seek(0, os.SEEK_END)
+            self._file.write(chunk)
+            self._received += len(chunk)
+            if self._received >= self.awaited:
+                yield
+        self.is_complete = True
+        yield
+
+    def read(self, size: int = -1) -> bytes:
+        """Bytes from the position on; fewer only at the end of a complete body.
+
+        Raises:
+            NotYet: some of them have not come.
+        """
+        if not self.is_complete:
+            end = math.inf if size < 0 else self._position + size
+            if end > self._received:
+                self.awaited = end
+                raise NotYet
+        self._file.seek(self._position)
+        data = self._file.read(size)
+        self._position += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves the position, as for any file."""
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._received}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def close(self) -> None:
+        """Frees it."""
+        self._file.close()
+
+
+def read_tar(file: ArrivingFile, max_bytes: int) -> Iterator[Picture | None]:
+    """The files in their order, None when more must come first. Raises whatever tarfile does for a damaged archive."""
+    archive: tarfile.TarFile | None = None
+    member: tarfile.TarInfo | None = None
+    while True:
+        try:
+            if archive is None:
+                file.seek(0)
+                archive = tarfile.open(fileobj=cast("IO[bytes]", file), mode="r:")  # noqa: SIM115 (holds nothing else)
+            if member is None:
+                member = archive.next()
+            picture = None if member is None else _read_member(archive, member, max_bytes)
+        except NotYet:  # what was begun is begun anew
+            yield None
+            continue
+        if member is None:
+            return
+        if picture is not None:
+            yield picture
+        member = None
+        archive.members = []  # type: ignore[attr-defined]  # or it would keep every member's header until the end
+
+
+def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> Picture | None:
+    if not member.isreg() or _is_hidden(member.name):
+        return None
+    content = archive.extractfile(member) if member.size <= max_bytes else None
+    return Picture(member.name, content.read(member.size) if content else picture_too_large(max_bytes))
+
+
+def read_zip(file: ArrivingFile, max_bytes: int) -> Iterator[Picture | None]:
+    """The files in their order, None until all has come. Raises whatever zipfile does for a damaged archive."""
+    if not file.is_complete:
+        file.awaited = math.inf
+        yield None
+    with zipfile.ZipFile(cast("IO[bytes]", file)) as archive:
+        for member in archive.infolist():
+            if member.is_dir() or _is_hidden(member.filename):
+                continue
+            if member.compress_type not in _ZIP_METHODS:
+                yield Picture(
+                    member.filename, UnsupportedMedia("the file is not stored or deflated; pack it with zip's defaults")
+                )
+                continue
+            with archive.open(member) as content:
+                data = content.read(max_bytes + 1)  # the declared size may lie
+            yield Picture(member.filename, data if len(data) <= max_bytes else picture_too_large(max_bytes))
+
+
+def _is_hidden(name: str) -> bool:
+    """macOS and other tools add such files to archives."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.removeprefix("./").split("/"))

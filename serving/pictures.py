@@ -1,0 +1,35 @@
+"""A picture of a request that carries several."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serving.errors import RequestError, TooLarge
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file of a batch by its name, or why it cannot be had."""
+
+    name: str
+    data: bytes | RequestError
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds in memory."""
+        return len(self.data) if isinstance(self.data, bytes) else 0
+
+    def read(self) -> bytes:
+        """The file.
+
+        Raises:
+            RequestError: it cannot be had.
+        """
+        if isinstance(self.data, RequestError):
+            raise self.data
+        return self.data
+
+
+def picture_too_large(max_bytes: int) -> TooLarge:
+    """In place of one."""
+    return TooLarge(f"the picture is larger than {max_bytes:,} bytes")

@@ -1,0 +1,94 @@
+"""Archives that come in pieces."""
+
+import asyncio
+import io
+import tarfile
+import zipfile
+from contextlib import closing
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.archives import ArrivingFile, read_tar, read_zip
+
+FILES = {"a.png": b"1" * 1000, "b" * 300: b"", "täglich/c.png": b"3" * 512, "d" * 120 + "/e": bytes(range(256)) * 30}
+MAX_BYTES = 5000
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+
+
+def make_tar(files, format):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=format) as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def make_zip(files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def arrivals(read, body, size):
+    """What is read of a body that comes in pieces, each with the count of bytes that had come by then."""
+
+    async def collect():
+        found, come = [], 0
+
+        async def pieces():
+            nonlocal come
+            for start in range(0, len(body), size):
+                come = min(start + size, len(body))
+                yield body[start:come]
+
+        with closing(ArrivingFile()) as file:
+            pictures = read(file, MAX_BYTES)
+            async for _ in file.fill(pieces()):
+                while (picture := next(pictures, None)) is not None:
+                    found.append((picture.name, picture.data if picture.size or not picture.data else "too large", come))
+        return found
+
+    return asyncio.run(collect())
+
+
+def expected(files):
+    return [(name, data if len(data) <= MAX_BYTES else "too large") for name, data in files.items()]
+
+
+@pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
+@settings(deadline=None)
+@given(size=st.integers(1, 12_000))
+def test_a_tar_reads_the_same_in_any_pieces(format, size):
+    files = {name: data for name, data in FILES.items() if len(name) < 100 or format != tarfile.USTAR_FORMAT}
+    assert [found[:2] for found in arrivals(read_tar, make_tar(files, format), size)] == expected(files)
+
+
+@settings(deadline=None)
+@given(size=st.integers(1, 12_000))
+def test_a_zip_reads_the_same_in_any_pieces(size):
+    assert [found[:2] for found in arrivals(read_zip, make_zip(FILES), size)] == expected(FILES)
+
+
+@pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
+def test_a_file_of_a_tar_is_there_once_its_last_byte_has_come(format):
+    body = make_tar({"a": b"1" * 1000, "b": b"2" * 1000}, format)
+    ends = [body.index(byte * 1000) + 1000 for byte in (b"1", b"2")]
+    assert [come for *_, come in arrivals(read_tar, body, 1)] == ends
+
+
+@settings(deadline=None)
+@given(cut=st.integers(1, 3000), size=st.integers(1, 4000))
+def test_a_tar_that_ends_early_is_damaged_or_lacks_its_end_mark_alone(cut, size):
+    body = make_tar({"a": b"1" * 1000, "b": b"2" * 1000}, tarfile.PAX_FORMAT)[:cut]
+    whole = [name for name, byte in (("a", b"1"), ("b", b"2")) if byte * 1000 in body]
+    try:
+        names = [found[0] for found in arrivals(read_tar, body, size)]
+    except tarfile.ReadError:
+        return
+    assert names == whole
