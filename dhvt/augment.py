@@ -18,10 +18,10 @@ from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
 
 from dhvt.config import Preprocess
-from dhvt.data import ImageSource
 from dhvt.errors import ConfigError, ImageError
 from dhvt.preprocess import decode_rgb, preprocess
 from dhvt.recipe import TrainRecipe
+from dhvt.sources import ImageSource
 
 Key = tuple[int, int, int]  # (epoch, index, repeat)
 

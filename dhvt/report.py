@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from dhvt.calibration import BINS, reliability, softmax
 from dhvt.config import Preprocess
-from dhvt.data import ImageSource
 from dhvt.evaluate import Evaluation, Outputs
 from dhvt.preprocess import preprocess
+from dhvt.sources import ImageSource
 
 MISTAKES = 24
 _MAX_NAMED_CLASSES = 40  # more would overlap on the confusion matrix's axes

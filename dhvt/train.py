@@ -4,10 +4,8 @@ generator states: a resumed run repeats exactly what an unbroken one would have 
 from __future__ import annotations
 
 import json
-import math
 import platform
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,25 +15,23 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from timm.utils import ModelEmaV3
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dhvt.augment import EpochSampler, TrainingImages, build_erasing, build_mixup, collate, seed_everything
+from dhvt.augment import EpochSampler, TrainingImages, collate, seed_everything
 from dhvt.calibration import fit_temperature
 from dhvt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dhvt.config import Preprocess, from_dict
-from dhvt.data import ImageSource, Subset
 from dhvt.distributed import open_accelerator, synchronize_batchnorm
-from dhvt.errors import CheckpointError, ConfigError, DataError, TrainError
+from dhvt.errors import CheckpointError, ConfigError, DataError
 from dhvt.evaluate import Evaluation, Outputs, collect_outputs, evaluate
 from dhvt.finetune import freeze_body, initialize
-from dhvt.graph import Normalize, ServedModel
+from dhvt.graph import ServedModel
 from dhvt.interrupt import StopRequest
-from dhvt.optim import build_optimizers, learning_rate
+from dhvt.learner import Learner
 from dhvt.recipe import TrainRecipe
+from dhvt.sources import ImageSource, Subset
 from dhvt.zoo import build, configure, size_multiple
 
 CHECKPOINT_NAME = "ckpt.pt"
@@ -109,14 +105,7 @@ class Trainer:
             freeze_body(model)
         if processes > 1:
             model = synchronize_batchnorm(model, self.device)
-        self.model = model.to(self.device)
-        self.config, self.multiple = config, size_multiple(config)
-        self.ema = ModelEmaV3(self.model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
-        self.optimizers = build_optimizers(self.model, recipe)
-        self.network: nn.Module = self.accelerator.prepare_model(self.model)  # with autocast and gradient exchange
-        self.normalize = Normalize(cfg).to(self.device)
-        self.erase = build_erasing(recipe, self.device)
-        self.mixup = build_mixup(recipe, len(self.classes))
+        self.config = config
         self.sampler = EpochSampler(
             len(source), recipe.batch_size, recipe.seed, recipe.repeats, self.accelerator.process_index, processes
         )
@@ -133,7 +122,16 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
             collate_fn=collate,
         )
-        self.step = 0
+        self.learner = Learner(
+            model.to(self.device),
+            recipe,
+            self.accelerator,
+            cfg,
+            num_classes=len(self.classes),
+            steps_per_epoch=len(self.sampler),
+            size_multiple=size_multiple(config),
+            accumulate=options.accumulate,
+        )
         self.commands = [{"from_step": 0, "command": options.command}]
         self.metrics: dict[str, Any] = {}
         self.temperature = 1.0
@@ -154,10 +152,6 @@ class Trainer:
         flags: Tensor = self.accelerator.reduce(torch.tensor(float(flag), device=self.device))
         return bool(flags.item())
 
-    @property
-    def total_steps(self) -> int:
-        return self.recipe.epochs * len(self.sampler)
-
     def run(self) -> Checkpoint:
         """Trains to the end or to the first Ctrl-C; returns the last checkpoint written.
 
@@ -165,13 +159,13 @@ class Trainer:
             TrainError: the loss is not finite.
             KeyboardInterrupt: it was asked to stop; the checkpoint is written.
         """
-        if self.step >= self.total_steps:
+        if self.learner.step >= self.learner.total_steps:
             self.say("this run is finished; nothing to do")
             return self._checkpoint()
         stop = StopRequest()
         started = time.monotonic()
         with stop.listening():
-            for epoch in range(self.step // len(self.sampler), self.recipe.epochs):
+            for epoch in range(self.learner.step // len(self.sampler), self.recipe.epochs):
                 train_metrics = self._run_epoch(epoch, stop)
                 self.seconds, started = self.seconds + time.monotonic() - started, time.monotonic()
                 if not stop.requested:
@@ -182,8 +176,8 @@ class Trainer:
         return checkpoint
 
     def _run_epoch(self, epoch: int, stop: StopRequest) -> dict[str, float]:
-        self.model.train(not self.options.freeze)  # a frozen BatchNorm keeps its statistics
-        self.sampler.epoch, self.sampler.first = epoch, self.step % len(self.sampler)
+        self.learner.model.train(not self.options.freeze)  # a frozen BatchNorm keeps its statistics
+        self.sampler.epoch, self.sampler.first = epoch, self.learner.step % len(self.sampler)
         seen, hits, loss_sum, started = 0, 0, 0.0, time.monotonic()
         bar = tqdm(
             self.loader,
@@ -198,14 +192,11 @@ class Trainer:
             self._report_broken(broken)
             if not len(labels):
                 raise DataError(f"not one picture of a whole batch can be read; the first is {broken[0]}")
-            loss, correct = self._train_step(
-                images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-            )
+            loss, correct = self.learner.learn(images, labels)
             batch = self.sampler.batch_size
             seen, hits, loss_sum = seen + batch, hits + correct, loss_sum + loss * batch
-            self.step += 1
             rate = seen / (time.monotonic() - started)
-            left = (self.total_steps - self.step) * batch / rate
+            left = (self.learner.total_steps - self.learner.step) * batch / rate
             bar.set_postfix_str(
                 f"loss {loss_sum / seen:.3f}, acc {100 * hits / seen:.1f} %, {rate:.0f} images/s, "
                 f"training left {left / 60:.0f} min",
@@ -219,64 +210,6 @@ class Trainer:
         bar.close()
         return {"train_loss": loss_sum / seen, "train_top1": 100 * hits / seen, "images_per_s": rate}
 
-    def _train_step(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
-        """One optimizer step on this process's share of a batch; the loss and the hits of the whole batch."""
-        accelerator, parts = self.accelerator, self.options.accumulate
-        seed_everything(self.recipe.seed, 2, self.step * accelerator.num_processes + accelerator.process_index)
-        total, hits = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        for part, (some_images, some_labels) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True)):
-            # Gradients are exchanged once, with the last part's.
-            with nullcontext() if part == parts - 1 else accelerator.no_sync(self.network):
-                logits, loss = self._forward(some_images, some_labels)
-                accelerator.backward(loss / parts)
-            total += loss.detach() / parts
-            hits += (logits.detach().argmax(1) == some_labels).sum()
-        value, correct = accelerator.reduce(torch.stack((total / accelerator.num_processes, hits))).tolist()
-        if not math.isfinite(value):
-            raise TrainError(
-                f"the loss became {value} at step {self.step}; the last checkpoint is untouched. "
-                "Train into another --out with a lower --lr or with --clip-grad 1"
-            )
-        self._update_weights()
-        return value, int(correct)
-
-    def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = self.erase(self._rescale(self.normalize(images.permute(0, 2, 3, 1))))
-        targets, smoothing = labels, self.recipe.label_smoothing
-        if self.mixup is not None and len(labels) % 2 == 0:
-            inputs, targets = self.mixup(inputs, labels)
-            smoothing = 0.0  # it is in the mixed targets
-        logits = self.network(inputs)
-        return logits, functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
-
-    def _update_weights(self) -> None:
-        scaler = self.accelerator.scaler  # of fp16, else None
-        if self.recipe.clip_grad:
-            if scaler is not None:
-                for optimizer in self.optimizers:
-                    scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
-        lr = learning_rate(self.recipe, self.step, len(self.sampler))
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            if scaler is None:
-                optimizer.step()
-            else:
-                scaler.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
-        if scaler is not None:
-            scaler.update()
-        if self.ema is not None:
-            self.ema.update(self.model, self.step)
-
-    def _rescale(self, inputs: Tensor) -> Tensor:
-        scale = self.recipe.scale_at(self.step / self.total_steps)
-        if scale == 1 or not self.multiple:
-            return inputs
-        size = [max(round(side * scale / self.multiple), 1) * self.multiple for side in inputs.shape[-2:]]
-        return functional.interpolate(inputs, size, mode="bilinear", antialias=True)
-
     def _report_broken(self, messages: list[str]) -> None:
         if messages and self.options.stop_on_broken:
             raise DataError(messages[0])
@@ -285,7 +218,7 @@ class Trainer:
         self.broken.update(messages)
 
     def _validate(self, epoch: int, train_metrics: dict[str, float]) -> None:
-        graph = ServedModel(self.model if self.ema is None else self.ema.module, self.cfg).to(self.device).eval()
+        graph = ServedModel(self.learner.averaged, self.cfg).to(self.device).eval()
 
         def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
             with torch.inference_mode(), self.accelerator.autocast():
@@ -304,7 +237,7 @@ class Trainer:
         self.last_validation = outputs, result
         self.metrics = {
             "epoch": epoch + 1,
-            "lr": learning_rate(self.recipe, self.step - 1, len(self.sampler)),
+            "lr": self.learner.learning_rate(),
             **train_metrics,
             "val_top1": result.top1,
             "val_top5": result.top5,
@@ -314,7 +247,7 @@ class Trainer:
             "broken_images": len(self.broken),
             "train_seconds": self.seconds,
         }
-        self.accelerator.log(self.metrics, step=self.step)
+        self.accelerator.log(self.metrics, step=self.learner.step)
         if self.accelerator.is_main_process:
             with (self.options.out / LOG_NAME).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(self.metrics) + "\n")
@@ -334,8 +267,6 @@ class Trainer:
         return Checkpoint(
             name=self.name,
             config=self.config,
-            weights=self.model.state_dict(),
-            ema=None if self.ema is None else self.ema.module.state_dict(),
             classes=self.classes,
             preprocess=self.cfg.to_dict(),
             temperature=self.temperature,
@@ -350,9 +281,7 @@ class Trainer:
                 "python": platform.python_version(),
                 **{package: version(package) for package in ("torch", "torchvision", "timm", "numpy", "pillow")},
             },
-            step=self.step,
-            optimizers=[optimizer.state_dict() for optimizer in self.optimizers],
-            scaler=None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
+            **self.learner.state(),
         )
 
     def write_report(self) -> None:
@@ -403,14 +332,8 @@ class Trainer:
         self.commands = checkpoint.provenance["commands"]
         if recipe != self.recipe:
             self.commands = [*self.commands, {"from_step": checkpoint.step, "command": self.options.command}]
-        self.model.load_state_dict(checkpoint.weights)
-        if self.ema is not None and checkpoint.ema is not None:
-            self.ema.module.load_state_dict(checkpoint.ema)
-        for optimizer, state in zip(self.optimizers, checkpoint.optimizers, strict=True):
-            optimizer.load_state_dict(state)
-        if self.accelerator.scaler is not None and checkpoint.scaler is not None:
-            self.accelerator.scaler.load_state_dict(checkpoint.scaler)
-        self.step, self.metrics, self.temperature = checkpoint.step, checkpoint.metrics, checkpoint.temperature
+        self.learner.restore(checkpoint)
+        self.metrics, self.temperature = checkpoint.metrics, checkpoint.temperature
         self.seconds = float(checkpoint.provenance.get("train_seconds", 0.0))
 
 

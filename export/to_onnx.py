@@ -31,10 +31,11 @@ from dhvt.artifact import (
 )
 from dhvt.checkpoint import Checkpoint, load_checkpoint
 from dhvt.config import Preprocess
-from dhvt.data import Batch, Subset, iterate_batches, open_source
+from dhvt.data import Batch, iterate_batches, open_source
 from dhvt.errors import DHVTError, ExportError
 from dhvt.graph import ServedModel
 from dhvt.preprocess import preprocess
+from dhvt.sources import Subset
 from export.golden import draw_inputs, draw_pictures, encode_base64
 from export.parity import BATCH_SIZES, FP32, RUNTIMES, Predict, compare_outputs
 from export.quantize import (
