@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,8 +12,16 @@ from dhvt.gpus import read_driver
 
 
 def cache_folder(name: str) -> Path:
-    """``$XDG_CACHE_HOME/dhvt-serve/NAME``; it may not exist."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dhvt-serve" / name
+    """``$XDG_CACHE_HOME/dhvt-serve/NAME``; it may not exist, and this user may be unable to make or to read it."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "dhvt-serve" / name
+
+
+def _home() -> Path:
+    """The user's; a folder of the number's own where the system does not know the user, as in some containers."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"user-{os.getuid()}"
 
 
 def versions(packages: Iterable[str]) -> list[str]:

@@ -218,7 +218,7 @@ def _try_in_child(artifact: Artifact, candidate: str, threads: int, max_batch_si
         EngineError: it fails, or its process dies.
     """
     passed = _verdict_path(artifact, candidate, threads, max_batch_size)
-    if passed.exists():
+    if os.path.exists(passed):  # Path.exists would raise where the folder may not be looked into
         return
     timeout_s = ENGINES[candidate.partition(":")[0]].timeout_s
     command = [sys.executable, "-m", "serving.engines.trial", str(artifact.path), candidate, str(threads), str(max_batch_size)]
