@@ -1,0 +1,5 @@
+"""A checkpoint to an artifact."""
+
+from dhvt.telemetry import disable_telemetry
+
+disable_telemetry()
