@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from contextlib import aclosing, asynccontextmanager, nullcontext
+from typing import Any
 
 from serving.answers import Answer
 from serving.app import App
@@ -29,12 +30,21 @@ class Front:
         routes: paths that go past BentoML, each with its one method.
         token: that all but the health routes ask for; empty for none.
         stall_timeout_s: seconds that a client may take nothing of a body that is sent as it is made.
+        upload_timeout_s: the same while it is still sending its own, which many do before they read.
     """
 
     def __init__(
-        self, bentoml: ASGIApp, find_app: Callable[[], App], routes: Mapping[str, str], token: str, stall_timeout_s: int
+        self,
+        bentoml: ASGIApp,
+        find_app: Callable[[], App],
+        routes: Mapping[str, str],
+        token: str,
+        *,
+        stall_timeout_s: int,
+        upload_timeout_s: int,
     ) -> None:
-        self.bentoml, self.find_app, self.routes, self.stall_timeout_s = bentoml, find_app, routes, stall_timeout_s
+        self.bentoml, self.find_app, self.routes = bentoml, find_app, routes
+        self.stall_timeout_s, self.upload_timeout_s = stall_timeout_s, upload_timeout_s
         self._authorization = f"Bearer {token}".encode() if token else b""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,12 +59,13 @@ class Front:
             message = f"{scope['path']} takes {method}, not {scope['method']}"
             await self._send(WrongMethod(message, method).to_answer(), send)
         else:
-            await self._send(await self.find_app().answer(scope, receive), send)
+            patience = _Patience(receive, self.upload_timeout_s, self.stall_timeout_s)
+            await self._send(await self.find_app().answer(scope, patience.receive), send, patience)
 
     def _is_authorized(self, scope: Scope) -> bool:
         return hmac.compare_digest(read_header(scope, b"authorization"), self._authorization)
 
-    async def _send(self, answer: Answer, send: Send) -> None:
+    async def _send(self, answer: Answer, send: Send, patience: _Patience | None = None) -> None:
         """Sends it in ASGI's terms; leaves it unfinished, which closes the connection, where the client has stalled."""
         headers = [(b"content-type", answer.content_type.encode())]
         headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
@@ -67,8 +78,42 @@ class Front:
         async with aclosing(answer.body) as body:
             try:
                 async for chunk in body:
-                    async with asyncio.timeout(self.stall_timeout_s):
+                    async with patience.limit() if patience else nullcontext():
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except TimeoutError:
                 return
         await send({"type": "http.response.body", "body": b""})
+
+
+class _Patience:
+    """How long a client may take nothing of an answer: longer while it is sending, since many send all before they read.
+
+    Args:
+        receive: ASGI's; to be called through :meth:`receive`.
+        upload_s, stall_s: while it sends, and from then on.
+    """
+
+    __slots__ = ("_limit", "_receive", "_seconds", "_stall_s")
+
+    def __init__(self, receive: Receive, upload_s: float, stall_s: float) -> None:
+        self._receive, self._seconds, self._stall_s = receive, upload_s, stall_s
+        self._limit: asyncio.Timeout | None = None
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        """ASGI's."""
+        message = await self._receive()
+        if not message.get("more_body", False):
+            self._seconds = self._stall_s
+            if self._limit is not None:
+                self._limit.reschedule(asyncio.get_running_loop().time() + self._stall_s)
+        return message
+
+    @asynccontextmanager
+    async def limit(self) -> AsyncIterator[None]:
+        """Around the sending of a chunk. Raises TimeoutError."""
+        self._limit = asyncio.timeout(self._seconds)
+        try:
+            async with self._limit:
+                yield
+        finally:
+            self._limit = None

@@ -172,9 +172,25 @@ async def _predict_named(classifier: Classifier, picture: Picture, top_k: int) -
 
 
 async def _to_lines(results: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
-    async with aclosing(results):
-        async for result in results:
-            yield to_json(result) + b"\n"
+    """They are made as fast as the body comes: many clients read nothing before they have sent everything."""
+    lines: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+    async def fill() -> None:
+        try:
+            async with aclosing(results):
+                async for result in results:
+                    lines.put_nowait(to_json(result) + b"\n")
+        finally:
+            lines.put_nowait(None)
+
+    filling = asyncio.create_task(fill())
+    try:
+        while (line := await lines.get()) is not None:
+            yield line
+        await filling  # for its error
+    finally:
+        filling.cancel()
+        await asyncio.wait([filling])
 
 
 def _tell_siblings(number: signal.Signals) -> None:

@@ -21,6 +21,7 @@ import psutil
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.server.http.instruments import RunnerTrafficMetricsMiddleware
 from bentoml._internal.server.http.traffic import TimeoutMiddleware
+from bentoml._internal.utils.analytics.usage_stats import do_not_track
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -53,6 +54,7 @@ def _keep_metrics_apart() -> None:
 
 
 _keep_metrics_apart()
+do_not_track.cache_clear()  # the command that imports this had asked before it was set; see dhvt.telemetry
 
 
 def _forget_dead_workers() -> None:
@@ -107,7 +109,8 @@ class DHVTBentoService(bentoml.Service):
         # With tracing, requests take BentoML's way, which makes the spans; it ends in the methods below.
         is_traced = bool(BentoMLContainer.tracing.sample_rate.get())
         routes = {path: method for path, method in ROUTES.items() if not (is_traced and path in TRACED_ROUTES)}
-        front = Front(app, _find_app, routes, settings.token, settings.request_timeout_s)
+        limits = {"stall_timeout_s": settings.request_timeout_s, "upload_timeout_s": settings.batch_timeout_s}
+        front = Front(app, _find_app, routes, settings.token, **limits)
         origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
         if origins:
             return CORSMiddleware(front, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])

@@ -15,6 +15,7 @@ from tests.serving.conftest import serving
 
 PICTURES = {f"{seed}.png": encode(draw(seed % 3, seed)) for seed in range(7)}
 BROKEN = PICTURES["0.png"][:100]
+JSON_LINES = "application/x-ndjson"
 OK = 'dhvt_images_total{outcome="ok"}'
 
 
@@ -92,9 +93,7 @@ def test_a_bad_picture_has_an_error_in_its_place(server, single, package):
 
 
 def test_lines_come_where_they_are_asked_for(server, single):
-    with httpx.stream(
-        "POST", f"{server}/classify/batch", **form(PICTURES), headers={"Accept": "application/x-ndjson"}
-    ) as response:
+    with httpx.stream("POST", f"{server}/classify/batch", **form(PICTURES), headers={"Accept": JSON_LINES}) as response:
         assert response.headers["content-type"] == "application/x-ndjson"
         assert_results([json.loads(line) for line in response.iter_lines()], single)
 
@@ -146,7 +145,7 @@ def test_an_error_after_the_first_line_is_the_last_line(server):
     body = form(PICTURES)
     request = httpx.Request("POST", f"{server}/classify/batch", files=body["files"])
     content = request.read()
-    headers = {"Content-Type": request.headers["content-type"], "Accept": "application/x-ndjson"}
+    headers = {"Content-Type": request.headers["content-type"], "Accept": JSON_LINES}
     lines = httpx.post(f"{server}/classify/batch", content=content[:-200], headers=headers).text.splitlines()
     assert [json.loads(line).get("name") for line in lines] == [*list(PICTURES)[: len(lines) - 1], None]
     assert json.loads(lines[-1])["error"]["code"] == "bad_request"
@@ -190,6 +189,14 @@ def test_limits(artifact_path, tmp_path):
         ):
             assert httpx.post(f"{url}/classify/batch", **request_body).status_code == status
         assert httpx.post(f"{url}/classify/batch", **form(dict(list(files.items())[:3]))).status_code == 200
+
+
+def test_a_client_that_sends_all_before_it_reads(server):
+    """Its lines are more than the sockets hold."""
+    files = {"n" * 4000 + str(number): b"x" for number in range(2000)}
+    request = archived(tar(files), "x-tar")
+    response = httpx.post(f"{server}/classify/batch", **request | {"headers": request["headers"] | {"Accept": JSON_LINES}})
+    assert [json.loads(line)["name"] for line in response.iter_lines()] == list(files)
 
 
 def test_a_client_that_reads_nothing_is_let_go(artifact_path, tmp_path):
