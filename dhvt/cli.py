@@ -158,6 +158,9 @@ _on_broken = click.option(
 @click.option("--cache", is_flag=True, help="Keep decoded pictures in memory after the first epoch, at the training size.")
 @click.option("--tracker", default="", help="Send metrics to tensorboard (into OUT/tracker), wandb, mlflow, …")
 @click.option("--checkpoint-minutes", default=5.0, show_default=True, help="Also save in mid-epoch this often.")
+@click.option(
+    "--val-every", type=click.IntRange(1), default=1, show_default=True, help="Validate after so many epochs, and at the end."
+)
 def train(
     data: str,
     val: str | None,
@@ -180,6 +183,7 @@ def train(
     cache: bool,
     tracker: str,
     checkpoint_minutes: float,
+    val_every: int,
     **overrides: Any,
 ) -> None:
     """Train a DHVT from scratch.
@@ -219,6 +223,7 @@ def train(
         cache=cache,
         tracker=tracker,
         checkpoint_minutes=checkpoint_minutes,
+        val_every=val_every,
         stop_on_broken=on_broken == "stop",
         resume=resume,
         init=init,

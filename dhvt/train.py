@@ -52,6 +52,7 @@ class RunOptions:
         cache: keep decoded pictures in memory, from the second epoch on; for a recipe with ``crop = "pad"``.
         tracker: where metrics also go, by Accelerate's name: ``tensorboard``, ``wandb``, ``mlflow``, …
         checkpoint_minutes: a checkpoint is also written in mid-epoch when the last is this old.
+        val_every: validate after every so many epochs, and after the last.
         stop_on_broken: whether a picture that cannot be read ends the training.
         resume: go on from ``out/ckpt.pt``.
         init: a checkpoint, or an authors' file, to take the weights from.
@@ -68,6 +69,7 @@ class RunOptions:
     cache: bool = False
     tracker: str = ""
     checkpoint_minutes: float = 5.0
+    val_every: int = 1
     stop_on_broken: bool = True
     resume: bool = False
     init: Path | None = None
@@ -168,7 +170,8 @@ class Trainer:
             for epoch in range(self.learner.step // len(self.sampler), self.recipe.epochs):
                 train_metrics = self._run_epoch(epoch, stop)
                 self.seconds, started = self.seconds + time.monotonic() - started, time.monotonic()
-                if not stop.requested:
+                due = (epoch + 1) % self.options.val_every == 0 or epoch + 1 == self.recipe.epochs
+                if due and not stop.requested:
                     self._validate(epoch, train_metrics)
                 checkpoint = self._save()
                 if stop.requested:
@@ -205,7 +208,8 @@ class Trainer:
             stop.requested = self._any_process(stop.requested)
             if stop.requested:
                 break
-            if time.monotonic() - self.saved_at > 60 * self.options.checkpoint_minutes:
+            ended = self.learner.step % len(self.sampler) == 0  # then it is saved with its validation
+            if not ended and time.monotonic() - self.saved_at > 60 * self.options.checkpoint_minutes:
                 self._save()
         bar.close()
         return {"train_loss": loss_sum / seen, "train_top1": 100 * hits / seen, "images_per_s": rate}

@@ -115,6 +115,13 @@ def test_a_finished_run_can_be_extended_and_says_so(picture_folder, unbroken, tm
     assert "seed 0, now 5" in refused.output
 
 
+def test_validation_can_be_rarer_than_epochs_but_never_misses_the_last(picture_folder, tmp_path):
+    assert run(picture_folder, tmp_path, "--epochs", "3", "--val-every", "2").exit_code == 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [2, 3]
+    assert load_checkpoint(tmp_path / "ckpt.pt").metrics["epoch"] == 3
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(picture_folder, tmp_path):
     result = run(picture_folder, tmp_path, "--lr", "1e30", "--optimizer", "adamw", "--warmup-epochs", "0", "--epochs", "2")
     assert result.exit_code == 1
