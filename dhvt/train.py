@@ -171,7 +171,7 @@ class Trainer:
                 train_metrics = self._run_epoch(epoch, stop)
                 self.seconds, started = self.seconds + time.monotonic() - started, time.monotonic()
                 due = (epoch + 1) % self.options.val_every == 0 or epoch + 1 == self.recipe.epochs
-                if due and not stop.requested:
+                if due and self._between_epochs():
                     self._validate(epoch, train_metrics)
                 checkpoint = self._save()
                 if stop.requested:
@@ -208,11 +208,13 @@ class Trainer:
             stop.requested = self._any_process(stop.requested)
             if stop.requested:
                 break
-            ended = self.learner.step % len(self.sampler) == 0  # then it is saved with its validation
-            if not ended and time.monotonic() - self.saved_at > 60 * self.options.checkpoint_minutes:
+            if not self._between_epochs() and time.monotonic() - self.saved_at > 60 * self.options.checkpoint_minutes:
                 self._save()
         bar.close()
         return {"train_loss": loss_sum / seen, "train_top1": 100 * hits / seen, "images_per_s": rate}
+
+    def _between_epochs(self) -> bool:
+        return self.learner.step % len(self.sampler) == 0
 
     def _report_broken(self, messages: list[str]) -> None:
         if messages and self.options.stop_on_broken:
