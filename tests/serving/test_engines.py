@@ -38,6 +38,16 @@ def test_an_answer_is_the_callers_own(artifact, name):
     assert np.array_equal(first, kept)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("name", CPU_ENGINES)
+def test_a_batch_of_any_size_gives_each_picture_its_own_logits(artifact, name, threads):
+    engine = open_engine(artifact, f"{name}:fp32", threads=threads).engine
+    images = np.random.default_rng(0).integers(0, 256, (33, 32, 32, 3), dtype=np.uint8)
+    alone = np.concatenate([engine.predict(image[None]) for image in images])
+    for count in (*range(2, 15), 33):
+        assert np.allclose(engine.predict(images[:count]), alone[:count], atol=1e-3), count
+
+
 @pytest.mark.parametrize("name", CPU_ENGINES)
 def test_calls_at_once_get_their_own_answers(artifact, name):
     engine = open_engine(artifact, name, threads=2).engine
