@@ -51,7 +51,7 @@ class Pipeline:
         engine: called by ``engine.concurrency`` threads at once.
         card: of the engine's model.
         decoders: threads that decode.
-        max_batch_size: pictures in one engine call.
+        max_batch_size: pictures in one engine call, and fewer where the engine prefers fewer.
         max_pixels: width times height of a picture that is still decoded.
         metrics: where times and sizes are counted.
     """
@@ -59,7 +59,8 @@ class Pipeline:
     def __init__(
         self, engine: Engine, card: ModelCard, *, decoders: int, max_batch_size: int, max_pixels: int, metrics: Metrics
     ) -> None:
-        self.engine, self.card, self.max_batch_size, self.max_pixels = engine, card, max_batch_size, max_pixels
+        self.engine, self.card, self.max_pixels = engine, card, max_pixels
+        self.max_batch_size = min(max_batch_size, engine.preferred_batch_size or max_batch_size)
         self.metrics = metrics
         self.failures_in_a_row = 0
         self._loop = asyncio.get_running_loop()

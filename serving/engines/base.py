@@ -26,6 +26,14 @@ class Engine(Protocol):
         """Calls of ``predict`` that may run at once, and are then faster than one after the other."""
         ...
 
+    @property
+    def preferred_batch_size(self) -> int | None:
+        """Pictures of a call beyond which it gains no more from a larger one; None where it always does.
+
+        While calls queue for the processor anyway, smaller ones are answered sooner.
+        """
+        ...
+
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Images ``(B, H, W, 3)`` uint8 RGB, any B ≥ 1, to logits ``(B, classes)`` float32 of the caller's own."""
         ...

@@ -19,6 +19,7 @@ class OnnxRuntimeEngine:
 
     name = "onnxruntime"
     concurrency = 1
+    preferred_batch_size = None
 
     @staticmethod
     def precisions(artifact: Artifact) -> list[str]:

@@ -48,6 +48,7 @@ class OnnxRuntimeCUDAEngine:
 
     name = "onnxruntime-cuda"
     concurrency = 1
+    preferred_batch_size = None
 
     @staticmethod
     def precisions(artifact: Artifact) -> list[str]:
@@ -80,6 +81,7 @@ class OnnxRuntimeTensorRTEngine:
 
     name = "onnxruntime-tensorrt"
     concurrency = 1
+    preferred_batch_size = None
 
     @staticmethod
     def precisions(artifact: Artifact) -> list[str]:

@@ -54,6 +54,7 @@ class OpenVINOEngine:
             raise EngineError("the model has no int8 graph; export it with --int8 and --data")
         options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": _HINTS[precision]}
         self._streams = min(threads, _MAX_STREAMS)
+        self.preferred_batch_size = 2 * PART * self._streams  # two parts for each stream: one computes, one waits
         throughput = options | {"NUM_STREAMS": self._streams}
         try:
             model = core.read_model(path)

@@ -57,6 +57,7 @@ class TensorRTEngine:
 
     name = "tensorrt"
     concurrency = 1
+    preferred_batch_size = None
 
     @staticmethod
     def precisions(artifact: Artifact) -> list[str]:

@@ -18,6 +18,7 @@ class Recording:
     """A real engine that notes its batch sizes, fails on a picture that is all white, and waits while it is held."""
 
     concurrency = 1
+    preferred_batch_size: int | None = None
 
     def __init__(self, engine):
         self.engine, self.name, self.precision, self.batches = engine, engine.name, engine.precision, []
@@ -108,6 +109,12 @@ def test_a_broken_picture_spoils_nothing(engine, artifact, pictures):
     assert isinstance(answers.pop(15), InvalidImage)
     for picture, answer in zip(pictures[:30], answers, strict=True):
         assert_same(answer, expect(engine, artifact, picture))
+
+
+def test_no_call_is_larger_than_the_engine_prefers(engine, artifact, pictures):
+    engine.preferred_batch_size = 4
+    assert len(classify(engine, artifact, pictures[:10])) == 10
+    assert engine.batches == [1, 4, 4, 2]
 
 
 def test_a_request_that_was_given_up_takes_no_place(engine, artifact, pictures):
