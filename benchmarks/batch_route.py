@@ -23,8 +23,8 @@ import httpx
 from tqdm import trange
 
 from contenders import CONTENDERS, measure_ceiling, running
+from dhvt.cpus import available_cpus, processor_name
 from load import BOUNDARY, Upload, make_upload, sample_picture
-from serving.cpus import available_cpus, processor_name
 from serving.settings import BUNDLED_MODEL
 
 

@@ -21,9 +21,9 @@ from statistics import median
 
 import numpy as np
 
+from dhvt.cpus import available_cpus
 from load import sample_picture
 from peers.served import MAX_BATCH_SIZE, Served
-from serving.cpus import available_cpus
 
 
 def call_times(function: Callable[[], object], seconds: float) -> list[float]:

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from dhvt.checkpoint import load_checkpoint
+from dhvt.cpus import available_cpus
 from export.to_onnx import export_onnx
 from runs import add_budget_options, prepare_data, train_once
-from serving.cpus import available_cpus
 from serving.engines import open_engine
 
 MODELS = ("dhvt_tiny_cifar_patch4", "resnet18", "resnet50", "vit_tiny_patch16_224")

@@ -23,9 +23,9 @@ import numpy as np
 from tqdm import tqdm
 
 from dhvt.artifact import Artifact, load_artifact
+from dhvt.cpus import available_cpus, processor_name
 from dhvt.errors import EngineError
 from export.parity import onnxruntime_predict
-from serving.cpus import available_cpus, processor_name
 from serving.engines import all_candidates, open_engine
 from serving.settings import BUNDLED_MODEL
 

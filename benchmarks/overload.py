@@ -33,8 +33,8 @@ import numpy as np
 from tqdm import tqdm
 
 from contenders import CONTENDERS, Server, ask, running, top_label
+from dhvt.cpus import available_cpus, processor_name
 from load import Upload, closed_loop, make_upload, require_wrk, sample_picture
-from serving.cpus import available_cpus, processor_name
 from serving.settings import BUNDLED_MODEL
 
 CLIENTS = 64

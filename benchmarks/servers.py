@@ -40,8 +40,8 @@ from typing import Any
 from tqdm import tqdm
 
 from contenders import CONTENDERS, Contender, Server, ask, machine_cpu_s, measure_ceiling, running, top_label
+from dhvt.cpus import available_cpus, processor_name
 from load import Upload, closed_loop, make_upload, require_wrk, sample_picture
-from serving.cpus import available_cpus, processor_name
 from serving.settings import BUNDLED_MODEL
 
 Figures = dict[str, float]

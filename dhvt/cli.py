@@ -6,13 +6,9 @@ This is the one module of ``dhvt`` that reaches into ``serving``, and nothing im
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +16,9 @@ import click
 
 from dhvt.config import VARIANTS
 from dhvt.errors import DHVTError
+from dhvt.options import engine_options, model_option, on_broken_option, parse_field, recipe_options
 from dhvt.process import is_main_process, restart_with_allocator
-from dhvt.recipe import TrainRecipe, load_recipe
-
-Command = Callable[..., None]
+from dhvt.recipe import load_recipe
 
 
 class _Group(click.Group):
@@ -55,53 +50,6 @@ def main() -> None:
     python export/to_onnx.py runs/mine/ckpt.pt      writes runs/mine/artifact
     DHVT_MODEL=runs/mine/artifact bentoml serve
     """
-
-
-def _recipe_options(command: Command) -> Command:
-    """One option per recipe field, so that ``--epochs 3`` overrides the preset."""
-    for field in reversed(fields(TrainRecipe)):
-        kind = _Pairs() if isinstance(field.default, tuple) else type(field.default)
-        command = click.option(f"--{field.name.replace('_', '-')}", field.name, type=kind, help=f"Recipe: {_HELP[field.name]}")(
-            command
-        )
-    return command
-
-
-class _Pairs(click.ParamType[Any]):
-    """``0.5:0.5,1:1`` as pairs of numbers."""
-
-    name = "FRACTION:SCALE,…"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            pairs = [tuple(map(float, pair.split(":"))) for pair in value.split(",")]
-        except ValueError:
-            pairs = []
-        if not pairs or any(len(pair) != 2 for pair in pairs):
-            self.fail(f"{value!r} is not of the form 0.5:0.5,1:1", param, ctx)
-        return pairs
-
-
-def _argument_docs(documented: type) -> dict[str, str]:
-    """What a docstring in Google's style says of each argument, as one line each."""
-    section = inspect.cleandoc(documented.__doc__ or "").partition("Args:\n")[2].partition("\n\n")[0]
-    docs: dict[str, str] = {}
-    for entry in re.split(r"\n    (?=\w)", section.removeprefix("    ")):
-        names, _, text = entry.partition(": ")
-        docs |= {name: " ".join(text.split()).replace("``", "") for name in names.split(", ")}
-    return docs
-
-
-_HELP = _argument_docs(TrainRecipe)
-
-
-_on_broken = click.option(
-    "--on-broken",
-    type=click.Choice(["stop", "skip"]),
-    default="stop",
-    show_default=True,
-    help="What to do with a picture that cannot be read.",
-)
 
 
 @main.command()
@@ -139,12 +87,12 @@ _on_broken = click.option(
     help="Change the architecture, as depth=6 or attention=mhsa: a field of DHVTConfig, or an argument of timm's model.",
 )
 @click.option("--recipe", default="short", show_default=True, help="Preset of the fields below.")
-@_recipe_options
+@recipe_options
 @click.option("--init", type=click.Path(path_type=Path), help="Start from the weights of a ckpt.pt or of an authors' .pth.")
 @click.option("--freeze", is_flag=True, help="With --init: train the last layer alone.")
 @click.option("--resume", is_flag=True, help="Go on from OUT/ckpt.pt with the same command.")
 @click.option("--change-recipe", is_flag=True, help="Resume although the recipe differs, as for more --epochs; is recorded.")
-@_on_broken
+@on_broken_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--amp", default="auto", show_default=True, help="auto, bf16, fp16 or off.")
 @click.option(
@@ -233,7 +181,7 @@ def train(
     )
     cfg = Preprocess(size=size, resize_mode=resize_mode, crop_pct=chosen.crop_pct)
     try:
-        architecture = dict(map(_parse_option, model_options))
+        architecture = dict(map(parse_field, model_options))
         checkpoint = run_training(variant, source, val_source, chosen, options, cfg=cfg, model_options=architecture)
     except KeyboardInterrupt:
         say(f"stopped; go on with the same command and --resume ({out / 'ckpt.pt'})")
@@ -242,36 +190,10 @@ def train(
     say(f"next: python export/to_onnx.py {out / 'ckpt.pt'} --data {data}")
 
 
-def _parse_option(text: str) -> tuple[str, Any]:
-    """``depth=6`` as a name and a JSON value; what is no JSON is a string."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise click.BadParameter(f"{text!r} is not of the form FIELD=VALUE", param_hint="--model-option")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
-
-
-_model_option = click.option(
-    "--model", type=click.Path(path_type=Path), help="Model folder from export. Default: DHVT_MODEL, else the bundled one."
-)
-
-
-def _engine_options(command: Command) -> Command:
-    command = click.option(
-        "--engine",
-        default="auto",
-        show_default=True,
-        help="auto, tensorrt, onnxruntime-tensorrt, onnxruntime-cuda, openvino, onnxruntime; with a precision openvino:fp32.",
-    )(command)
-    return _model_option(command)
-
-
 def _open_model(model: Path | None, engine: str) -> tuple[Any, Any]:
     """The verified artifact and the engine that would serve it."""
     from dhvt.artifact import load_artifact
-    from serving.cpus import available_cpus
+    from dhvt.cpus import available_cpus
     from serving.engines import open_engine
     from serving.settings import Settings
 
@@ -280,10 +202,10 @@ def _open_model(model: Path | None, engine: str) -> tuple[Any, Any]:
 
 
 @main.command()
-@_engine_options
+@engine_options
 @click.option("--data", required=True, help="Labelled pictures, laid out as for dhvt train.")
 @click.option("--batch-size", default=64, show_default=True)
-@_on_broken
+@on_broken_option
 @click.option("--report", type=click.Path(path_type=Path), help="Folder for report.md with pictures; needs the train extra.")
 @click.option("--record", is_flag=True, help="Write the result into the model folder's model.json, as metrics.test.")
 def evaluate(
@@ -337,9 +259,9 @@ def evaluate(
 
 
 @main.command()
-@_model_option
+@model_option
 @click.option("--data", help="Labelled pictures, laid out as for dhvt train, to compare accuracy on too.")
-@_on_broken
+@on_broken_option
 def verify(model: Path | None, data: str | None, on_broken: str) -> None:
     """Prove the model on this machine, in every engine and precision that runs here.
 
@@ -349,11 +271,11 @@ def verify(model: Path | None, data: str | None, on_broken: str) -> None:
     from time import perf_counter
 
     from dhvt.artifact import load_artifact
+    from dhvt.cpus import available_cpus, processor_name
     from dhvt.data import open_source
     from dhvt.errors import EngineError
     from dhvt.evaluate import collect_outputs
     from dhvt.evaluate import evaluate as measure
-    from serving.cpus import available_cpus, processor_name
     from serving.engines import all_candidates, open_engine
     from serving.settings import Settings
 
@@ -380,7 +302,7 @@ def verify(model: Path | None, data: str | None, on_broken: str) -> None:
 
 
 @main.command()
-@_engine_options
+@engine_options
 @click.option("--top-k", default=3, show_default=True, type=click.IntRange(min=1))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per picture, as the server answers.")
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))

@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import openvino
@@ -33,9 +32,6 @@ SMALLEST_WEIGHT = 192 * 192
 BETWEEN_PRODUCTS = ["Add", "Multiply", "ReduceMean", "MVN", "GroupConvolution"]
 """What a transformer's graph has between its products. In int8 it would be no faster, because OpenVINO's LayerNorm and
 depth-wise convolution compute in float32; and left so, the logits are off by a quarter as much."""
-
-PART = 4
-"""Pictures that the server's engine computes in one piece."""
 
 TIMED_BATCH_SIZE = 32
 TIMED_ROUNDS = 11
@@ -94,19 +90,18 @@ def _quantize(graph: Path, calibration: NDArray[np.uint8], out: Path) -> None:
 
     nncf.set_log_level(logging.ERROR)
     model = openvino.Core().read_model(graph)
+    names, types = _left_in_float32(model)
     quantized = nncf.quantize(
         model,
         nncf.Dataset(calibration[:, None]),
         subset_size=len(calibration),
-        ignored_scope=_left_in_float32(model),
+        ignored_scope=nncf.IgnoredScope(names=names, types=types),
     )
     openvino.save_model(quantized, out / INT8_NAMES[0], compress_to_fp16=False)
 
 
-def _left_in_float32(model: openvino.Model) -> Any:
-    """NNCF's ``IgnoredScope``: the head tokens' and squeeze-excitations' products, and what is between a transformer's."""
-    import nncf
-
+def _left_in_float32(model: openvino.Model) -> tuple[list[str], list[str]]:
+    """What is not quantized: by name the head tokens' and squeeze-excitations' products, by type :data:`BETWEEN_PRODUCTS`."""
     names, types = [], set()
     for node in model.get_ops():
         types.add(node.get_type_name())
@@ -114,8 +109,8 @@ def _left_in_float32(model: openvino.Model) -> Any:
             weights = [entry.get_node() for entry in node.input_values() if _is_constant(entry.get_node())]
             if weights and np.prod(weights[0].get_output_shape(0)) < SMALLEST_WEIGHT:
                 names.append(node.get_friendly_name())
-    between = [name for name in BETWEEN_PRODUCTS if name in types] if "MVN" in types else []
-    return nncf.IgnoredScope(names=names, types=between)
+    is_transformer = "MVN" in types  # OpenVINO's name for LayerNorm
+    return names, [name for name in BETWEEN_PRODUCTS if name in types] if is_transformer else []
 
 
 def _is_constant(node: openvino.Node) -> bool:
@@ -125,11 +120,12 @@ def _is_constant(node: openvino.Node) -> bool:
 
 
 def compare_quantized(
-    folder: Path, graph: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], calibration_images: int
+    int8: Predict, fp32: Predict, images: NDArray[np.uint8], labels: NDArray[np.int64], calibration_images: int
 ) -> Quantization:
-    """Accuracy and speed of the quantized graph in ``folder`` beside those of ``graph``."""
-    fp32, int8 = _predict_in_parts(graph), _predict_in_parts(folder / INT8_NAMES[0])
-    expected, got = fp32(images), int8(images)
+    """Accuracy and speed of the quantized graph beside those of the one in float32."""
+    expected, got = (
+        np.concatenate([predict(images[start : start + 64]) for start in range(0, len(images), 64)]) for predict in (fp32, int8)
+    )
     error = np.abs(expected - got)
     return Quantization(
         calibration_images=calibration_images,
@@ -143,29 +139,6 @@ def compare_quantized(
     )
 
 
-def _predict_in_parts(graph: Path) -> Predict:
-    """As the server's engine does it: a graph for a fixed batch size, on all threads at once.
-
-    OpenVINO rounds a quantized graph for any batch size in other places: logits differ by up to 0.1.
-    """
-    core = openvino.Core()
-    model = core.read_model(graph)
-    model.reshape([PART, *list(model.input().partial_shape)[1:]])
-    options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32"}
-    queue = openvino.AsyncInferQueue(core.compile_model(model, "CPU", options))
-
-    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        parts: dict[int, NDArray[np.float32]] = {}
-        queue.set_callback(lambda request, start: parts.update({start: request.get_output_tensor().data.copy()}))
-        for start in range(0, len(images), PART):
-            part = images[start : start + PART]
-            queue.start_async([np.resize(part, (PART, *part.shape[1:]))], start)  # the last is filled up
-        queue.wait_all()
-        return np.concatenate([parts[start] for start in sorted(parts)])[: len(images)]
-
-    return predict
-
-
 def _speedup(before: Predict, after: Predict, batch: NDArray[np.uint8]) -> float:
     seconds: dict[Predict, list[float]] = {before: [], after: []}
     for _ in range(TIMED_ROUNDS):
@@ -174,12 +147,6 @@ def _speedup(before: Predict, after: Predict, batch: NDArray[np.uint8]) -> float
             predict(batch)
             times.append(time.perf_counter() - start)
     return median(seconds[before]) / median(seconds[after])
-
-
-def int8_logits(folder: Path, golden: NDArray[np.uint8]) -> list[list[float]]:
-    """What the quantized graph gives for the golden pictures, for the self-test."""
-    logits: list[list[float]] = _predict_in_parts(folder / INT8_NAMES[0])(golden).tolist()
-    return logits
 
 
 def reason_to_drop(result: Quantization) -> str | None:

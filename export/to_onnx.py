@@ -31,9 +31,11 @@ from dhvt.artifact import (
 )
 from dhvt.checkpoint import Checkpoint, load_checkpoint
 from dhvt.config import Preprocess
+from dhvt.cpus import available_cpus
 from dhvt.data import Batch, iterate_batches, open_source
 from dhvt.errors import DHVTError, ExportError
 from dhvt.graph import ServedModel
+from dhvt.parts import PartedGraph
 from dhvt.preprocess import preprocess
 from dhvt.sources import Subset
 from export.golden import draw_inputs, draw_pictures, encode_base64
@@ -42,7 +44,6 @@ from export.quantize import (
     CALIBRATION_IMAGES,
     CHECK_IMAGES,
     compare_quantized,
-    int8_logits,
     quantize,
     reason_to_drop,
 )
@@ -128,14 +129,15 @@ def add_int8(folder: Path, card: ModelCard, data: str) -> tuple[ModelCard, str |
     calibration = sample(data, "train", card.preprocess, card.classes, CALIBRATION_IMAGES).images
     quantize(folder / GRAPH_NAME, calibration, folder)
     check = sample(data, "val", card.preprocess, card.classes, CHECK_IMAGES)
-    result = compare_quantized(folder, folder / GRAPH_NAME, check.images, check.labels, len(calibration))
+    fp32, int8 = (PartedGraph(folder / name, threads=available_cpus()).predict for name in (GRAPH_NAME, INT8_NAMES[0]))
+    result = compare_quantized(int8, fp32, check.images, check.labels, len(calibration))
     reason = reason_to_drop(result)
     if reason is not None:
         for name in INT8_NAMES:
             (folder / name).unlink()
         return card, reason
     golden = np.stack([preprocess(picture, card.preprocess) for picture in card.golden.encoded()])
-    return replace(card, int8=result.to_dict() | {"logits": int8_logits(folder, golden)}), None
+    return replace(card, int8=result.to_dict() | {"logits": int8(golden).tolist()}), None
 
 
 def export_onnx(

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 
 from dhvt.artifact import Artifact, load_artifact
-from serving.cpus import available_cpus
+from dhvt.cpus import available_cpus
 from serving.engines import Choice, Engine, check_engine, open_engine
 from serving.errors import RequestError
 from serving.metrics import metrics

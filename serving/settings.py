@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from dhvt.cpus import available_cpus
 from dhvt.errors import ConfigError
 from dhvt.preprocess import DEFAULT_MAX_PIXELS
-from serving.cpus import available_cpus
 
 PREFIX = "DHVT_"
 BUNDLED_MODEL = Path(__file__).parent / "models" / "dhvt_tiny_cifar10"

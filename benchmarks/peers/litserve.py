@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
+from dhvt.cpus import available_cpus
 from peers.served import MAX_BATCH_SIZE, Served
-from serving.cpus import available_cpus
 
 
 class ClassifyAPI(litserve.LitAPI):

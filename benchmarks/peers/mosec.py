@@ -8,9 +8,9 @@ import numpy as np
 from mosec import Server, ValidationError, Worker
 from numpy.typing import NDArray
 
+from dhvt.cpus import available_cpus
 from dhvt.errors import ImageError
 from peers.served import MAX_BATCH_SIZE, Served
-from serving.cpus import available_cpus
 
 
 class Decode(Worker):

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from dhvt.artifact import Artifact
+from dhvt.cpus import processor_flags, processor_name
 from dhvt.errors import EngineError, EngineUnavailable
-from serving.cpus import processor_flags, processor_name
 from serving.engines.base import Engine
 from serving.engines.cache import cache_folder, gpu_facts, versions
 from serving.engines.selftest import self_test

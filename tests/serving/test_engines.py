@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from dhvt.artifact import load_artifact
+from dhvt.cpus import _cgroup_quota, available_cpus
 from dhvt.errors import ConfigError, EngineError
 from dhvt.preprocess import preprocess
-from serving.cpus import _cgroup_quota, available_cpus
 from serving.engines import open_engine
 from serving.settings import Settings
 
