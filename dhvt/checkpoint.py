@@ -108,6 +108,24 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def require_equal(name: str, old: Any, new: Any) -> None:
+    """Refuses to go on with a checkpoint that was made with something else.
+
+    Raises:
+        CheckpointError: with what differs.
+    """
+    if old == new:
+        return
+    difference = f"{old!r}, now {new!r}"
+    if isinstance(old, dict) and isinstance(new, dict):
+        changed = [f"{key} {old.get(key)!r}, now {new[key]!r}" for key in new if old.get(key) != new[key]]
+        difference = "; ".join(changed)
+    raise CheckpointError(
+        f"cannot resume: the checkpoint's {name} is {difference}; repeat the first command with "
+        "--resume, add --change-recipe for another recipe, or train into another --out"
+    )
+
+
 def read_file(path: Path) -> Any:
     """What a file of ``torch.save`` holds, plain containers and tensors only, on the CPU.
 

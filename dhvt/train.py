@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from dhvt.augment import EpochSampler, TrainingImages, collate, seed_everything
 from dhvt.calibration import fit_temperature
-from dhvt.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from dhvt.checkpoint import Checkpoint, load_checkpoint, require_equal, save_checkpoint
 from dhvt.config import Preprocess, from_dict
 from dhvt.distributed import open_accelerator, synchronize_batchnorm
 from dhvt.errors import CheckpointError, ConfigError, DataError
@@ -325,29 +325,15 @@ class Trainer:
         wanted = recipe
         if self.options.change_recipe:  # but with another batch size or seed, the steps done would mean another order
             wanted = replace(self.recipe, batch_size=recipe.batch_size, seed=recipe.seed, repeats=recipe.repeats)
-        for name, old, new in (
-            ("config", checkpoint.config, self.config),
-            ("classes", checkpoint.classes, self.classes),
-            ("recipe", wanted.to_dict(), self.recipe.to_dict()),
-        ):
-            if old != new:
-                raise CheckpointError(
-                    f"cannot resume: the checkpoint's {name} is {_difference(old, new)}; repeat the first command with "
-                    "--resume, add --change-recipe for another recipe, or train into another --out"
-                )
+        require_equal("config", checkpoint.config, self.config)
+        require_equal("classes", checkpoint.classes, self.classes)
+        require_equal("recipe", wanted.to_dict(), self.recipe.to_dict())
         self.commands = checkpoint.provenance["commands"]
         if recipe != self.recipe:
             self.commands = [*self.commands, {"from_step": checkpoint.step, "command": self.options.command}]
         self.learner.restore(checkpoint)
         self.metrics, self.temperature = checkpoint.metrics, checkpoint.temperature
         self.seconds = float(checkpoint.provenance.get("train_seconds", 0.0))
-
-
-def _difference(old: Any, new: Any) -> str:
-    if isinstance(old, dict) and isinstance(new, dict):
-        changed = [f"{key} {old.get(key)!r}, now {new[key]!r}" for key in new if old.get(key) != new[key]]
-        return "; ".join(changed)
-    return f"{old!r}, now {new!r}"
 
 
 def train(
