@@ -24,12 +24,16 @@ class NotYet(Exception):
 class ArrivingFile:
     """A body on its way, as a file: what has come can be read, for the rest :class:`NotYet` is raised.
 
+    Args:
+        max_read: bytes that may be read at once. A zip's table of contents is, and each long name of a tar.
+
     Attributes:
         is_complete: whether all of it is here.
         awaited: bytes that must have come before it makes sense to read again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_read: int) -> None:
+        self.max_read = max_read
         self.is_complete = False
         self.awaited = 0.0
         self._file = SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 (close does it)
@@ -51,7 +55,10 @@ class ArrivingFile:
 
         Raises:
             NotYet: some of them have not come.
+            ValueError: they are too many.
         """
+        if min(self._received - self._position if size < 0 else size, self._received) > self.max_read:
+            raise ValueError(f"its table of contents or a name in it has more than {self.max_read:,} bytes")
         if not self.is_complete:
             end = math.inf if size < 0 else self._position + size
             if end > self._received:
@@ -91,6 +98,8 @@ def read_tar(file: ArrivingFile, max_bytes: int) -> Iterator[Picture | None]:
                 archive = tarfile.open(fileobj=cast("IO[bytes]", file), mode="r:")  # noqa: SIM115 (holds nothing else)
             if member is None:
                 member = archive.next()
+                if member is None:
+                    _check_end(file, archive.offset)
             picture = None if member is None else _read_member(archive, member, max_bytes)
         except NotYet:  # what was begun is begun anew
             yield None
@@ -101,6 +110,13 @@ def read_tar(file: ArrivingFile, max_bytes: int) -> Iterator[Picture | None]:
             yield picture
         member = None
         archive.members = []  # type: ignore[attr-defined]  # or it would keep every member's header until the end
+
+
+def _check_end(file: ArrivingFile, offset: int) -> None:
+    """Raises where tarfile found no header, and there is something else than the end: it takes a damaged one for that."""
+    file.seek(offset)
+    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"what is at byte {offset:,} is no file's header")
 
 
 def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> Picture | None:

@@ -13,6 +13,9 @@ from serving.forms import FIELD, FormParser, parse_boundary
 from serving.pictures import Picture, picture_too_large
 from serving.settings import Settings
 
+_PICTURES_AT_ONCE, _BYTES_AT_ONCE = 64, 1_000_000  # read from an archive before the event loop has its turn
+_MAX_TEXT_FIELDS = 16
+_MIN_READ = 16_000_000  # bytes of an archive that may always be read at once, a table of contents for one
 _MAX_NAME = 4096  # characters; a tar can give one name of megabytes to all its files, and each answer repeats it
 _HINT = (
     f"send files as multipart/form-data, curl -F {FIELD}=@a.jpg -F {FIELD}=@b.jpg …, "
@@ -39,12 +42,16 @@ def read_pictures(scope: Scope, receive: Receive, settings: Settings) -> AsyncIt
 
 
 async def _read_form(body: AsyncIterator[bytes], boundary: str, settings: Settings) -> AsyncIterator[Picture]:
-    parser = FormParser(boundary, max_part_bytes=settings.max_upload_bytes, max_parts=settings.max_batch_images)
+    parser = FormParser(
+        boundary, max_part_bytes=settings.max_upload_bytes, max_parts=settings.max_batch_images + _MAX_TEXT_FIELDS
+    )
     count = 0
     async for chunk in body:
         for part in parser.feed(chunk):
             if part.is_file:
                 count += 1
+                if count > settings.max_batch_images:
+                    raise TooLarge(f"the form has more than {settings.max_batch_images:,} files; send several")
                 yield Picture(part.filename, picture_too_large(settings.max_upload_bytes) if part.is_cut else part.data)
     parser.finish()
     if not count:
@@ -53,24 +60,39 @@ async def _read_form(body: AsyncIterator[bytes], boundary: str, settings: Settin
 
 async def _read_archive(body: AsyncIterator[bytes], read: _ArchiveReader, settings: Settings) -> AsyncIterator[Picture]:
     loop = asyncio.get_running_loop()
-    with closing(ArrivingFile()) as file:
+    with closing(ArrivingFile(max(settings.max_upload_bytes, _MIN_READ))) as file:
         pictures = read(file, settings.max_upload_bytes)
         count = 0
         async for _ in file.fill(body):
-            while (picture := await loop.run_in_executor(None, _next_picture, pictures)) is not None:
-                count += 1
-                if count > settings.max_batch_images:
-                    raise TooLarge(f"the archive has more than {settings.max_batch_images:,} files; send several")
-                if len(picture.name) > _MAX_NAME:
-                    raise BadRequest(f"the archive has a file whose name is longer than {_MAX_NAME:,} characters")
-                yield picture
+            has_more = True
+            while has_more:
+                found, has_more, damage = await loop.run_in_executor(None, _read_some, pictures)
+                for picture in found:
+                    count += 1
+                    if count > settings.max_batch_images:
+                        raise TooLarge(f"the archive has more than {settings.max_batch_images:,} files; send several")
+                    if len(picture.name) > _MAX_NAME:
+                        raise BadRequest(f"the archive has a file whose name is longer than {_MAX_NAME:,} characters")
+                    yield picture
+                if damage:
+                    raise BadRequest(f"the archive is damaged, compressed as a whole, or encrypted ({damage}); {_HINT}")
 
 
-def _next_picture(pictures: Iterator[Picture | None]) -> Picture | None:
+def _read_some(pictures: Iterator[Picture | None]) -> tuple[list[Picture], bool, str]:
+    """Some of the pictures that have come, whether there may be more, and what is wrong with the archive after them."""
+    found: list[Picture] = []
+    size = 0
     try:
-        return next(pictures, None)
+        for picture in pictures:
+            if picture is None:
+                break
+            found.append(picture)
+            size += picture.size
+            if size >= _BYTES_AT_ONCE or len(found) >= _PICTURES_AT_ONCE:
+                return found, True, ""
     except Exception as error:  # Both modules raise their own, zlib.error, OSError, ValueError, OverflowError and others.
-        raise BadRequest(f"the archive is damaged, compressed as a whole, or encrypted ({error}); {_HINT}") from error
+        return found, False, str(error) or type(error).__name__
+    return found, False, ""
 
 
 _ARCHIVES = {

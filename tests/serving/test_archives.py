@@ -35,7 +35,7 @@ def make_zip(files):
     return buffer.getvalue()
 
 
-def arrivals(read, body, size):
+def arrivals(read, body, size, max_read=100_000):
     """What is read of a body that comes in pieces, each with the count of bytes that had come by then."""
 
     async def collect():
@@ -47,7 +47,7 @@ def arrivals(read, body, size):
                 come = min(start + size, len(body))
                 yield body[start:come]
 
-        with closing(ArrivingFile()) as file:
+        with closing(ArrivingFile(max_read)) as file:
             pictures = read(file, MAX_BYTES)
             async for _ in file.fill(pieces()):
                 while (picture := next(pictures, None)) is not None:
@@ -80,6 +80,27 @@ def test_a_file_of_a_tar_is_there_once_its_last_byte_has_come(format):
     body = make_tar({"a": b"1" * 1000, "b": b"2" * 1000}, format)
     ends = [body.index(byte * 1000) + 1000 for byte in (b"1", b"2")]
     assert [come for *_, come in arrivals(read_tar, body, 1)] == ends
+
+
+@pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
+@pytest.mark.parametrize("size", [100, 10_000])
+def test_a_tar_with_a_damaged_header_is_not_read_as_if_it_ended_there(format, size):
+    body = bytearray(make_tar({"a": b"1" * 1000, "b": b"2" * 1000, "c": b"3" * 1000}, format))
+    body[body.index(b"b\0")] ^= 1
+    with pytest.raises(tarfile.ReadError, match="no file's header"):
+        arrivals(read_tar, bytes(body), size)
+
+
+def test_a_table_of_contents_or_a_name_may_not_take_all_memory():
+    """Both are read as a whole, before there is a picture to be counted."""
+    body = make_zip({str(number): b"" for number in range(2000)})
+    assert len(arrivals(read_zip, body, 50_000)) == 2000
+    with pytest.raises(ValueError, match="table of contents"):
+        arrivals(read_zip, body, 50_000, max_read=80_000)
+    body = make_tar({"n" * 90_000: b"1"}, tarfile.GNU_FORMAT)
+    assert len(arrivals(read_tar, body, 50_000)) == 1
+    with pytest.raises(ValueError, match="name"):
+        arrivals(read_tar, body, 50_000, max_read=80_000)
 
 
 @settings(deadline=None)

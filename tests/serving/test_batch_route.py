@@ -182,7 +182,7 @@ def test_limits(artifact_path, tmp_path):
     files = dict(list(PICTURES.items())[:4])
     with serving(tmp_path / "log", **settings) as url:
         for request_body, status in (
-            (form(files), 400),
+            (form(files), 413),
             (archived(zipped(files), "zip"), 413),
             (archived(zipped(PICTURES) + b"\0" * 5000, "zip"), 413),
             (archived(iter([b"\0" * 3000] * 2), "zip"), 413),
