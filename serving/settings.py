@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,6 +13,9 @@ from dhvt.errors import ConfigError
 from dhvt.preprocess import DEFAULT_MAX_PIXELS
 
 PREFIX = "DHVT_"
+_OF_KUBERNETES = re.compile(r".*_SERVICE_(HOST|PORT(_\w+)?)|(DHVT(_\w+)?)_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
+"""Variables that Kubernetes sets in every pod where there is a Service named ``dhvt`` or ``dhvt-…``."""
+
 BUNDLED_MODEL = Path(__file__).parent / "models" / "dhvt_tiny_cifar10"
 ACCESS_LOG_LEVELS = ("off", "errors", "all")
 _MAY_BE_ZERO = {"threads", "max_queue_ms"}
@@ -67,7 +71,8 @@ class Settings:
             ConfigError: an unknown variable, or a value that cannot be.
         """
         known = {PREFIX + field.name.upper(): field for field in fields(cls)}
-        unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+        ours = {name for name in environ if name.startswith(PREFIX) and not _OF_KUBERNETES.fullmatch(name)}
+        unknown = sorted(ours - known.keys())
         if unknown:
             raise ConfigError(f"unknown setting {', '.join(unknown)}; there are {', '.join(known)}")
         values: dict[str, object] = {}

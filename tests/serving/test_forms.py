@@ -1,5 +1,6 @@
 """Multipart bodies: the short cut must see what the parser sees, and neither may be surprised."""
 
+import asyncio
 import itertools
 from contextlib import suppress
 
@@ -21,7 +22,7 @@ def body(data: bytes, head: bytes = HEAD, tail: bytes = b"--\r\n") -> bytes:
 
 def outcome(parse, content):
     try:
-        return parse(content, BOUNDARY)
+        return asyncio.run(parse(content, BOUNDARY))
     except BadRequest as error:
         return str(error)
 
@@ -50,6 +51,27 @@ def test_the_short_cut_agrees_with_the_parser(data, tail):
         short = uploads._cut_only_part(content, BOUNDARY.encode())
         if short is not None:
             assert short == outcome(uploads._parse_parts, content)
+
+
+def test_a_body_that_is_slow_to_parse_leaves_others_their_turn():
+    """What looks like a boundary and is none costs the parser a hundred times as much as other bytes."""
+    content = body(b"\r\n--XbY" * 100_000, tail=b"--x--\r\n")
+    turns = 0
+
+    async def take_turns():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def run():
+        others = asyncio.create_task(take_turns())
+        with suppress(BadRequest):
+            await uploads.parse_form(content, BOUNDARY)
+        others.cancel()
+
+    asyncio.run(run())
+    assert turns >= len(content) // 100_000
 
 
 def test_the_short_cut_is_taken_for_what_clients_send():

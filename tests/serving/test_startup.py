@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from dhvt.artifact import load_artifact
-from serving.settings import BUNDLED_MODEL
+from serving.settings import BUNDLED_MODEL, Settings
 from tests.conftest import encode
 from tests.serving.conftest import ROOT, free_port, serving
 
@@ -62,6 +62,14 @@ def test_a_wrong_setting_stops_the_start(settings, message):
     assert result.returncode == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_kubernetes_service_of_our_name_stops_nothing():
+    """Kubernetes sets these in every pod beside it."""
+    theirs = {"DHVT_SERVICE_HOST": "10.0.0.1", "DHVT_SERVICE_PORT": "80", "DHVT_SERVICE_PORT_HTTP": "80"}
+    theirs |= {"DHVT_PORT": "tcp://10.0.0.1:80", "DHVT_PORT_80_TCP": "tcp://10.0.0.1:80", "DHVT_PORT_80_TCP_ADDR": "10.0.0.1"}
+    theirs |= {"DHVT_SERVE_SERVICE_HOST": "10.0.0.1", "DHVT_SERVE_PORT_80_TCP_PROTO": "tcp"}
+    assert Settings.from_environ(theirs) == Settings()
 
 
 def test_the_bundled_model_knows_a_cat(tmp_path):
