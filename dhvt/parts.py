@@ -19,8 +19,8 @@ PART = 4
 class PartedGraph:
     """Runs batches in parts.
 
-    A single picture runs on all threads. More are shared out over streams of one thread each, which need not wait for
-    each other after every layer, in parts of four or one: a graph compiled for a fixed batch size is faster than one
+    A single picture runs on all threads. More are shared out over streams, one a thread up to eight, which need not wait
+    for each other after every layer, in parts of four or one: a graph compiled for a fixed batch size is faster than one
     for any, and what four pictures need between two layers stays in the cache. OpenVINO also rounds a quantized graph
     for any batch size in other places; its logits differ by up to 0.1.
 

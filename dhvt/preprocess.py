@@ -67,13 +67,14 @@ def decode_rgb(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: t
         if at_least is not None:
             side = round(max(at_least) * _REDUCING_GAP)
             image.draft(None, (side, side))
-        return _to_rgb(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
         raise UnsupportedFormatError(f"not an image in a known format; send one of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
-        raise ImageTooLargeError(f"the image has too many pixels; at most {max_pixels:,} are accepted") from error
+        raise ImageTooLargeError(f"the image has too many pixels: {error}") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
         raise ImageError(f"the image is damaged or truncated ({type(error).__name__}: {error})") from error
 

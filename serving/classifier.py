@@ -27,6 +27,7 @@ class Classifier:
     artifact: Artifact
     choice: Choice
     pipeline: Pipeline
+    request_timeout_s: int
 
     @property
     def engine(self) -> Engine:
@@ -50,7 +51,7 @@ class Classifier:
             max_pixels=settings.max_pixels,
             metrics=metrics(),
         )
-        classifier = cls(artifact, choice, pipeline)
+        classifier = cls(artifact, choice, pipeline, settings.request_timeout_s)
         classifier.announce(1)
         logger.info("serving %s, %d classes, with %s in %s", card.name, len(card.classes), engine.name, engine.precision)
         return classifier
@@ -61,12 +62,18 @@ class Classifier:
         self.announce(0)
 
     async def is_healthy(self) -> bool:
-        """Whether the engine works; one that failed :data:`UNHEALTHY_AFTER` batches in a row is tried once more."""
+        """Whether the engine works; one that failed :data:`UNHEALTHY_AFTER` batches in a row is tried once more.
+
+        One that hangs does not: a call should take much less than a request may.
+        """
+        if self.pipeline.longest_call_s() > self.request_timeout_s:
+            return False
         if self.pipeline.failures_in_a_row < UNHEALTHY_AFTER:
             return True
         try:
-            await self.pipeline.classify(self.artifact.card.golden.encoded()[0])
-        except RequestError:
+            async with asyncio.timeout(self.request_timeout_s):
+                await self.pipeline.classify(self.artifact.card.golden.encoded()[0])
+        except (RequestError, TimeoutError):
             return False
         return True
 

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -18,7 +18,7 @@ from serving.answers import JSON_LINES, Answer, to_json
 from serving.batches import read_pictures
 from serving.bodies import Receive, Scope, parse_top_k, read_header
 from serving.classifier import Classifier
-from serving.errors import NotReloaded, RequestError, Unauthorized
+from serving.errors import BadRequest, NotReloaded, RequestError, TooLarge, Unauthorized
 from serving.metrics import metrics
 from serving.openapi import openapi_document
 from serving.pictures import Picture
@@ -26,6 +26,11 @@ from serving.settings import Settings
 from serving.uploads import read_upload
 
 logger = logging.getLogger("bentoml.service.dhvt")
+
+_PATIENT_S = 1.0
+"""While pictures wait for longer, it is worth to look whether their clients still do."""
+
+_MAX_ANSWER_BYTES = 100_000_000
 
 Handler = Callable[[Scope, Receive], Awaitable[Answer]]
 
@@ -41,6 +46,7 @@ class Handlers:
     def __init__(self, settings: Settings, classifier: Classifier) -> None:
         self.settings, self.classifier = settings, classifier
         self._reloading = asyncio.Lock()
+        self._batch_pictures, self._batch_bytes = 0, 0  # of all requests to /classify/batch, on their way
         self._tasks: set[asyncio.Task[None]] = set()
 
     def oldest_wait_s(self) -> float:
@@ -52,7 +58,10 @@ class Handlers:
         upload = await read_upload(scope, receive, self.settings.max_upload_bytes)
         top_k = parse_top_k(scope, upload.fields)
         classifier = self.classifier
-        return Answer(to_json({"model": classifier.artifact.card.name, **await _predict(classifier, upload.image, top_k)}))
+        prediction = _predict(classifier, Picture("", upload.image), top_k)
+        if classifier.pipeline.oldest_wait_s() > _PATIENT_S:
+            prediction = _unless_gone(prediction, receive)
+        return Answer(to_json({"model": classifier.artifact.card.name, **await prediction}))
 
     async def classify_batch(self, scope: Scope, receive: Receive) -> Answer:
         """``POST /classify/batch``: many, answered in order; as JSON lines, while they come, where those are accepted."""
@@ -61,28 +70,54 @@ class Handlers:
         if JSON_LINES in read_header(scope, b"accept").decode("latin-1"):
             return Answer(_to_lines(results), content_type=JSON_LINES)
         name = self.classifier.artifact.card.name
+        answers: list[bytes] = []  # encoded one by one, which takes less memory and lets others have their turn
+        size = 0
         async with aclosing(results):
-            answers = [result async for result in results]
-        return Answer(to_json({"model": name, "results": answers}))
+            async for result in results:
+                answers.append(to_json(result))
+                size += len(answers[-1])
+                if size > _MAX_ANSWER_BYTES:
+                    raise TooLarge(
+                        f"the answer has more than {_MAX_ANSWER_BYTES:,} bytes; ask for it line by line, with the header "
+                        f"Accept: {JSON_LINES}, or for fewer classes, with top_k"
+                    )
+        return Answer(b'{"model":%b,"results":[%b]}' % (to_json(name), b",".join(answers)))
 
     async def _classify_in_order(self, pictures: AsyncIterator[Picture], top_k: int) -> AsyncGenerator[dict[str, Any], None]:
-        """A result for each picture, all from the model that serves at the start; some of them on their way at once."""
+        """A result for each picture, all from the model that serves at the start; some of them on their way at once.
+
+        How many, all such requests share, or a few large ones would keep single pictures waiting behind a long queue.
+        """
         classifier = self.classifier
-        max_pictures, max_bytes = 4 * self.settings.max_batch_size, 4 * self.settings.max_upload_bytes
-        waiting: deque[tuple[asyncio.Task[dict[str, Any]], int]] = deque()
+        waiting: deque[asyncio.Task[dict[str, Any]]] = deque()
         try:
             with classifier.pipeline.hold():
                 async for picture in pictures:
-                    waiting.append((asyncio.create_task(_predict_named(classifier, picture, top_k)), picture.size))
-                    while waiting and (
-                        waiting[0][0].done() or len(waiting) >= max_pictures or sum(size for _, size in waiting) > max_bytes
-                    ):
-                        yield await waiting.popleft()[0]
+                    waiting.append(self._begin(picture, classifier, top_k))
+                    while waiting and (waiting[0].done() or self._are_too_many()):
+                        yield await waiting.popleft()
                 while waiting:
-                    yield await waiting.popleft()[0]
+                    yield await waiting.popleft()
         finally:
-            for task, _ in waiting:
+            for task in waiting:
                 task.cancel()
+
+    def _begin(self, picture: Picture, classifier: Classifier, top_k: int) -> asyncio.Task[dict[str, Any]]:
+        """Of a batch; counted until it is done."""
+        size = picture.size
+        task = asyncio.create_task(_predict_named(classifier, picture, top_k))
+        self._batch_pictures, self._batch_bytes = self._batch_pictures + 1, self._batch_bytes + size
+
+        def forget(_: object) -> None:
+            self._batch_pictures, self._batch_bytes = self._batch_pictures - 1, self._batch_bytes - size
+
+        task.add_done_callback(forget)
+        return task
+
+    def _are_too_many(self) -> bool:
+        return (
+            self._batch_pictures >= 4 * self.settings.max_batch_size or self._batch_bytes > 4 * self.settings.max_upload_bytes
+        )
 
     async def info(self, scope: Scope, receive: Receive) -> Answer:
         """``GET /info``: what is served, by what, within which limits."""
@@ -153,9 +188,9 @@ class Handlers:
             logger.error("reloading failed for a reason that nobody foresaw", exc_info=error)
 
 
-async def _predict(classifier: Classifier, data: bytes, top_k: int) -> dict[str, Any]:
+async def _predict(classifier: Classifier, picture: Picture, top_k: int) -> dict[str, Any]:
     try:
-        ranking = await classifier.pipeline.classify(data)
+        ranking = await classifier.pipeline.classify(picture.read())
     except RequestError as error:
         metrics().images.labels(error.code).inc()
         raise
@@ -166,9 +201,31 @@ async def _predict(classifier: Classifier, data: bytes, top_k: int) -> dict[str,
 async def _predict_named(classifier: Classifier, picture: Picture, top_k: int) -> dict[str, Any]:
     """A picture's result, or its error, in a batch."""
     try:
-        return {"name": picture.name, **await _predict(classifier, picture.read(), top_k)}
+        return {"name": picture.name, **await _predict(classifier, picture, top_k)}
     except RequestError as error:
         return {"name": picture.name, **error.to_dict()}
+
+
+async def _unless_gone(prediction: Coroutine[Any, Any, dict[str, Any]], receive: Receive) -> dict[str, Any]:
+    """The prediction, which is given up when the client closes the connection.
+
+    Raises:
+        BadRequest: it has.
+    """
+    predicting, leaving = asyncio.create_task(prediction), asyncio.create_task(_wait_for_disconnect(receive))
+    try:
+        await asyncio.wait([predicting, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if predicting.done():
+            return predicting.result()
+        raise BadRequest("the client closed the connection before its picture's turn came")
+    finally:
+        predicting.cancel()
+        leaving.cancel()
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _to_lines(results: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:

@@ -63,6 +63,7 @@ class Pipeline:
         self.max_batch_size = min(max_batch_size, engine.preferred_batch_size or max_batch_size)
         self.metrics = metrics
         self.failures_in_a_row = 0
+        self._calls: set[float] = set()  # when those began that the engine is at
         self._loop = asyncio.get_running_loop()
         self._pending: dict[_Job, None] = {}  # in the order of submission; touched by the loop's thread alone
         self._held: set[asyncio.Future[None]] = set()
@@ -103,6 +104,10 @@ class Pipeline:
         """How long the picture that was submitted first has been here, 0 when there is none."""
         return next((perf_counter() - job.submitted for job in self._pending), 0.0)
 
+    def longest_call_s(self) -> float:
+        """How long the engine has been at a call, 0 while it is at none."""
+        return max((perf_counter() - start for start in tuple(self._calls)), default=0.0)
+
     async def close(self) -> None:
         """Ends the threads, once everything that was submitted is answered and nobody holds it."""
         while self._pending or self._held:
@@ -116,7 +121,7 @@ class Pipeline:
 
     def _decode(self) -> None:
         while (job := self._encoded.get()) is not None:
-            if job.future.done():  # its client has gone
+            if job.future.done():  # nobody waits for it any more
                 continue
             start = perf_counter()
             try:
@@ -134,6 +139,7 @@ class Pipeline:
     def _call(self) -> None:
         while batch := self._take():
             start = perf_counter()
+            self._calls.add(start)
             try:
                 rankings = rank(self.engine.predict(np.stack([job.pixels for job in batch])), self.card)
             except Exception as error:
@@ -145,6 +151,8 @@ class Pipeline:
                 self._post(batch, rankings)
                 waited = [start - job.submitted for job in batch]
                 self.metrics.observe_batch(perf_counter() - start, waited, rankings, self.card)
+            finally:
+                self._calls.discard(start)
             del batch
 
     def _take(self) -> list[_Job]:

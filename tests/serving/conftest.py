@@ -8,13 +8,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+
+from dhvt.artifact import Artifact, load_artifact
+from serving.engines import Engine, open_engine
+from tests.conftest import draw, encode
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,3 +75,39 @@ def server(artifact_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """The small model, served."""
     with serving(tmp_path_factory.mktemp("server") / "log", DHVT_MODEL=str(artifact_path)) as url:
         yield url
+
+
+class RecordingEngine:
+    """A real engine that notes its batch sizes, fails on a picture that is all white, and waits while it is held."""
+
+    concurrency = 1
+    preferred_batch_size: int | None = None
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.name, self.precision = engine, engine.name, engine.precision
+        self.batches: list[int] = []
+        self.called, self.free = threading.Event(), threading.Event()
+        self.free.set()
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.called.set()
+        assert self.free.wait(30)
+        self.batches.append(len(images))
+        if (images == 255).all(axis=(1, 2, 3)).any():
+            raise RuntimeError("white")
+        return self.engine.predict(images)
+
+
+@pytest.fixture(scope="module")
+def artifact(artifact_path: Path) -> Artifact:
+    return load_artifact(artifact_path)
+
+
+@pytest.fixture
+def engine(artifact: Artifact) -> RecordingEngine:
+    return RecordingEngine(open_engine(artifact, threads=1).engine)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[bytes]:
+    return [encode(draw(seed % 3, seed)) for seed in range(50)]

@@ -1,53 +1,13 @@
 import asyncio
-import threading
 
 import numpy as np
-import pytest
 
-from dhvt.artifact import load_artifact
 from dhvt.preprocess import preprocess
-from serving.engines import open_engine
 from serving.errors import EngineFailed, InvalidImage
 from serving.metrics import metrics
 from serving.pipeline import Pipeline
 from serving.predictions import rank
 from tests.conftest import draw, encode
-
-
-class Recording:
-    """A real engine that notes its batch sizes, fails on a picture that is all white, and waits while it is held."""
-
-    concurrency = 1
-    preferred_batch_size: int | None = None
-
-    def __init__(self, engine):
-        self.engine, self.name, self.precision, self.batches = engine, engine.name, engine.precision, []
-        self.called, self.free = threading.Event(), threading.Event()
-        self.free.set()
-
-    def predict(self, images):
-        self.called.set()
-        assert self.free.wait(30)
-        self.batches.append(len(images))
-        if (images == 255).all(axis=(1, 2, 3)).any():
-            raise RuntimeError("white")
-        return self.engine.predict(images)
-
-
-@pytest.fixture(scope="module")
-def artifact(artifact_path):
-    return load_artifact(artifact_path)
-
-
-@pytest.fixture
-def engine(artifact):
-    return Recording(open_engine(artifact, threads=1).engine)
-
-
-@pytest.fixture(scope="module")
-def pictures():
-    return [encode(draw(seed % 3, seed)) for seed in range(50)]
-
 
 WHITE = encode(draw(0, 0).point(lambda value: 255))
 BROKEN = encode(draw(0, 0))[:100]
