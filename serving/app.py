@@ -54,12 +54,16 @@ class App:
             "/docs.json": _Route(handlers.describe, settings.request_timeout_s, False),
         }
 
+    def refuse(self, scope: Scope, error: RequestError) -> Answer:
+        """For a request that no route takes: counted and logged as any other."""
+        start, identity = perf_counter(), _identify(scope)
+        self._record(scope, error.status, start, identity)
+        return _with_identity(error.to_answer(), identity)
+
     async def answer(self, scope: Scope, receive: Receive) -> Answer:
         """Never raises but for cancellation; whatever goes wrong is an answer too."""
-        start = perf_counter()
+        start, identity = perf_counter(), _identify(scope)
         route = self._routes[scope["path"]]
-        request_id = read_header(scope, b"x-request-id")
-        identity = request_id.decode() if _REQUEST_ID.fullmatch(request_id) else uuid4().hex
         self._count(1)
         try:
             if route.takes_pictures:
@@ -70,7 +74,7 @@ class App:
             answer = _explain(error, identity, f"no answer within {route.timeout_s} s").to_answer()
         finally:
             self._count(-1)
-        answer = replace(answer, headers={**answer.headers, "X-Request-ID": identity})
+        answer = _with_identity(answer, identity)
         if isinstance(answer.body, bytes):
             self._record(scope, answer.status, start, identity)
             return answer
@@ -114,13 +118,24 @@ class App:
 
     def _record(self, scope: Scope, status: int, start: float, identity: str) -> None:
         seconds = perf_counter() - start
-        metrics().requests.labels(scope["path"], status).inc()
-        metrics().request_seconds.labels(scope["path"]).observe(seconds)
+        route = scope["path"] if scope["path"] in ROUTES else "other"  # or strangers could make labels without end
+        metrics().requests.labels(route, status).inc()
+        metrics().request_seconds.labels(route).observe(seconds)
         level = self.settings.access_log
         if level == "all" or (level == "errors" and status >= 400):
             client = scope.get("client") or ("unknown",)
             entry = {"request_id": identity, "client": client[0], "method": scope["method"], "path": scope["path"]}
             access_logger.info(json.dumps(entry | {"status": status, "duration_ms": round(seconds * 1000, 1)}))
+
+
+def _identify(scope: Scope) -> str:
+    """The request's own id where it has a fit one, else a new one."""
+    request_id = read_header(scope, b"x-request-id")
+    return request_id.decode() if _REQUEST_ID.fullmatch(request_id) else uuid4().hex
+
+
+def _with_identity(answer: Answer, identity: str) -> Answer:
+    return replace(answer, headers={**answer.headers, "X-Request-ID": identity})
 
 
 def _explain(error: Exception, identity: str, timed_out: str) -> RequestError:

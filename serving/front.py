@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
-from contextlib import aclosing, asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import aclosing
 from typing import Any
 
 from serving.answers import Answer
@@ -18,6 +18,7 @@ from serving.bodies import Receive, Scope, Send, read_header
 from serving.errors import Unauthorized, WrongMethod
 
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+_PIECE_BYTES = 65_536
 HEALTH_ROUTES = frozenset({"/livez", "/readyz", "/healthz"})
 
 
@@ -50,53 +51,66 @@ class Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.bentoml(scope, receive, send)
-        elif self._authorization and scope["path"] not in HEALTH_ROUTES and not self._is_authorized(scope):
+            return
+        patience = _Patience(receive, send, self.upload_timeout_s, self.stall_timeout_s)
+        try:
+            await self._answer(scope, patience.receive, patience.send)
+        except StalledError:
+            return  # unfinished, for which uvicorn closes the connection
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._authorization and scope["path"] not in HEALTH_ROUTES and not self._is_authorized(scope):
             message = "this server asks for a token; send the header Authorization: Bearer TOKEN"
-            await self._send(Unauthorized(message).to_answer(), send)
+            answer = self.find_app().refuse(scope, Unauthorized(message))
         elif (method := self.routes.get(scope["path"])) is None:
             await self.bentoml(scope, receive, send)
+            return
         elif method != scope["method"]:
             message = f"{scope['path']} takes {method}, not {scope['method']}"
-            await self._send(WrongMethod(message, method).to_answer(), send)
+            answer = self.find_app().refuse(scope, WrongMethod(message, method))
         else:
-            patience = _Patience(receive, self.upload_timeout_s, self.stall_timeout_s)
-            await self._send(await self.find_app().answer(scope, patience.receive), send, patience)
+            answer = await self.find_app().answer(scope, receive)
+        await _send_answer(answer, send)
 
     def _is_authorized(self, scope: Scope) -> bool:
         return hmac.compare_digest(read_header(scope, b"authorization"), self._authorization)
 
-    async def _send(self, answer: Answer, send: Send, patience: _Patience | None = None) -> None:
-        """Sends it in ASGI's terms; leaves it unfinished, which closes the connection, where the client has stalled."""
-        headers = [(b"content-type", answer.content_type.encode())]
-        headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
-        if isinstance(answer.body, bytes):
-            headers.append((b"content-length", str(len(answer.body)).encode()))
-            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-            await send({"type": "http.response.body", "body": answer.body})
-            return
+
+async def _send_answer(answer: Answer, send: Send) -> None:
+    """Sends it in ASGI's terms; a large one in pieces, each of which waits until the one before is on its way."""
+    headers = [(b"content-type", answer.content_type.encode())]
+    headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
+    if isinstance(answer.body, bytes):
+        headers.append((b"content-length", str(len(answer.body)).encode()))
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        async with aclosing(answer.body) as body:
-            try:
-                async for chunk in body:
-                    async with patience.limit() if patience else nullcontext():
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            except TimeoutError:
-                return
-        await send({"type": "http.response.body", "body": b""})
+        last = max(len(answer.body) - 1, 0) // _PIECE_BYTES * _PIECE_BYTES
+        for start in range(0, last, _PIECE_BYTES):
+            await send({"type": "http.response.body", "body": answer.body[start : start + _PIECE_BYTES], "more_body": True})
+        await send({"type": "http.response.body", "body": answer.body[last:]})
+        return
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    async with aclosing(answer.body) as body:
+        async for chunk in body:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+class StalledError(Exception):
+    """The client takes nothing of its answer."""
 
 
 class _Patience:
     """How long a client may take nothing of an answer: longer while it is sending, since many send all before they read.
 
     Args:
-        receive: ASGI's; to be called through :meth:`receive`.
+        receive, send: ASGI's; to be called through the methods of these names.
         upload_s, stall_s: while it sends, and from then on.
     """
 
-    __slots__ = ("_limit", "_receive", "_seconds", "_stall_s")
+    __slots__ = ("_limit", "_receive", "_seconds", "_send", "_stall_s")
 
-    def __init__(self, receive: Receive, upload_s: float, stall_s: float) -> None:
-        self._receive, self._seconds, self._stall_s = receive, upload_s, stall_s
+    def __init__(self, receive: Receive, send: Send, upload_s: float, stall_s: float) -> None:
+        self._receive, self._send, self._seconds, self._stall_s = receive, send, upload_s, stall_s
         self._limit: asyncio.Timeout | None = None
 
     async def receive(self) -> MutableMapping[str, Any]:
@@ -108,12 +122,13 @@ class _Patience:
                 self._limit.reschedule(asyncio.get_running_loop().time() + self._stall_s)
         return message
 
-    @asynccontextmanager
-    async def limit(self) -> AsyncIterator[None]:
-        """Around the sending of a chunk. Raises TimeoutError."""
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        """ASGI's. Raises StalledError."""
         self._limit = asyncio.timeout(self._seconds)
         try:
             async with self._limit:
-                yield
+                await self._send(message)
+        except TimeoutError as error:
+            raise StalledError("the client takes nothing of its answer") from error
         finally:
             self._limit = None

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import shutil
 import signal
 import sys
 import tempfile
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import bentoml
@@ -37,6 +39,8 @@ from serving.front import Front
 from serving.handlers import Handlers
 from serving.schemas import BatchInput, BatchOutput, ClassifyInput, ClassifyOutput
 from serving.settings import Settings, count_workers
+
+logger = logging.getLogger("bentoml.service.dhvt")
 
 # The one keeps counters for every path that anybody ever asked for. The other keeps a timer, and with it the request, for as
 # long as a request might have taken; routes here have time limits of their own.
@@ -65,6 +69,22 @@ def _forget_dead_workers() -> None:
     for pid in {int(file.stem.rpartition("_")[2]) for file in folder.glob("gauge_live*.db")}:
         if not psutil.pid_exists(pid):
             mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]  # prometheus_client's own
+
+
+def _bound_the_drain(seconds: float) -> None:
+    """After SIGTERM, uvicorn waits for its connections, and for ever for one whose client takes nothing of its answer."""
+    loop, begin = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+
+    def give_up() -> None:
+        logger.warning("connections that are still open after %d s are closed", seconds)
+        signal.raise_signal(signal.SIGINT)  # with which uvicorn no longer waits
+
+    def drain(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(loop.call_later, seconds, give_up)
+        if callable(begin):
+            begin(number, frame)
+
+    signal.signal(signal.SIGTERM, drain)
 
 
 def _find_app() -> App:
@@ -139,9 +159,15 @@ class DHVTService:
         """Loads the model and proves it, before the first request."""
         _forget_dead_workers()
         settings = Settings.from_environ()
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+        loop.add_signal_handler(signal.SIGHUP, changed.set)  # which would else end a process that is still starting
         self.handlers = Handlers(settings, await Classifier.load(settings))
         self.app = App(settings, self.handlers)
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.handlers.reload_soon)
+        loop.add_signal_handler(signal.SIGHUP, self.handlers.reload_soon)
+        if changed.is_set():
+            self.handlers.reload_soon()
+        _bound_the_drain(max(settings.request_timeout_s, settings.batch_timeout_s))
 
     async def __is_ready__(self) -> bool:
         return await self.handlers.classifier.is_healthy()

@@ -100,6 +100,12 @@ def test_unknown_routes_and_methods_have_the_same_envelope(server):
         assert (response.status_code, response.json()["error"]["code"]) == (status, code)
 
 
+def test_a_refused_method_has_an_id_and_is_counted(server):
+    response = httpx.get(f"{server}/classify", headers={"X-Request-ID": "abc-2"})
+    assert (response.status_code, response.headers["X-Request-ID"]) == (405, "abc-2")
+    assert 'dhvt_requests_total{route="/classify",status="405"}' in httpx.get(f"{server}/metrics").text
+
+
 def test_a_server_without_token_cannot_be_reloaded_over_http(server):
     response = httpx.post(f"{server}/reload")
     assert (response.status_code, response.json()["error"]["code"]) == (401, "unauthorized")
@@ -147,6 +153,10 @@ def test_the_access_log_has_a_line_of_json_for_each_request(guarded):
     entry = json.loads(line[line.index("{") :])
     assert (entry["method"], entry["path"], entry["status"]) == ("POST", "/classify", 200)
     assert entry["duration_ms"] > 0
+    assert httpx.get(f"{url}/guess-me", headers={"X-Request-ID": "stranger"}).headers["X-Request-ID"] == "stranger"
+    line = next(line for line in log.read_text().splitlines() if '"stranger"' in line)
+    assert '"path": "/guess-me", "status": 401' in line
+    assert 'dhvt_requests_total{route="other",status="401"}' in httpx.get(f"{url}/metrics", headers=AUTHORIZED).text
     assert TOKEN not in log.read_text()
 
 
@@ -309,6 +319,45 @@ def test_sigterm_answers_what_was_accepted(artifact_path, tmp_path):
             client.settimeout(30)
             assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
         server.wait(30)
+
+
+def test_sigterm_does_not_wait_for_ever_for_clients_that_read_nothing(artifact_path, tmp_path):
+    """One has asked for more than the sockets hold, and takes nothing of it."""
+    settings = {"DHVT_MODEL": str(artifact_path), "DHVT_REQUEST_TIMEOUT_S": "1", "DHVT_BATCH_TIMEOUT_S": "3"}
+    with serving(tmp_path / "log", **settings) as url, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        host, port = url.removeprefix("http://").split(":")
+        client.connect((host, int(port)))
+        files = [("image", ("n" * 3000 + str(number), b"x")) for number in range(2000)]
+        request = httpx.Request("POST", f"{url}/classify/batch", files=files)
+        head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+        client.sendall(f"POST /classify/batch HTTP/1.1\r\n{head}\r\n".encode() + request.read())
+        while 'route="/classify/batch",status="200"' not in httpx.get(f"{url}/metrics").text:
+            time.sleep(0.05)
+        server = psutil.Process(worker_pids(url)[0]).parent()
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+    assert "connections that are still open after 3 s are closed" in (tmp_path / "log").read_text()
+
+
+def test_a_client_that_has_gone_takes_no_place_in_a_long_queue(artifact_path, tmp_path):
+    """Its picture is not computed, once the queue is so long that clients give up."""
+    settings = {"DHVT_MODEL": str(artifact_path), "DHVT_MAX_BATCH_SIZE": "1", "DHVT_MAX_QUEUE_MS": "0"}
+    large = encode(draw(0, 1).resize((3000, 3000)), "PNG")
+    with serving(tmp_path / "log", **settings) as url:
+        host, port = url.removeprefix("http://").split(":")
+        head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(large)}\r\n\r\n"
+        with contextlib.ExitStack() as stack:
+            for number in range(100):
+                client = stack.enter_context(socket.create_connection((host, int(port))))
+                client.sendall(head.encode() + large)
+                if number == 60:  # these will have waited for long enough that the server looks after the next
+                    time.sleep(2)
+        while in_flight(url):
+            time.sleep(0.1)
+        text = httpx.get(f"{url}/metrics").text
+    assert float(re.search(r'route="/classify",status="400"} (\S+)', text)[1]) > 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 def test_a_queue_that_is_too_old_takes_no_more(artifact_path, tmp_path):
