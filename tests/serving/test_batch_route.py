@@ -199,7 +199,8 @@ def test_a_client_that_sends_all_before_it_reads(server):
     assert [json.loads(line)["name"] for line in response.iter_lines()] == list(files)
 
 
-def test_a_client_that_reads_nothing_is_let_go(artifact_path, tmp_path):
+@pytest.mark.parametrize("environment", [{}, {"BENTOML_CONFIG_OPTIONS": "services.dhvt.tracing.sample_rate=1.0"}])
+def test_a_client_that_reads_nothing_is_let_go(artifact_path, tmp_path, environment):
     """Its lines are more than the sockets hold."""
     body = tar({"n" * 4000 + str(number): b"x" for number in range(2000)})
     head = (
@@ -207,7 +208,8 @@ def test_a_client_that_reads_nothing_is_let_go(artifact_path, tmp_path):
         f"Content-Type: application/x-tar\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     log = tmp_path / "log"
-    with serving(log, DHVT_MODEL=str(artifact_path), DHVT_REQUEST_TIMEOUT_S="1") as url, socket.socket() as client:
+    settings = {"DHVT_MODEL": str(artifact_path), "DHVT_REQUEST_TIMEOUT_S": "1"} | environment
+    with serving(log, **settings) as url, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         host, port = url.removeprefix("http://").split(":")
         client.connect((host, int(port)))
