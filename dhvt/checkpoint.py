@@ -34,7 +34,10 @@ class Checkpoint:
         temperature: see :mod:`dhvt.calibration`; fitted on the validation pictures.
         recipe: :class:`dhvt.recipe.TrainRecipe` as a dict; empty for an imported model.
         metrics: what was measured last, such as ``val_top1``; empty before the first validation.
-        provenance: the command, versions and data set that made it.
+        provenance: the command and versions that made it.
+        data: of the pictures in ``train`` and ``val``, :func:`dhvt.data.fingerprint`, and how many in ``train_images``
+            and ``val_images``; ``val_fraction`` where that part of ``train`` was held out. Empty in older files.
+        frozen: whether the classifier alone is trained; None in older files.
         step: optimizer steps done.
         optimizers: their state dicts, for resuming; empty in a slimmed file.
         scaler: the state of fp16's loss scaling, or None.
@@ -50,6 +53,8 @@ class Checkpoint:
     recipe: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    frozen: bool | None = None
     step: int = 0
     optimizers: list[dict[str, Any]] = field(default_factory=list)
     scaler: dict[str, Any] | None = None
@@ -108,8 +113,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def require_equal(name: str, old: Any, new: Any) -> None:
+def require_equal(name: str, old: Any, new: Any, hint: str = "repeat the first command with --resume") -> None:
     """Refuses to go on with a checkpoint that was made with something else.
+
+    Args:
+        name: of what is compared.
+        old, new: the checkpoint's, and what was asked for now.
+        hint: what to do.
 
     Raises:
         CheckpointError: with what differs.
@@ -121,8 +131,8 @@ def require_equal(name: str, old: Any, new: Any) -> None:
         changed = [f"{key} {old.get(key)!r}, now {new[key]!r}" for key in new if old.get(key) != new[key]]
         difference = "; ".join(changed)
     raise CheckpointError(
-        f"cannot resume: the checkpoint's {name} is {difference}; repeat the first command with "
-        "--resume, add --change-recipe for another recipe, or train into another --out"
+        f"cannot resume: the checkpoint's {name} is {difference}; {hint}, or train into another --out, "
+        "for which --init takes the weights of this one"
     )
 
 

@@ -152,12 +152,14 @@ def train(
 
     chosen = load_recipe(recipe, **{name: value for name, value in overrides.items() if value is not None})
     source = open_source(data, "train")
+    held_out = None
     if val is not None:
         val_source = open_source(val, "val", source.classes)
     elif has_splits(Path(data)):
         val_source = open_source(data, "val", source.classes)
     else:
-        source, val_source = split_source(source, val_fraction, chosen.seed)
+        held_out = val_fraction
+        source, val_source = split_source(source, held_out, chosen.seed)
     say = click.echo if is_main_process() else lambda message: None
     say(f"{len(source)} pictures to train on, {len(val_source)} to measure on, {describe_balance(source)}")
     default_size = VARIANTS[variant].img_size if variant in VARIANTS else (DEFAULT_IMG_SIZE, DEFAULT_IMG_SIZE)
@@ -177,6 +179,7 @@ def train(
         init=init,
         freeze=freeze,
         change_recipe=change_recipe,
+        val_fraction=held_out,
         command=click.get_current_context().find_root().obj,
     )
     cfg = Preprocess(size=size, resize_mode=resize_mode, crop_pct=chosen.crop_pct)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -104,6 +105,14 @@ def split_source(source: ImageSource, fraction: float, seed: int) -> tuple[Subse
     if not len(val) or not len(train):
         raise DataError(f"{len(source)} pictures cannot be split with a validation fraction of {fraction}")
     return Subset(source, train), Subset(source, val)
+
+
+def fingerprint(source: ImageSource) -> str:
+    """16 hexadecimal digits that stand for the pictures' names, labels and order, but not for where they lie."""
+    digest = hashlib.sha256()
+    for index, label in enumerate(source.labels.tolist()):
+        digest.update(f"{source.name(index)}\0{label}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
 
 
 def class_counts(source: ImageSource) -> dict[str, int]:

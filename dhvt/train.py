@@ -23,6 +23,7 @@ from dhvt.augment import EpochSampler, TrainingImages, collate, seed_everything
 from dhvt.calibration import fit_temperature
 from dhvt.checkpoint import Checkpoint, load_checkpoint, require_equal, save_checkpoint
 from dhvt.config import Preprocess, from_dict
+from dhvt.data import fingerprint
 from dhvt.distributed import open_accelerator, synchronize_batchnorm
 from dhvt.errors import CheckpointError, ConfigError, DataError
 from dhvt.evaluate import Evaluation, Outputs, collect_outputs, evaluate
@@ -58,6 +59,8 @@ class RunOptions:
         init: a checkpoint, or an authors' file, to take the weights from.
         freeze: train the classifier alone.
         change_recipe: resume although the recipe differs from the checkpoint's, as to train for more epochs.
+        val_fraction: of the training pictures, that the validation pictures are; None where they are others. For the
+            record, so that export can hold out the same.
         command: the command line, for the record.
     """
 
@@ -75,6 +78,7 @@ class RunOptions:
     init: Path | None = None
     freeze: bool = False
     change_recipe: bool = False
+    val_fraction: float | None = None
     command: str = ""
 
 
@@ -93,6 +97,13 @@ class Trainer:
     ) -> None:
         self.name, self.val, self.cfg, self.recipe, self.options = name, val, cfg, recipe, options
         self.classes = list(source.classes)
+        self.data = {
+            "train": fingerprint(source),
+            "train_images": len(source),
+            "val": fingerprint(val),
+            "val_images": len(val),
+            "val_fraction": options.val_fraction,
+        }
         tracking = {"log_with": options.tracker, "project_dir": options.out} if options.tracker else {}
         self.accelerator = open_accelerator(options.device, options.amp, **tracking)
         self.device, processes = self.accelerator.device, self.accelerator.num_processes
@@ -287,6 +298,8 @@ class Trainer:
                 "python": platform.python_version(),
                 **{package: version(package) for package in ("torch", "torchvision", "timm", "numpy", "pillow")},
             },
+            data=self.data,
+            frozen=self.options.freeze,
             **self.learner.state(),
         )
 
@@ -319,15 +332,27 @@ class Trainer:
         """Takes over where a checkpoint stopped.
 
         Raises:
-            CheckpointError: it is of another model, recipe or set of classes.
+            CheckpointError: it is of another model, recipe, set of classes or pictures, or way to prepare them.
         """
-        recipe = from_dict(TrainRecipe, checkpoint.recipe)
+        recipe, cfg = from_dict(TrainRecipe, checkpoint.recipe), checkpoint.build_preprocess()
         wanted = recipe
         if self.options.change_recipe:  # but with another batch size or seed, the steps done would mean another order
             wanted = replace(self.recipe, batch_size=recipe.batch_size, seed=recipe.seed, repeats=recipe.repeats)
+            cfg = replace(cfg, crop_pct=self.cfg.crop_pct)  # a field of the recipe
         require_equal("config", checkpoint.config, self.config)
         require_equal("classes", checkpoint.classes, self.classes)
-        require_equal("recipe", wanted.to_dict(), self.recipe.to_dict())
+        require_equal("preprocessing", cfg.to_dict(), self.cfg.to_dict(), "give the same --img-size and --resize-mode")
+        if checkpoint.frozen is not None:
+            require_equal("--freeze", checkpoint.frozen, self.options.freeze)
+        if checkpoint.data:
+            same = "give the same --data, --val and --val-fraction, with the same files in them"
+            require_equal("data", checkpoint.data, self.data, same)
+        require_equal(
+            "recipe",
+            wanted.to_dict(),
+            self.recipe.to_dict(),
+            "repeat the first command with --resume, add --change-recipe for another recipe",
+        )
         self.commands = checkpoint.provenance["commands"]
         if recipe != self.recipe:
             self.commands = [*self.commands, {"from_step": checkpoint.step, "command": self.options.command}]

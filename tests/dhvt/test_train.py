@@ -115,6 +115,46 @@ def test_a_finished_run_can_be_extended_and_says_so(picture_folder, unbroken, tm
     assert "seed 0, now 5" in refused.output
 
 
+def resume(data, unbroken, tmp_path, *options):
+    """Goes on with a copy of the finished run."""
+    shutil.copy(unbroken[2] / "ckpt.pt", tmp_path)
+    recipe = ["--epochs", "2", "--drop-path-rate", "0.2", "--cutmix", "1", "--mix-prob", "0.5"]
+    return run(data, tmp_path, *recipe, "--resume", *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--val-fraction", "0.2"], "val_fraction 0.1, now 0.2"),
+        (["--resize-mode", "pad"], "preprocessing is resize_mode 'crop', now 'pad'"),
+        (["--freeze"], "--freeze is False, now True"),
+    ],
+)
+def test_resuming_with_another_split_or_preparation_is_refused(picture_folder, unbroken, tmp_path, options, message):
+    result = resume(picture_folder, unbroken, tmp_path, *options)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_resuming_with_other_pictures_is_refused_but_not_with_the_same_elsewhere(picture_folder, unbroken, tmp_path):
+    data = shutil.copytree(picture_folder, tmp_path / "data")
+    assert resume(data, unbroken, tmp_path).exit_code == 0
+    (data / "circle" / "00.png").rename(data / "circle" / "new.png")
+    result = resume(data, unbroken, tmp_path)
+    assert result.exit_code == 1
+    assert "with the same files in them" in result.output
+
+
+def test_a_checkpoint_from_before_data_was_recorded_still_resumes(picture_folder, unbroken, tmp_path):
+    values = torch.load(unbroken[2] / "ckpt.pt", weights_only=True)
+    del values["data"], values["frozen"], values["recipe"]["schedule"]
+    torch.save(values, tmp_path / "ckpt.pt")
+    options = ["--epochs", "3", "--drop-path-rate", "0.2", "--cutmix", "1", "--mix-prob", "0.5", "--val-fraction", "0.1"]
+    assert run(picture_folder, tmp_path, *options, "--resume", "--change-recipe").exit_code == 0
+    assert load_checkpoint(tmp_path / "ckpt.pt").data["train_images"] == 54
+
+
 def test_validation_can_be_rarer_than_epochs_but_never_misses_the_last(picture_folder, tmp_path):
     assert run(picture_folder, tmp_path, "--epochs", "3", "--val-every", "2").exit_code == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
