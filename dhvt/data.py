@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhvt.config import Preprocess
-from dhvt.errors import DataError, ImageError
+from dhvt.errors import ConfigError, DataError, ImageError
 from dhvt.preprocess import preprocess
 from dhvt.sources import CIFARSource, FolderSource, ImageSource, ListSource, ParquetSource, Subset
 
-SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test", "dev")}
+TRAINING, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test",)
+SPLITS = {"train": TRAINING, "val": (*VALIDATION, *TEST)}
+DEFAULT_VAL_FRACTION = 0.1
 
 
 def open_source(path: str | Path, split: str | None = None, classes: Sequence[str] | None = None) -> ImageSource:
@@ -25,7 +27,7 @@ def open_source(path: str | Path, split: str | None = None, classes: Sequence[st
     Args:
         path: a ``.parquet`` file, a folder of them, a folder of class folders, or a folder with one per split;
             a ``.txt`` list of DomainNet or the folder of its lists; the folder where torchvision keeps CIFAR.
-        split: ``train`` or ``val``, where the folder has splits.
+        split: ``train``, or ``val`` for the validation part, else the test part; where there are parts.
         classes: the class names that labels must refer to; a model's, when it is evaluated.
 
     Raises:
@@ -48,22 +50,37 @@ def open_source(path: str | Path, split: str | None = None, classes: Sequence[st
     lists = sorted(root.glob("*_train.txt"))
     if lists:
         return ListSource([_list_of_split(path, split) for path in lists], classes)
-    folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir()]
-    chosen = _of_split(folders, split or "train", lambda folder: folder.name)
-    return FolderSource(chosen[0] if chosen and has_splits(root) else root, classes)
+    return FolderSource(_part_folder(root, split or "train"), classes)
 
 
-def has_splits(root: Path) -> bool:
-    """Whether a data set holds a training and a validation part."""
-    if root.suffix == ".txt":
-        return _list_of_split(root, "val") != root and _list_of_split(root, "val").exists()
-    if not root.is_dir():
+def has_validation(root: Path) -> bool:
+    """Whether a data set holds a validation part beside its training part.
+
+    A test part is none. What a model is chosen and calibrated by must not be what it is finally measured on.
+    """
+    if not root.is_dir() or _cifar_folder(root) is not None:
         return False
-    if _cifar_folder(root) is not None or any(root.glob("*_train.txt")):
-        return True
-    entries = list(root.glob("*.parquet")) or [entry for entry in root.iterdir() if entry.is_dir()]
-    names = {entry.stem.split("-")[0] if entry.suffix == ".parquet" else entry.name for entry in entries}
-    return all(names & set(aliases) for aliases in SPLITS.values())
+    names = {file.stem.split("-")[0] for file in root.glob("*.parquet")}
+    if not names and not any(root.glob("*_train.txt")):
+        names = {folder.name for folder in _folders(root)}
+    return bool(names & set(TRAINING) and names & set(VALIDATION))
+
+
+def _folders(root: Path) -> list[Path]:
+    return [entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def _part_folder(root: Path, split: str) -> Path:
+    """Where the class folders of a part are: ``root`` itself unless its folders are parts."""
+    folders = _folders(root)
+    names = {folder.name for folder in folders}
+    parts = {part for aliases in SPLITS.values() for part in aliases}
+    if not names or not (names <= parts or all(names & set(aliases) for aliases in SPLITS.values())):
+        return root
+    chosen = _of_split(folders, split, lambda folder: folder.name) or _of_split(folders, "train", lambda folder: folder.name)
+    if not chosen:
+        raise DataError(f"{root} has {', '.join(sorted(names))} but no train part; expected {root}/train/<class>/<picture>")
+    return chosen[0]
 
 
 def _cifar_folder(root: Path) -> Path | None:
@@ -105,6 +122,51 @@ def split_source(source: ImageSource, fraction: float, seed: int) -> tuple[Subse
     if not len(val) or not len(train):
         raise DataError(f"{len(source)} pictures cannot be split with a validation fraction of {fraction}")
     return Subset(source, train), Subset(source, val)
+
+
+class TrainingData(NamedTuple):
+    """What a training learns from and is measured on.
+
+    Args:
+        train, val: the pictures, with the same classes.
+        val_fraction: of the training part, that ``val`` was held out of it; None where it is a part of its own.
+        measured_on: what ``val`` is, in words.
+    """
+
+    train: ImageSource
+    val: ImageSource
+    val_fraction: float | None
+    measured_on: str
+
+
+def open_training_data(
+    data: str | Path, val: str | Path | None = None, val_fraction: float | None = None, seed: int = 0
+) -> TrainingData:
+    """The pictures to train on, and others to measure on: those of ``val``, else the data's validation part, else held out.
+
+    Args:
+        data, val: as for :func:`open_source`. Of ``val``, the validation part is taken or else the test part.
+        val_fraction: of each class, to hold out of the training part; :data:`DEFAULT_VAL_FRACTION` unless given.
+        seed: of what is held out.
+
+    Raises:
+        ConfigError: ``val_fraction`` is given where nothing is going to be held out.
+        DataError: nothing usable is there, or there is one class only.
+    """
+    source = open_source(data, "train")
+    if len(source.classes) < 2:
+        raise DataError(
+            f"{data} has one class only, {source.classes[0]}; expected {data}/<class>/<picture> or "
+            f"{data}/train/<class>/<picture> with two classes or more"
+        )
+    own = "--val" if val is not None else "a validation part" if has_validation(Path(data)) else None
+    if own is None:
+        fraction = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
+        return TrainingData(*split_source(source, fraction, seed), fraction, f"{fraction:.3g} of each class, held out")
+    if val_fraction is not None:
+        raise ConfigError(f"--val-fraction {val_fraction} would hold nothing out, because there is {own}; leave one away")
+    measured_on = f"of {val}" if val is not None else f"the validation part of {data}"
+    return TrainingData(source, open_source(val or data, "val", source.classes), None, measured_on)
 
 
 def fingerprint(source: ImageSource) -> str:

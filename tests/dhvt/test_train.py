@@ -61,7 +61,7 @@ def unbroken(picture_folder, tmp_path_factory):
 
 def test_a_small_folder_trains_end_to_end(unbroken):
     result, checkpoint, out = unbroken
-    assert "54 pictures to train on, 6 to measure on, 3 classes" in result.output
+    assert "54 pictures to train on, 6 to measure on (0.1 of each class, held out), 3 classes" in result.output
     assert checkpoint.classes == CLASSES
     assert checkpoint.step == 6
     assert checkpoint.metrics["val_images"] == 6
