@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,6 +167,30 @@ def open_training_data(
         raise ConfigError(f"--val-fraction {val_fraction} would hold nothing out, because there is {own}; leave one away")
     measured_on = f"of {val}" if val is not None else f"the validation part of {data}"
     return TrainingData(source, open_source(val or data, "val", source.classes), None, measured_on)
+
+
+def reopen_training_data(
+    data: str | Path, classes: Sequence[str], record: Mapping[str, Any], seed: int
+) -> tuple[ImageSource, ImageSource, bool]:
+    """The training and validation part of ``data``, held out again as in the training where it is the training's data.
+
+    Args:
+        data: as for :func:`open_source`.
+        classes: the model's.
+        record: the checkpoint's ``data``; empty in older ones.
+        seed: of the training's recipe.
+
+    Returns:
+        The two parts, and whether the second is known to be what the training measured on and did not learn from.
+    """
+    train = open_source(data, "train", classes)
+    fraction = record.get("val_fraction")
+    if fraction is not None and len(train) == record["train_images"] + record["val_images"]:
+        parts = split_source(train, fraction, seed)
+        if [fingerprint(part) for part in parts] == [record["train"], record["val"]]:
+            return *parts, True
+    val = open_source(data, "val", classes)
+    return train, val, fingerprint(val) == record.get("val") != record.get("train")
 
 
 def fingerprint(source: ImageSource) -> str:
