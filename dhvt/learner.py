@@ -26,7 +26,7 @@ class Learner:
 
     Args:
         model: on the accelerator's device.
-        recipe: how to train it.
+        recipe: how to train it, with the batch size that the data allows.
         accelerator: in what precision, and in how many processes.
         cfg: mean and standard deviation of the pictures.
         num_classes: that labels may name.
@@ -107,7 +107,7 @@ class Learner:
     def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         inputs = self._erase(self._rescale(self._normalize(images.permute(0, 2, 3, 1))))
         targets, smoothing = labels, self.recipe.label_smoothing
-        if self._mixup is not None and len(labels) % 2 == 0:
+        if self._mixup is not None:
             inputs, targets = self._mixup(inputs, labels)
             smoothing = 0.0  # it is in the mixed targets
         logits = self._network(inputs)

@@ -21,10 +21,10 @@ class TrainRecipe:
 
     Args:
         epochs: passes over the training pictures.
-        batch_size: pictures per optimizer step.
+        batch_size: pictures per optimizer step; all of them where there are fewer.
         optimizer: ``muon`` (for weight matrices; AdamW for the rest) or ``adamw``.
         lr: peak learning rate.
-        lr_batch_size: ``lr`` is multiplied by ``batch_size / lr_batch_size``; 0 takes it as it is.
+        lr_batch_size: ``lr`` is multiplied by the step's pictures / ``lr_batch_size``; 0 takes it as it is.
         min_lr: learning rate at the end.
         warmup_lr: learning rate at the start.
         warmup_epochs: over which the learning rate rises linearly to its peak.
@@ -107,6 +107,10 @@ class TrainRecipe:
     def peak_lr(self) -> float:
         """The peak learning rate for this batch size."""
         return self.lr * (self.batch_size / self.lr_batch_size if self.lr_batch_size else 1.0)
+
+    def mixes(self) -> bool:
+        """Whether pictures are mixed, which takes them in pairs."""
+        return bool(self.mix_prob and (self.mixup or self.cutmix))
 
     def scale_at(self, progress: float) -> float:
         """The picture scale when ``progress`` (0 to 1) of the training is done."""

@@ -25,7 +25,7 @@ from dhvt.checkpoint import Checkpoint, load_checkpoint, require_equal, save_che
 from dhvt.config import Preprocess, from_dict
 from dhvt.data import fingerprint
 from dhvt.distributed import open_accelerator, synchronize_batchnorm
-from dhvt.errors import CheckpointError, ConfigError, DataError
+from dhvt.errors import CheckpointError, DataError
 from dhvt.evaluate import Evaluation, Outputs, collect_outputs, evaluate
 from dhvt.finetune import freeze_body, initialize
 from dhvt.graph import ServedModel
@@ -120,13 +120,14 @@ class Trainer:
             model = synchronize_batchnorm(model, self.device)
         self.config = config
         self.sampler = EpochSampler(
-            len(source), recipe.batch_size, recipe.seed, recipe.repeats, self.accelerator.process_index, processes
+            len(source),
+            recipe.batch_size,
+            recipe.seed,
+            recipe.repeats,
+            self.accelerator.process_index,
+            processes,
+            multiple=processes * options.accumulate * (2 if recipe.mixes() else 1),
         )
-        if self.sampler.batch_size % (processes * options.accumulate):
-            raise ConfigError(
-                f"a batch of {self.sampler.batch_size} does not divide into {processes} processes "
-                f"times {options.accumulate} parts"
-            )
         self.loader: DataLoader[Any] = DataLoader(
             TrainingImages(source, cfg, recipe, cache=options.cache),
             batch_sampler=self.sampler,
@@ -137,7 +138,7 @@ class Trainer:
         )
         self.learner = Learner(
             model.to(self.device),
-            recipe,
+            replace(recipe, batch_size=self.sampler.batch_size),  # of fewer pictures, and so is its learning rate
             self.accelerator,
             cfg,
             num_classes=len(self.classes),

@@ -170,6 +170,22 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(picture_folder
 
 
 @pytest.mark.parametrize(("policy", "code"), [("stop", 1), ("skip", 0)])
+def test_a_last_odd_picture_prevents_neither_mixing_nor_the_right_learning_rate(picture_folder, tmp_path):
+    """53 pictures to train on, in one batch of 52."""
+    data = shutil.copytree(picture_folder, tmp_path / "data")
+    (data / "circle" / "00.png").unlink()
+    tiny = ["--epochs", "1", "--model-option", "depth=1", "--repeats", "1", "--warmup-epochs", "0", "--batch-size", "512"]
+    for name, mixing in (("mixup", ["--cutmix", "0"]), ("cutmix", ["--mixup", "0"])):
+        result = run(data, tmp_path / name, "--recipe", "cifar100", *tiny, *mixing)
+        assert result.exit_code == 0, result.output
+    mixup, cutmix = (load_checkpoint(tmp_path / name / "ckpt.pt") for name in ("mixup", "cutmix"))
+    assert mixup.data["train_images"] == 53
+    assert mixup.metrics["lr"] == pytest.approx(1e-3 * 52 / 512)
+    assert not torch.equal(mixup.weights["head.weight"], cutmix.weights["head.weight"])
+    refused = run(data, tmp_path / "odd", "--recipe", "cifar100", *tiny, "--batch-size", "15")
+    assert "a batch of 15 does not divide by 2" in refused.output
+
+
 def test_a_broken_picture_stops_or_is_left_out(picture_folder, tmp_path, policy, code):
     data = shutil.copytree(picture_folder, tmp_path / "data")
     (data / "circle" / "03.png").write_bytes(b"no picture")
