@@ -20,6 +20,8 @@ from dhvt.graph import Normalize
 from dhvt.optim import build_optimizers, learning_rate
 from dhvt.recipe import TrainRecipe
 
+_DIVERGED = "the last checkpoint is untouched. Train into another --out with a lower --lr or with --clip-grad 1"
+
 
 class Learner:
     """A model and all that changes with each step.
@@ -96,10 +98,7 @@ class Learner:
             hits += (logits.detach().argmax(1) == some_labels).sum()
         value, correct = accelerator.reduce(torch.stack((total / accelerator.num_processes, hits))).tolist()
         if not math.isfinite(value):
-            raise TrainError(
-                f"the loss became {value} at step {self.step}; the last checkpoint is untouched. "
-                "Train into another --out with a lower --lr or with --clip-grad 1"
-            )
+            raise TrainError(f"the loss became {value} at step {self.step}; {_DIVERGED}")
         self._update_weights()
         self.step += 1
         return value, int(correct)
@@ -140,6 +139,17 @@ class Learner:
             return inputs
         size = [max(round(side * scale / self.size_multiple), 1) * self.size_multiple for side in inputs.shape[-2:]]
         return functional.interpolate(inputs, size, mode="bilinear", antialias=True)
+
+    def require_finite(self) -> None:
+        """Looks at every weight and its average, because the loss was that of the weights before the last update.
+
+        Raises:
+            TrainError: one is not finite, so that a checkpoint of them would be of no use.
+        """
+        for model in (self.model, self.averaged):
+            for name, value in model.state_dict().items():
+                if value.is_floating_point() and not bool(value.isfinite().all()):
+                    raise TrainError(f"the weight {name} is no longer finite after step {self.step}; {_DIVERGED}")
 
     def learning_rate(self) -> float:
         """Of the last step."""

@@ -170,7 +170,7 @@ class Trainer:
         """Trains to the end or to the first Ctrl-C; returns the last checkpoint written.
 
         Raises:
-            TrainError: the loss is not finite.
+            TrainError: the loss or a weight is not finite.
             KeyboardInterrupt: it was asked to stop; the checkpoint is written.
         """
         if self.learner.step >= self.learner.total_steps:
@@ -184,6 +184,7 @@ class Trainer:
                 self.seconds, started = self.seconds + time.monotonic() - started, time.monotonic()
                 due = (epoch + 1) % self.options.val_every == 0 or epoch + 1 == self.recipe.epochs
                 if due and self._between_epochs():
+                    self.learner.require_finite()
                     self._validate(epoch, train_metrics)
                 checkpoint = self._save()
                 if stop.requested:
@@ -275,6 +276,7 @@ class Trainer:
         )
 
     def _save(self) -> Checkpoint:
+        self.learner.require_finite()
         checkpoint = self._checkpoint()
         if self.accelerator.is_main_process:
             save_checkpoint(checkpoint, self.options.out / CHECKPOINT_NAME)

@@ -169,6 +169,25 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(picture_folder
     assert isinstance(result.exception, SystemExit)
 
 
+def test_weights_that_are_not_finite_do_not_replace_the_checkpoint(picture_folder, tmp_path, monkeypatch):
+    """With one step an epoch, the loss of the step that spoils the weights is still finite when they are to be saved."""
+    options = ["--batch-size", "64", "--model-option", "depth=1"]
+    assert run(picture_folder, tmp_path, *options, "--epochs", "1").exit_code == 0
+    before = (tmp_path / "ckpt.pt").read_bytes()
+
+    def overshoot(optimizer, closure=None):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.data.fill_(float("inf"))
+
+    monkeypatch.setattr("dhvt.muon.Muon.step", overshoot)
+    result = run(picture_folder, tmp_path, *options, "--epochs", "2", "--resume", "--change-recipe")
+    assert result.exit_code == 1
+    assert "is no longer finite after step 2; the last checkpoint is untouched" in result.output
+    assert (tmp_path / "ckpt.pt").read_bytes() == before
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
 @pytest.mark.parametrize(("policy", "code"), [("stop", 1), ("skip", 0)])
 def test_a_last_odd_picture_prevents_neither_mixing_nor_the_right_learning_rate(picture_folder, tmp_path):
     """53 pictures to train on, in one batch of 52."""
