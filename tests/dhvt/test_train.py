@@ -188,7 +188,6 @@ def test_weights_that_are_not_finite_do_not_replace_the_checkpoint(picture_folde
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
-@pytest.mark.parametrize(("policy", "code"), [("stop", 1), ("skip", 0)])
 def test_a_last_odd_picture_prevents_neither_mixing_nor_the_right_learning_rate(picture_folder, tmp_path):
     """53 pictures to train on, in one batch of 52."""
     data = shutil.copytree(picture_folder, tmp_path / "data")
@@ -205,6 +204,7 @@ def test_a_last_odd_picture_prevents_neither_mixing_nor_the_right_learning_rate(
     assert "a batch of 15 does not divide by 2" in refused.output
 
 
+@pytest.mark.parametrize(("policy", "code"), [("stop", 1), ("skip", 0)])
 def test_a_broken_picture_stops_or_is_left_out(picture_folder, tmp_path, policy, code):
     data = shutil.copytree(picture_folder, tmp_path / "data")
     (data / "circle" / "03.png").write_bytes(b"no picture")
