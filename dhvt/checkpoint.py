@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -102,7 +103,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: it is missing, damaged, or no checkpoint of this package.
     """
-    values = read_file(Path(path))
+    values = read_file(path)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = f"format {values.get('format')!r}" if isinstance(values, dict) else type(values).__name__
         raise CheckpointError(f"{path} is no checkpoint of dhvt train ({found}, expected {FORMAT!r})")
@@ -136,14 +137,15 @@ def require_equal(name: str, old: Any, new: Any, hint: str = "repeat the first c
     )
 
 
-def read_file(path: Path) -> Any:
-    """What a file of ``torch.save`` holds, plain containers and tensors only, on the CPU.
+def read_file(path: str | Path) -> Any:
+    """What a file of ``torch.save`` holds, on the CPU: plain containers, tensors, and the arguments of an authors' script.
 
     Raises:
         CheckpointError: it is missing or damaged.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # the authors' files have one under "args"
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {path}") from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
@@ -154,7 +156,7 @@ def from_authors(state: Mapping[str, Any], *, ema: bool = False) -> State:
     """The authors' state dict as ours. The keys agree; wrappers around them are removed.
 
     Args:
-        state: what ``torch.load`` gave: a state dict, or one under ``model`` and perhaps ``model_ema``.
+        state: what :func:`read_file` gave: a state dict, or one under ``model`` and perhaps ``model_ema``.
         ema: take ``model_ema``.
 
     Raises:
