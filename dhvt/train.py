@@ -111,6 +111,8 @@ class Trainer:
             self.accelerator.init_trackers("tracker", {key: str(value) for key, value in recipe.to_dict().items()})
         seed_everything(recipe.seed)
         model = build(name, config)
+        if recipe.drop_path_rate and config.get("library") == "timm" and not config["drop_path_rate"]:
+            self.say(f"{name} has no drop path; it is trained without the recipe's {recipe.drop_path_rate}")
         if options.init is not None:
             fresh = initialize(model, options.init)
             self.say(f"weights from {options.init}; trained anew: {', '.join(fresh) or 'nothing'}")
