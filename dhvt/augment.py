@@ -137,7 +137,7 @@ def build_transform(cfg: Preprocess, recipe: TrainRecipe) -> v2.Compose:
     height, width = cfg.size
     steps: list[Callable[..., Any]] = []
     if recipe.crop == "pad":
-        steps.append(v2.RandomCrop(cfg.size, padding=(width // 8, height // 8), padding_mode="reflect"))
+        steps.append(v2.RandomCrop(cfg.size, padding=(width // 8, height // 8), padding_mode=recipe.padding_mode))
     else:
         area = (recipe.resized_min_area, 1.0)
         steps.append(v2.RandomResizedCrop(cfg.size, scale=area, interpolation=v2.InterpolationMode.BICUBIC))

@@ -18,6 +18,7 @@ from dhvt.checkpoint import load_checkpoint, save_checkpoint
 from dhvt.cli import main
 from dhvt.errors import CheckpointError
 from dhvt.process import ALLOCATORS
+from dhvt.recipe import load_recipe, recipe_names
 from tests.conftest import CLASSES
 
 
@@ -186,6 +187,17 @@ def test_weights_that_are_not_finite_do_not_replace_the_checkpoint(picture_folde
     assert "is no longer finite after step 2; the last checkpoint is untouched" in result.output
     assert (tmp_path / "ckpt.pt").read_bytes() == before
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_preset_takes_a_step(picture_folder, tmp_path, name):
+    """With all of its augmentation and mixing, and clipped gradients, on a small model."""
+    small = ["--model-option", "depth=1", "--model-option", "embed_dim=32", "--epochs", "1", "--batch-size", "54"]
+    result = run(picture_folder, tmp_path, "--recipe", name, *small, "--clip-grad", "1")
+    assert result.exit_code == 0, result.output
+    checkpoint = load_checkpoint(tmp_path / "ckpt.pt")
+    assert (checkpoint.step, checkpoint.metrics["val_images"]) == (1, 6)
+    assert checkpoint.recipe == load_recipe(name, epochs=1, batch_size=54, clip_grad=1.0).to_dict()
 
 
 def test_a_last_odd_picture_prevents_neither_mixing_nor_the_right_learning_rate(picture_folder, tmp_path):
