@@ -154,7 +154,7 @@ def train(
     """
     from dhvt.config import Preprocess
     from dhvt.data import describe_balance, open_training_data
-    from dhvt.train import RunOptions
+    from dhvt.run_options import RunOptions
     from dhvt.train import train as run_training
     from dhvt.zoo import DEFAULT_IMG_SIZE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -235,28 +235,43 @@ class Batch(NamedTuple):
     indices: NDArray[np.int64]
 
 
+def read_pixels(source: ImageSource, cfg: Preprocess, index: int) -> NDArray[np.uint8] | ImageError:
+    """One preprocessed picture ``(H, W, 3)``, or why there is none."""
+    try:
+        return preprocess(source.read(index), cfg)
+    except ImageError as error:
+        return error
+
+
 def iterate_batches(
-    source: ImageSource, cfg: Preprocess, batch_size: int, on_error: Callable[[str], None] | None = None
+    source: ImageSource,
+    cfg: Preprocess,
+    batch_size: int,
+    on_error: Callable[[str], None] | None = None,
+    pixels: Iterable[NDArray[np.uint8] | ImageError] | None = None,
 ) -> Iterator[Batch]:
     """Preprocessed batches in order.
 
     Args:
         on_error: called with a message for each broken picture, which is then left out; ``None`` raises instead.
+        pixels: what :func:`read_pixels` gives for each in order, where others read them.
 
     Raises:
         DataError: a broken picture, naming its place, when ``on_error`` is None.
     """
     images: list[NDArray[np.uint8]] = []
     indices: list[int] = []
-    for index in range(len(source)):
-        try:
-            images.append(preprocess(source.read(index), cfg))
-            indices.append(index)
-        except ImageError as error:
-            message = f"{source.locate(index)}: {error}"
+    if pixels is None:
+        pixels = (read_pixels(source, cfg, index) for index in range(len(source)))
+    for index, found in enumerate(pixels):
+        if isinstance(found, ImageError):
+            message = f"{source.locate(index)}: {found}"
             if on_error is None:
-                raise DataError(message) from error
+                raise DataError(message) from found
             on_error(message)
+        else:
+            images.append(found)
+            indices.append(index)
         if images and (len(images) == batch_size or index == len(source) - 1):
             places = np.array(indices, dtype=np.int64)
             yield Batch(np.stack(images), source.labels[places], places)

@@ -3,18 +3,14 @@ generator states: a resumed run repeats exactly what an unbroken one would have 
 
 from __future__ import annotations
 
-import json
 import platform
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import gather_object
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -25,61 +21,20 @@ from dhvt.checkpoint import Checkpoint, load_checkpoint, require_equal, save_che
 from dhvt.config import Preprocess, from_dict
 from dhvt.data import fingerprint
 from dhvt.distributed import open_accelerator, synchronize_batchnorm
-from dhvt.errors import CheckpointError, DataError
-from dhvt.evaluate import Evaluation, Outputs, collect_outputs, evaluate
+from dhvt.errors import CheckpointError, DataError, TrainError
+from dhvt.evaluate import Evaluation, Outputs, evaluate
 from dhvt.finetune import freeze_body, initialize
-from dhvt.graph import ServedModel
+from dhvt.history import append_metrics, read_history
 from dhvt.interrupt import StopRequest
 from dhvt.learner import Learner
 from dhvt.recipe import TrainRecipe
-from dhvt.sources import ImageSource, Subset
+from dhvt.run_options import RunOptions
+from dhvt.sources import ImageSource
+from dhvt.validation import collect_validation
 from dhvt.zoo import build, configure, size_multiple
 
 CHECKPOINT_NAME = "ckpt.pt"
 LOG_NAME = "metrics.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """One run: where it starts, where it goes, on what it runs.
-
-    Args:
-        out: folder for ``ckpt.pt`` and ``metrics.jsonl``.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        amp: ``auto``, ``bf16``, ``fp16`` or ``off``; auto is bf16 where the processor multiplies it natively.
-        accumulate: parts that each process's share of a batch is cut into, for want of memory; gradients are added
-            up. The recipe's batch size stays that of one optimizer step, whatever the processes and parts.
-        num_workers: processes that decode pictures; 0 decodes in the training process.
-        cache: keep decoded pictures in memory, from the second epoch on; for a recipe with ``crop = "pad"``.
-        tracker: where metrics also go, by Accelerate's name: ``tensorboard``, ``wandb``, ``mlflow``, …
-        checkpoint_minutes: a checkpoint is also written in mid-epoch when the last is this old.
-        val_every: validate after every so many epochs, and after the last.
-        stop_on_broken: whether a picture that cannot be read ends the training.
-        resume: go on from ``out/ckpt.pt``.
-        init: a checkpoint, or an authors' file, to take the weights from.
-        freeze: train the classifier alone.
-        change_recipe: resume although the recipe differs from the checkpoint's, as to train for more epochs.
-        val_fraction: of the training pictures, that the validation pictures are; None where they are others. For the
-            record, so that export can hold out the same.
-        command: the command line, for the record.
-    """
-
-    out: Path
-    device: str = "auto"
-    amp: str = "auto"
-    accumulate: int = 1
-    num_workers: int = 0
-    cache: bool = False
-    tracker: str = ""
-    checkpoint_minutes: float = 5.0
-    val_every: int = 1
-    stop_on_broken: bool = True
-    resume: bool = False
-    init: Path | None = None
-    freeze: bool = False
-    change_recipe: bool = False
-    val_fraction: float | None = None
-    command: str = ""
 
 
 class Trainer:
@@ -176,7 +131,11 @@ class Trainer:
             KeyboardInterrupt: it was asked to stop; the checkpoint is written.
         """
         if self.learner.step >= self.learner.total_steps:
-            self.say("this run is finished; nothing to do")
+            if self._any_process(self._report_is_due()):
+                self.say("this run is finished, but for its report")
+                self._measure()
+            else:
+                self.say("this run is finished; nothing to do")
             return self._checkpoint()
         stop = StopRequest()
         started = time.monotonic()
@@ -238,24 +197,24 @@ class Trainer:
             tqdm.write(f"left out: {message}")  # by whichever process met it
         self.broken.update(messages)
 
-    def _validate(self, epoch: int, train_metrics: dict[str, float]) -> None:
-        graph = ServedModel(self.learner.averaged, self.cfg).to(self.device).eval()
-
-        def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-            with torch.inference_mode(), self.accelerator.autocast():
-                logits: NDArray[np.float32] = graph(torch.from_numpy(images).to(self.device)).float().cpu().numpy()
-            return logits
-
-        mine = np.arange(self.accelerator.process_index, len(self.val), self.accelerator.num_processes)
-        outputs = collect_outputs(
-            predict, Subset(self.val, mine), self.cfg, on_error=lambda message: self._report_broken([message])
+    def _measure(self) -> Evaluation:
+        outputs = collect_validation(
+            self.learner.averaged,
+            self.val,
+            self.cfg,
+            self.accelerator,
+            num_workers=self.options.num_workers,
+            on_error=lambda message: self._report_broken([message]),
         )
         if self.accelerator.num_processes > 1:
-            outputs = Outputs.join(gather_object([replace(outputs, indices=mine[outputs.indices])]))
             self.broken = set(gather_object(sorted(self.broken)))
         self.temperature = fit_temperature(outputs.logits, outputs.labels)
         result = evaluate(outputs, self.temperature)
         self.last_validation = outputs, result
+        return result
+
+    def _validate(self, epoch: int, train_metrics: dict[str, float]) -> None:
+        result = self._measure()
         self.metrics = {
             "epoch": epoch + 1,
             "lr": self.learner.learning_rate(),
@@ -270,8 +229,7 @@ class Trainer:
         }
         self.accelerator.log(self.metrics, step=self.learner.step)
         if self.accelerator.is_main_process:
-            with (self.options.out / LOG_NAME).open("a", encoding="utf-8") as log:
-                log.write(json.dumps(self.metrics) + "\n")
+            append_metrics(self.options.out / LOG_NAME, self.metrics)
         self.say(
             f"epoch {epoch + 1}: loss {train_metrics['train_loss']:.3f}, validation top-1 {result.top1:.2f} % "
             f"of {result.images}, {train_metrics['images_per_s']:.0f} images/s"
@@ -309,7 +267,11 @@ class Trainer:
         )
 
     def write_report(self) -> None:
-        """``report/`` of the last validation, where there was one in this run."""
+        """``report/`` of the last validation, where there was one in this process.
+
+        Raises:
+            TrainError: it cannot be written.
+        """
         if self.last_validation is None or not self.accelerator.is_main_process:
             return
         from dhvt.report import write_report  # loads matplotlib
@@ -318,20 +280,31 @@ class Trainer:
         provenance = self._checkpoint().provenance
         facts = {f"command from step {entry['from_step']}": f"`{entry['command']}`" for entry in provenance.pop("commands")}
         facts |= {name.replace("_", " "): str(value) for name, value in provenance.items()}
-        facts["training images/s"] = f"{self.metrics['images_per_s']:.0f}"
-        log = (self.options.out / LOG_NAME).read_text(encoding="utf-8")
-        path = write_report(
-            self.options.out / "report",
-            title=f"{self.name}: validation after {self.recipe.epochs} epochs",
-            source=self.val,
-            cfg=self.cfg,
-            outputs=outputs,
-            evaluation=evaluation,
-            temperature=self.temperature,
-            facts=facts,
-            history=[json.loads(line) for line in log.splitlines()],
-        )
+        if "images_per_s" in self.metrics:
+            facts["training images/s"] = f"{self.metrics['images_per_s']:.0f}"
+        try:
+            path = write_report(
+                self.options.out / "report",
+                title=f"{self.name}: validation after {self.recipe.epochs} epochs",
+                source=self.val,
+                cfg=self.cfg,
+                outputs=outputs,
+                evaluation=evaluation,
+                temperature=self.temperature,
+                facts=facts,
+                history=read_history(self.options.out / LOG_NAME),
+            )
+        except OSError as error:
+            raise TrainError(
+                f"cannot write the report: {error}; {CHECKPOINT_NAME} is complete, and the same command with --resume "
+                "writes the report alone"
+            ) from error
         self.say(f"report: {path}")
+
+    def _report_is_due(self) -> bool:
+        """Whether the last checkpoint has none, as after a crash between the two."""
+        report, checkpoint = self.options.out / "report" / "report.md", self.options.out / CHECKPOINT_NAME
+        return not report.exists() or report.stat().st_mtime < checkpoint.stat().st_mtime
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes over where a checkpoint stopped.

@@ -9,6 +9,8 @@ import pytest
 from dhvt.config import Preprocess
 from dhvt.data import class_counts, describe_balance, iterate_batches, open_source, open_training_data, split_source
 from dhvt.errors import ConfigError, DataError
+from dhvt.evaluate import Outputs, collect_outputs
+from dhvt.sources import Subset
 from tests.conftest import CLASSES, draw, encode
 
 CFG = Preprocess(size=(32, 32))
@@ -233,3 +235,14 @@ def test_balance_is_described(tmp_path, picture_folder):
     assert "3 (square) to 33 (circle) pictures\ncircle has 11 times the pictures of square" in line
     line = describe_balance(open_source(write_parquet(tmp_path / "b.parquet", skewed[:36])))
     assert "1 of them have none and cannot be learned: stripes" in line
+
+
+def test_a_share_without_pictures_joins_the_others(picture_folder):
+    source = open_source(picture_folder)
+
+    def predict(images):
+        return np.zeros((len(images), 3), np.float32)
+
+    shares = [collect_outputs(predict, Subset(source, np.arange(start, 3, 4)), CFG) for start in range(4)]
+    assert [len(share.labels) for share in shares] == [1, 1, 1, 0]
+    assert Outputs.join(shares).logits.shape == (3, 3)
