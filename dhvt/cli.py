@@ -206,7 +206,11 @@ def _open_model(model: Path | None, engine: str) -> tuple[Any, Any]:
 
 @main.command()
 @engine_options
-@click.option("--data", required=True, help="Labelled pictures, laid out as for dhvt train.")
+@click.option(
+    "--data",
+    required=True,
+    help="Labelled pictures, laid out as for dhvt train: their test part, else their val part, else all.",
+)
 @click.option("--batch-size", default=64, show_default=True)
 @on_broken_option
 @click.option("--report", type=click.Path(path_type=Path), help="Folder for report.md with pictures; needs the train extra.")
@@ -225,7 +229,7 @@ def evaluate(
     from dhvt.evaluate import evaluate as measure
 
     artifact, running = _open_model(model, engine)
-    source = open_source(data, "val", artifact.card.classes)
+    source = open_source(data, "test", artifact.card.classes)
     with tqdm(total=len(source), unit="image", desc=f"{running.name} {running.precision}") as bar:
         on_error = None if on_broken == "stop" else lambda message: tqdm.write(f"left out: {message}")
         outputs = collect_outputs(

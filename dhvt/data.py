@@ -17,7 +17,7 @@ from dhvt.preprocess import preprocess
 from dhvt.sources import CIFARSource, FolderSource, ImageSource, ListSource, ParquetSource, Subset
 
 TRAINING, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test",)
-SPLITS = {"train": TRAINING, "val": (*VALIDATION, *TEST)}
+SPLITS = {"train": TRAINING, "val": (*VALIDATION, *TEST), "test": (*TEST, *VALIDATION)}
 DEFAULT_VAL_FRACTION = 0.1
 
 
@@ -27,7 +27,8 @@ def open_source(path: str | Path, split: str | None = None, classes: Sequence[st
     Args:
         path: a ``.parquet`` file, a folder of them, a folder of class folders, or a folder with one per split;
             a ``.txt`` list of DomainNet or the folder of its lists; the folder where torchvision keeps CIFAR.
-        split: ``train``, or ``val`` for the validation part, else the test part; where there are parts.
+        split: where there are parts, ``train``; ``val`` for the validation part, else the test part; ``test`` for the
+            test part, else the validation part.
         classes: the class names that labels must refer to; a model's, when it is evaluated.
 
     Raises:
@@ -42,7 +43,7 @@ def open_source(path: str | Path, split: str | None = None, classes: Sequence[st
         raise DataError(f"{root} does not exist; give a Parquet file or a folder with one folder per class")
     cifar = _cifar_folder(root)
     if cifar is not None:
-        return CIFARSource(cifar, train=split != "val", classes=classes)
+        return CIFARSource(cifar, train=split in (None, "train"), classes=classes)
     parquet = sorted(root.glob("*.parquet"))
     if parquet:
         chosen = _of_split(parquet, split, lambda file: file.stem.split("-")[0])
@@ -93,8 +94,8 @@ def _is_cifar(path: Path) -> bool:
 
 
 def _list_of_split(path: Path, split: str | None) -> Path:
-    """``clipart_test.txt`` for ``clipart_train.txt``, where the validation part is asked for."""
-    return path.with_name(path.name.replace("_train.txt", "_test.txt")) if split == "val" else path
+    """``clipart_test.txt`` for ``clipart_train.txt``, where the validation or test part is asked for."""
+    return path if split in (None, "train") else path.with_name(path.name.replace("_train.txt", "_test.txt"))
 
 
 def _of_split(entries: list[Path], split: str | None, name: Callable[[Path], str]) -> list[Path]:

@@ -85,6 +85,7 @@ def test_folder_with_parts(tmp_path):
     (tmp_path / ".cache").mkdir()
     assert len(open_source(tmp_path, "train")) == 12
     assert len(open_source(tmp_path, "val", CLASSES)) == 6
+    assert len(open_source(tmp_path, "test", CLASSES)) == 3
     parts = open_training_data(tmp_path)
     assert (len(parts.train), len(parts.val), parts.val_fraction) == (12, 6, None)
     with pytest.raises(ConfigError, match=r"--val-fraction 0\.2 would hold nothing out, because there is a validation part"):
