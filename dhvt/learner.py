@@ -15,7 +15,7 @@ from torch.nn import functional
 from dhvt.augment import build_erasing, build_mixup, seed_everything
 from dhvt.checkpoint import Checkpoint
 from dhvt.config import Preprocess
-from dhvt.errors import TrainError
+from dhvt.errors import CheckpointError, TrainError
 from dhvt.graph import Normalize
 from dhvt.optim import build_optimizers, learning_rate
 from dhvt.recipe import TrainRecipe
@@ -167,12 +167,22 @@ class Learner:
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Takes over what :meth:`state` gave."""
+        """Takes over what :meth:`state` gave.
+
+        Raises:
+            CheckpointError: its optimizers are of other weights.
+        """
         self.step = checkpoint.step
         self.model.load_state_dict(checkpoint.weights)
         if self.ema is not None and checkpoint.ema is not None:
             self.ema.module.load_state_dict(checkpoint.ema)
-        for optimizer, state in zip(self.optimizers, checkpoint.optimizers, strict=True):
-            optimizer.load_state_dict(state)
+        try:
+            for optimizer, state in zip(self.optimizers, checkpoint.optimizers, strict=True):
+                optimizer.load_state_dict(state)
+        except ValueError as error:  # an older checkpoint does not say whether it was frozen
+            raise CheckpointError(
+                f"cannot resume: the checkpoint's optimizers do not fit ({error}); repeat the first command with "
+                "--resume, with or without --freeze and --optimizer as then"
+            ) from error
         if self.accelerator.scaler is not None and checkpoint.scaler is not None:
             self.accelerator.scaler.load_state_dict(checkpoint.scaler)

@@ -152,6 +152,8 @@ def test_a_checkpoint_from_before_data_was_recorded_still_resumes(picture_folder
     del values["data"], values["frozen"], values["recipe"]["schedule"]
     torch.save(values, tmp_path / "ckpt.pt")
     options = ["--epochs", "3", "--drop-path-rate", "0.2", "--cutmix", "1", "--mix-prob", "0.5", "--val-fraction", "0.1"]
+    frozen = run(picture_folder, tmp_path, *options, "--resume", "--change-recipe", "--freeze")
+    assert "with or without --freeze" in frozen.output
     assert run(picture_folder, tmp_path, *options, "--resume", "--change-recipe").exit_code == 0
     assert load_checkpoint(tmp_path / "ckpt.pt").data["train_images"] == 54
 
@@ -271,7 +273,11 @@ def test_what_is_no_checkpoint_says_so(tmp_path):
 
 
 def test_two_processes_learn_what_one_does_with_the_same_batch(picture_folder, tmp_path):
+    """And one of them has no validation picture."""
+    (tmp_path / "val" / "circle").mkdir(parents=True)
+    shutil.copy(picture_folder / "circle" / "00.png", tmp_path / "val" / "circle")
     options = ["--epochs", "2", "--optimizer", "adamw", "--drop-path-rate", "0", "--lr", "1e-3", "--repeats", "2"]
+    options += ["--val", str(tmp_path / "val")]
     assert run(picture_folder, tmp_path / "one", *options).exit_code == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dhvt.cli"]
     command = [*torchrun, *arguments(picture_folder, tmp_path / "two", *options)]
