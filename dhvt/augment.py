@@ -45,10 +45,35 @@ class EpochSampler(Sampler[list[Key]]):
 
     With ``repeats`` r, an epoch has each of a random 1/r of the pictures r times, the repeats beside each other.
     Of several processes, each takes every ``processes``-th key of a batch, so that they share out the repeats.
+
+    Args:
+        length: pictures.
+        batch_size: keys of one optimizer step, in all processes together. With fewer pictures, as many as there are,
+            rounded down to a multiple of ``multiple``.
+        multiple: what each batch must divide by: the processes, the parts that each accumulates, and the pairs of mixup.
+
+    Raises:
+        ConfigError: the batch size does not divide, or there are too few pictures.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, repeats: int = 1, process: int = 0, processes: int = 1) -> None:
-        self.length, self.batch_size, self.seed, self.repeats = length, min(batch_size, length), seed, repeats
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        repeats: int = 1,
+        process: int = 0,
+        processes: int = 1,
+        *,
+        multiple: int = 1,
+    ) -> None:
+        self.batch_size = batch_size if batch_size <= length else length - length % multiple
+        if self.batch_size % multiple or not self.batch_size:
+            raise ConfigError(
+                f"a batch of {min(batch_size, length)} does not divide by {multiple}: the processes, times --accumulate, "
+                f"times 2 where pictures are mixed in pairs; give a --batch-size that does, and {multiple} pictures at least"
+            )
+        self.length, self.seed, self.repeats = length, seed, repeats
         self.process, self.processes = process, processes
         self.epoch, self.first = 0, 0
 
@@ -112,7 +137,7 @@ def build_transform(cfg: Preprocess, recipe: TrainRecipe) -> v2.Compose:
     height, width = cfg.size
     steps: list[Callable[..., Any]] = []
     if recipe.crop == "pad":
-        steps.append(v2.RandomCrop(cfg.size, padding=(width // 8, height // 8), padding_mode="reflect"))
+        steps.append(v2.RandomCrop(cfg.size, padding=(width // 8, height // 8), padding_mode=recipe.padding_mode))
     else:
         area = (recipe.resized_min_area, 1.0)
         steps.append(v2.RandomResizedCrop(cfg.size, scale=area, interpolation=v2.InterpolationMode.BICUBIC))
@@ -151,7 +176,7 @@ def collate(samples: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor, li
 
 def build_mixup(recipe: TrainRecipe, num_classes: int) -> Mixup | None:
     """timm's mixup and cutmix, or None where the recipe has neither."""
-    if not recipe.mix_prob or not (recipe.mixup or recipe.cutmix):
+    if not recipe.mixes():
         return None
     return Mixup(
         mixup_alpha=recipe.mixup,

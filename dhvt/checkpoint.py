@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -34,7 +35,10 @@ class Checkpoint:
         temperature: see :mod:`dhvt.calibration`; fitted on the validation pictures.
         recipe: :class:`dhvt.recipe.TrainRecipe` as a dict; empty for an imported model.
         metrics: what was measured last, such as ``val_top1``; empty before the first validation.
-        provenance: the command, versions and data set that made it.
+        provenance: the command and versions that made it.
+        data: of the pictures in ``train`` and ``val``, :func:`dhvt.data.fingerprint`, and how many in ``train_images``
+            and ``val_images``; ``val_fraction`` where that part of ``train`` was held out. Empty in older files.
+        frozen: whether the classifier alone is trained; None in older files.
         step: optimizer steps done.
         optimizers: their state dicts, for resuming; empty in a slimmed file.
         scaler: the state of fp16's loss scaling, or None.
@@ -50,6 +54,8 @@ class Checkpoint:
     recipe: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    frozen: bool | None = None
     step: int = 0
     optimizers: list[dict[str, Any]] = field(default_factory=list)
     scaler: dict[str, Any] | None = None
@@ -97,7 +103,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: it is missing, damaged, or no checkpoint of this package.
     """
-    values = read_file(Path(path))
+    values = read_file(path)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         found = f"format {values.get('format')!r}" if isinstance(values, dict) else type(values).__name__
         raise CheckpointError(f"{path} is no checkpoint of dhvt train ({found}, expected {FORMAT!r})")
@@ -108,8 +114,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def require_equal(name: str, old: Any, new: Any) -> None:
+def require_equal(name: str, old: Any, new: Any, hint: str = "repeat the first command with --resume") -> None:
     """Refuses to go on with a checkpoint that was made with something else.
+
+    Args:
+        name: of what is compared.
+        old, new: the checkpoint's, and what was asked for now.
+        hint: what to do.
 
     Raises:
         CheckpointError: with what differs.
@@ -121,19 +132,20 @@ def require_equal(name: str, old: Any, new: Any) -> None:
         changed = [f"{key} {old.get(key)!r}, now {new[key]!r}" for key in new if old.get(key) != new[key]]
         difference = "; ".join(changed)
     raise CheckpointError(
-        f"cannot resume: the checkpoint's {name} is {difference}; repeat the first command with "
-        "--resume, add --change-recipe for another recipe, or train into another --out"
+        f"cannot resume: the checkpoint's {name} is {difference}; {hint}, or train into another --out, "
+        "for which --init takes the weights of this one"
     )
 
 
-def read_file(path: Path) -> Any:
-    """What a file of ``torch.save`` holds, plain containers and tensors only, on the CPU.
+def read_file(path: str | Path) -> Any:
+    """What a file of ``torch.save`` holds, on the CPU: plain containers, tensors, and the arguments of an authors' script.
 
     Raises:
         CheckpointError: it is missing or damaged.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # the authors' files have one under "args"
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {path}") from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
@@ -144,7 +156,7 @@ def from_authors(state: Mapping[str, Any], *, ema: bool = False) -> State:
     """The authors' state dict as ours. The keys agree; wrappers around them are removed.
 
     Args:
-        state: what ``torch.load`` gave: a state dict, or one under ``model`` and perhaps ``model_ema``.
+        state: what :func:`read_file` gave: a state dict, or one under ``model`` and perhaps ``model_ema``.
         ema: take ``model_ema``.
 
     Raises:

@@ -59,8 +59,16 @@ def main() -> None:
     help="Parquet file, or folder of <class>/<picture>, or of train/ and val/ with these; a *_train.txt list of DomainNet; "
     "the folder of torchvision's CIFAR files.",
 )
-@click.option("--val", help="Pictures to measure on after each epoch, laid out alike. Default: a part of --data.")
-@click.option("--val-fraction", default=0.1, show_default=True, help="Part of each class held out where there is no --val.")
+@click.option(
+    "--val",
+    help="Pictures to measure on after each epoch, laid out alike: their val part, else their test part. "
+    "Default: the val part of --data, else --val-fraction of the pictures to train on. A test part is left for dhvt evaluate.",
+)
+@click.option(
+    "--val-fraction",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Part of each class that is held out to measure on, where there is no val part.  [default: 0.1]",
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for ckpt.pt and metrics.jsonl.")
 @click.option(
     "--variant",
@@ -112,7 +120,7 @@ def main() -> None:
 def train(
     data: str,
     val: str | None,
-    val_fraction: float,
+    val_fraction: float | None,
     out: Path,
     variant: str,
     img_size: int | None,
@@ -145,21 +153,15 @@ def train(
     batch size is that of all of them together.
     """
     from dhvt.config import Preprocess
-    from dhvt.data import describe_balance, has_splits, open_source, split_source
-    from dhvt.train import RunOptions
+    from dhvt.data import describe_balance, open_training_data
+    from dhvt.run_options import RunOptions
     from dhvt.train import train as run_training
     from dhvt.zoo import DEFAULT_IMG_SIZE
 
     chosen = load_recipe(recipe, **{name: value for name, value in overrides.items() if value is not None})
-    source = open_source(data, "train")
-    if val is not None:
-        val_source = open_source(val, "val", source.classes)
-    elif has_splits(Path(data)):
-        val_source = open_source(data, "val", source.classes)
-    else:
-        source, val_source = split_source(source, val_fraction, chosen.seed)
+    source, val_source, held_out, measured_on = open_training_data(data, val, val_fraction, chosen.seed)
     say = click.echo if is_main_process() else lambda message: None
-    say(f"{len(source)} pictures to train on, {len(val_source)} to measure on, {describe_balance(source)}")
+    say(f"{len(source)} pictures to train on, {len(val_source)} to measure on ({measured_on}), {describe_balance(source)}")
     default_size = VARIANTS[variant].img_size if variant in VARIANTS else (DEFAULT_IMG_SIZE, DEFAULT_IMG_SIZE)
     size = (img_size, img_size) if img_size else default_size
     options = RunOptions(
@@ -177,6 +179,7 @@ def train(
         init=init,
         freeze=freeze,
         change_recipe=change_recipe,
+        val_fraction=held_out,
         command=click.get_current_context().find_root().obj,
     )
     cfg = Preprocess(size=size, resize_mode=resize_mode, crop_pct=chosen.crop_pct)
@@ -203,7 +206,11 @@ def _open_model(model: Path | None, engine: str) -> tuple[Any, Any]:
 
 @main.command()
 @engine_options
-@click.option("--data", required=True, help="Labelled pictures, laid out as for dhvt train.")
+@click.option(
+    "--data",
+    required=True,
+    help="Labelled pictures, laid out as for dhvt train: their test part, else their val part, else all.",
+)
 @click.option("--batch-size", default=64, show_default=True)
 @on_broken_option
 @click.option("--report", type=click.Path(path_type=Path), help="Folder for report.md with pictures; needs the train extra.")
@@ -222,7 +229,7 @@ def evaluate(
     from dhvt.evaluate import evaluate as measure
 
     artifact, running = _open_model(model, engine)
-    source = open_source(data, "val", artifact.card.classes)
+    source = open_source(data, "test", artifact.card.classes)
     with tqdm(total=len(source), unit="image", desc=f"{running.name} {running.precision}") as bar:
         on_error = None if on_broken == "stop" else lambda message: tqdm.write(f"left out: {message}")
         outputs = collect_outputs(

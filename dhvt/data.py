@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dhvt.config import Preprocess
-from dhvt.errors import DataError, ImageError
+from dhvt.errors import ConfigError, DataError, ImageError
 from dhvt.preprocess import preprocess
 from dhvt.sources import CIFARSource, FolderSource, ImageSource, ListSource, ParquetSource, Subset
 
-SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation", "test", "dev")}
+TRAINING, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test",)
+SPLITS = {"train": TRAINING, "val": (*VALIDATION, *TEST), "test": (*TEST, *VALIDATION)}
+DEFAULT_VAL_FRACTION = 0.1
 
 
 def open_source(path: str | Path, split: str | None = None, classes: Sequence[str] | None = None) -> ImageSource:
@@ -24,7 +27,8 @@ def open_source(path: str | Path, split: str | None = None, classes: Sequence[st
     Args:
         path: a ``.parquet`` file, a folder of them, a folder of class folders, or a folder with one per split;
             a ``.txt`` list of DomainNet or the folder of its lists; the folder where torchvision keeps CIFAR.
-        split: ``train`` or ``val``, where the folder has splits.
+        split: where there are parts, ``train``; ``val`` for the validation part, else the test part; ``test`` for the
+            test part, else the validation part.
         classes: the class names that labels must refer to; a model's, when it is evaluated.
 
     Raises:
@@ -39,7 +43,7 @@ def open_source(path: str | Path, split: str | None = None, classes: Sequence[st
         raise DataError(f"{root} does not exist; give a Parquet file or a folder with one folder per class")
     cifar = _cifar_folder(root)
     if cifar is not None:
-        return CIFARSource(cifar, train=split != "val", classes=classes)
+        return CIFARSource(cifar, train=split in (None, "train"), classes=classes)
     parquet = sorted(root.glob("*.parquet"))
     if parquet:
         chosen = _of_split(parquet, split, lambda file: file.stem.split("-")[0])
@@ -47,22 +51,37 @@ def open_source(path: str | Path, split: str | None = None, classes: Sequence[st
     lists = sorted(root.glob("*_train.txt"))
     if lists:
         return ListSource([_list_of_split(path, split) for path in lists], classes)
-    folders = [entry for entry in sorted(root.iterdir()) if entry.is_dir()]
-    chosen = _of_split(folders, split or "train", lambda folder: folder.name)
-    return FolderSource(chosen[0] if chosen and has_splits(root) else root, classes)
+    return FolderSource(_part_folder(root, split or "train"), classes)
 
 
-def has_splits(root: Path) -> bool:
-    """Whether a data set holds a training and a validation part."""
-    if root.suffix == ".txt":
-        return _list_of_split(root, "val") != root and _list_of_split(root, "val").exists()
-    if not root.is_dir():
+def has_validation(root: Path) -> bool:
+    """Whether a data set holds a validation part beside its training part.
+
+    A test part is none. What a model is chosen and calibrated by must not be what it is finally measured on.
+    """
+    if not root.is_dir() or _cifar_folder(root) is not None:
         return False
-    if _cifar_folder(root) is not None or any(root.glob("*_train.txt")):
-        return True
-    entries = list(root.glob("*.parquet")) or [entry for entry in root.iterdir() if entry.is_dir()]
-    names = {entry.stem.split("-")[0] if entry.suffix == ".parquet" else entry.name for entry in entries}
-    return all(names & set(aliases) for aliases in SPLITS.values())
+    names = {file.stem.split("-")[0] for file in root.glob("*.parquet")}
+    if not names and not any(root.glob("*_train.txt")):
+        names = {folder.name for folder in _folders(root)}
+    return bool(names & set(TRAINING) and names & set(VALIDATION))
+
+
+def _folders(root: Path) -> list[Path]:
+    return [entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def _part_folder(root: Path, split: str) -> Path:
+    """Where the class folders of a part are: ``root`` itself unless its folders are parts."""
+    folders = _folders(root)
+    names = {folder.name for folder in folders}
+    parts = {part for aliases in SPLITS.values() for part in aliases}
+    if not names or not (names <= parts or all(names & set(aliases) for aliases in SPLITS.values())):
+        return root
+    chosen = _of_split(folders, split, lambda folder: folder.name) or _of_split(folders, "train", lambda folder: folder.name)
+    if not chosen:
+        raise DataError(f"{root} has {', '.join(sorted(names))} but no train part; expected {root}/train/<class>/<picture>")
+    return chosen[0]
 
 
 def _cifar_folder(root: Path) -> Path | None:
@@ -75,8 +94,8 @@ def _is_cifar(path: Path) -> bool:
 
 
 def _list_of_split(path: Path, split: str | None) -> Path:
-    """``clipart_test.txt`` for ``clipart_train.txt``, where the validation part is asked for."""
-    return path.with_name(path.name.replace("_train.txt", "_test.txt")) if split == "val" else path
+    """``clipart_test.txt`` for ``clipart_train.txt``, where the validation or test part is asked for."""
+    return path if split in (None, "train") else path.with_name(path.name.replace("_train.txt", "_test.txt"))
 
 
 def _of_split(entries: list[Path], split: str | None, name: Callable[[Path], str]) -> list[Path]:
@@ -104,6 +123,83 @@ def split_source(source: ImageSource, fraction: float, seed: int) -> tuple[Subse
     if not len(val) or not len(train):
         raise DataError(f"{len(source)} pictures cannot be split with a validation fraction of {fraction}")
     return Subset(source, train), Subset(source, val)
+
+
+class TrainingData(NamedTuple):
+    """What a training learns from and is measured on.
+
+    Args:
+        train, val: the pictures, with the same classes.
+        val_fraction: of the training part, that ``val`` was held out of it; None where it is a part of its own.
+        measured_on: what ``val`` is, in words.
+    """
+
+    train: ImageSource
+    val: ImageSource
+    val_fraction: float | None
+    measured_on: str
+
+
+def open_training_data(
+    data: str | Path, val: str | Path | None = None, val_fraction: float | None = None, seed: int = 0
+) -> TrainingData:
+    """The pictures to train on, and others to measure on: those of ``val``, else the data's validation part, else held out.
+
+    Args:
+        data, val: as for :func:`open_source`. Of ``val``, the validation part is taken or else the test part.
+        val_fraction: of each class, to hold out of the training part; :data:`DEFAULT_VAL_FRACTION` unless given.
+        seed: of what is held out.
+
+    Raises:
+        ConfigError: ``val_fraction`` is given where nothing is going to be held out.
+        DataError: nothing usable is there, or there is one class only.
+    """
+    source = open_source(data, "train")
+    if len(source.classes) < 2:
+        raise DataError(
+            f"{data} has one class only, {source.classes[0]}; expected {data}/<class>/<picture> or "
+            f"{data}/train/<class>/<picture> with two classes or more"
+        )
+    own = "--val" if val is not None else "a validation part" if has_validation(Path(data)) else None
+    if own is None:
+        fraction = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
+        return TrainingData(*split_source(source, fraction, seed), fraction, f"{fraction:.3g} of each class, held out")
+    if val_fraction is not None:
+        raise ConfigError(f"--val-fraction {val_fraction} would hold nothing out, because there is {own}; leave one away")
+    measured_on = f"of {val}" if val is not None else f"the validation part of {data}"
+    return TrainingData(source, open_source(val or data, "val", source.classes), None, measured_on)
+
+
+def reopen_training_data(
+    data: str | Path, classes: Sequence[str], record: Mapping[str, Any], seed: int
+) -> tuple[ImageSource, ImageSource, bool]:
+    """The training and validation part of ``data``, held out again as in the training where it is the training's data.
+
+    Args:
+        data: as for :func:`open_source`.
+        classes: the model's.
+        record: the checkpoint's ``data``; empty in older ones.
+        seed: of the training's recipe.
+
+    Returns:
+        The two parts, and whether the second is known to be what the training measured on and did not learn from.
+    """
+    train = open_source(data, "train", classes)
+    fraction = record.get("val_fraction")
+    if fraction is not None and len(train) == record["train_images"] + record["val_images"]:
+        parts = split_source(train, fraction, seed)
+        if [fingerprint(part) for part in parts] == [record["train"], record["val"]]:
+            return *parts, True
+    val = open_source(data, "val", classes)
+    return train, val, fingerprint(val) == record.get("val") != record.get("train")
+
+
+def fingerprint(source: ImageSource) -> str:
+    """16 hexadecimal digits that stand for the pictures' names, labels and order, but not for where they lie."""
+    digest = hashlib.sha256()
+    for index, label in enumerate(source.labels.tolist()):
+        digest.update(f"{source.name(index)}\0{label}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:16]
 
 
 def class_counts(source: ImageSource) -> dict[str, int]:
@@ -140,28 +236,43 @@ class Batch(NamedTuple):
     indices: NDArray[np.int64]
 
 
+def read_pixels(source: ImageSource, cfg: Preprocess, index: int) -> NDArray[np.uint8] | ImageError:
+    """One preprocessed picture ``(H, W, 3)``, or why there is none."""
+    try:
+        return preprocess(source.read(index), cfg)
+    except ImageError as error:
+        return error
+
+
 def iterate_batches(
-    source: ImageSource, cfg: Preprocess, batch_size: int, on_error: Callable[[str], None] | None = None
+    source: ImageSource,
+    cfg: Preprocess,
+    batch_size: int,
+    on_error: Callable[[str], None] | None = None,
+    pixels: Iterable[NDArray[np.uint8] | ImageError] | None = None,
 ) -> Iterator[Batch]:
     """Preprocessed batches in order.
 
     Args:
         on_error: called with a message for each broken picture, which is then left out; ``None`` raises instead.
+        pixels: what :func:`read_pixels` gives for each in order, where others read them.
 
     Raises:
         DataError: a broken picture, naming its place, when ``on_error`` is None.
     """
     images: list[NDArray[np.uint8]] = []
     indices: list[int] = []
-    for index in range(len(source)):
-        try:
-            images.append(preprocess(source.read(index), cfg))
-            indices.append(index)
-        except ImageError as error:
-            message = f"{source.locate(index)}: {error}"
+    if pixels is None:
+        pixels = (read_pixels(source, cfg, index) for index in range(len(source)))
+    for index, found in enumerate(pixels):
+        if isinstance(found, ImageError):
+            message = f"{source.locate(index)}: {found}"
             if on_error is None:
-                raise DataError(message) from error
+                raise DataError(message) from found
             on_error(message)
+        else:
+            images.append(found)
+            indices.append(index)
         if images and (len(images) == batch_size or index == len(source) - 1):
             places = np.array(indices, dtype=np.int64)
             yield Batch(np.stack(images), source.labels[places], places)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dhvt.calibration import expected_calibration_error, negative_log_likelihood
 from dhvt.config import Preprocess
 from dhvt.data import iterate_batches
-from dhvt.errors import DataError
+from dhvt.errors import DataError, ImageError
 from dhvt.sources import ImageSource
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -77,28 +77,30 @@ def collect_outputs(
     batch_size: int = 64,
     on_error: Callable[[str], None] | None = None,
     on_progress: Callable[[int], None] | None = None,
+    pixels: Iterable[NDArray[np.uint8] | ImageError] | None = None,
 ) -> Outputs:
-    """Runs a classifier over a source.
+    """Runs a classifier over a source; of an empty one, as a process's share may be, there are no outputs.
 
     Args:
         on_error: called for each broken picture, which is left out and counted; ``None`` raises instead.
         on_progress: called with the number of pictures in each batch done.
+        pixels: see :func:`dhvt.data.iterate_batches`.
 
     Raises:
-        DataError: a broken picture without ``on_error``, or no readable picture at all.
+        DataError: a broken picture without ``on_error``, or none of them can be read.
     """
-    logits: list[NDArray[np.float32]] = []
-    labels: list[NDArray[np.int64]] = []
-    indices: list[NDArray[np.int64]] = []
-    for batch in iterate_batches(source, cfg, batch_size, on_error):
+    logits: list[NDArray[np.float32]] = [np.zeros((0, len(source.classes)), np.float32)]
+    labels: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    indices: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
+    for batch in iterate_batches(source, cfg, batch_size, on_error, pixels):
         logits.append(predict(batch.images))
         labels.append(batch.labels)
         indices.append(batch.indices)
         if on_progress is not None:
             on_progress(len(batch.labels))
-    if not logits:
-        raise DataError("not one of the pictures can be read")
     places = np.concatenate(indices)
+    if len(source) and not len(places):
+        raise DataError("not one of the pictures can be read")
     return Outputs(
         logits=np.concatenate(logits), labels=np.concatenate(labels), indices=places, skipped=len(source) - len(places)
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from timm.layers import resample_abs_pos_embed
-from torch import nn
+from torch import Tensor, nn
 
 from dhvt.checkpoint import FORMAT, State, from_authors, read_file
 from dhvt.errors import CheckpointError
@@ -33,8 +33,7 @@ def initialize(model: nn.Module, path: Path) -> list[str]:
     state = _weights(read_file(path))
     own = model.state_dict()
     if POSITION in state and POSITION in own and state[POSITION].shape != own[POSITION].shape:
-        grid = list(getattr(model, "cfg").grid_size)  # noqa: B009  # only a DHVT has this weight under this name
-        state[POSITION] = resample_abs_pos_embed(state[POSITION], grid, num_prefix_tokens=1)
+        state[POSITION] = _resample_position(state[POSITION], model, path)
     fresh = [name for name in _classifier_names(model) if name in state and state[name].shape != own[name].shape]
     for name in fresh:
         del state[name]
@@ -48,6 +47,23 @@ def initialize(model: nn.Module, path: Path) -> list[str]:
             f"{path} is of another architecture: it lacks {_first(missing)} and has {_first(result.unexpected_keys)} besides"
         )
     return fresh
+
+
+def _resample_position(position: Tensor, model: nn.Module, path: Path) -> Tensor:
+    """A position embedding ``(1, N, D)`` of a square grid, resampled to that of a DHVT or of a vision transformer of timm."""
+    grid = getattr(getattr(model, "cfg", None), "grid_size", None)
+    grid = grid or getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    prefix = 0 if getattr(model, "no_embed_class", False) else getattr(model, "num_prefix_tokens", 1)
+    try:
+        if grid is None:
+            raise ValueError("the model does not tell its grid of patches")
+        resampled: Tensor = resample_abs_pos_embed(position, list(grid), num_prefix_tokens=prefix)
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"the position embedding of {path} cannot be resampled to this image size: {error}; "
+            "train with the --img-size that it was made with"
+        ) from error
+    return resampled
 
 
 def freeze_body(model: nn.Module) -> None:

@@ -15,10 +15,12 @@ from torch.nn import functional
 from dhvt.augment import build_erasing, build_mixup, seed_everything
 from dhvt.checkpoint import Checkpoint
 from dhvt.config import Preprocess
-from dhvt.errors import TrainError
+from dhvt.errors import CheckpointError, TrainError
 from dhvt.graph import Normalize
 from dhvt.optim import build_optimizers, learning_rate
 from dhvt.recipe import TrainRecipe
+
+_DIVERGED = "the last checkpoint is untouched. Train into another --out with a lower --lr or with --clip-grad 1"
 
 
 class Learner:
@@ -26,7 +28,7 @@ class Learner:
 
     Args:
         model: on the accelerator's device.
-        recipe: how to train it.
+        recipe: how to train it, with the batch size that the data allows.
         accelerator: in what precision, and in how many processes.
         cfg: mean and standard deviation of the pictures.
         num_classes: that labels may name.
@@ -96,10 +98,7 @@ class Learner:
             hits += (logits.detach().argmax(1) == some_labels).sum()
         value, correct = accelerator.reduce(torch.stack((total / accelerator.num_processes, hits))).tolist()
         if not math.isfinite(value):
-            raise TrainError(
-                f"the loss became {value} at step {self.step}; the last checkpoint is untouched. "
-                "Train into another --out with a lower --lr or with --clip-grad 1"
-            )
+            raise TrainError(f"the loss became {value} at step {self.step}; {_DIVERGED}")
         self._update_weights()
         self.step += 1
         return value, int(correct)
@@ -107,7 +106,7 @@ class Learner:
     def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         inputs = self._erase(self._rescale(self._normalize(images.permute(0, 2, 3, 1))))
         targets, smoothing = labels, self.recipe.label_smoothing
-        if self._mixup is not None and len(labels) % 2 == 0:
+        if self._mixup is not None:
             inputs, targets = self._mixup(inputs, labels)
             smoothing = 0.0  # it is in the mixed targets
         logits = self._network(inputs)
@@ -141,6 +140,17 @@ class Learner:
         size = [max(round(side * scale / self.size_multiple), 1) * self.size_multiple for side in inputs.shape[-2:]]
         return functional.interpolate(inputs, size, mode="bilinear", antialias=True)
 
+    def require_finite(self) -> None:
+        """Looks at every weight and its average, because the loss was that of the weights before the last update.
+
+        Raises:
+            TrainError: one is not finite, so that a checkpoint of them would be of no use.
+        """
+        for model in (self.model, self.averaged):
+            for name, value in model.state_dict().items():
+                if value.is_floating_point() and not bool(value.isfinite().all()):
+                    raise TrainError(f"the weight {name} is no longer finite after step {self.step}; {_DIVERGED}")
+
     def learning_rate(self) -> float:
         """Of the last step."""
         return learning_rate(self.recipe, self.step - 1, self.steps_per_epoch)
@@ -157,12 +167,22 @@ class Learner:
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Takes over what :meth:`state` gave."""
+        """Takes over what :meth:`state` gave.
+
+        Raises:
+            CheckpointError: its optimizers are of other weights.
+        """
         self.step = checkpoint.step
         self.model.load_state_dict(checkpoint.weights)
         if self.ema is not None and checkpoint.ema is not None:
             self.ema.module.load_state_dict(checkpoint.ema)
-        for optimizer, state in zip(self.optimizers, checkpoint.optimizers, strict=True):
-            optimizer.load_state_dict(state)
+        try:
+            for optimizer, state in zip(self.optimizers, checkpoint.optimizers, strict=True):
+                optimizer.load_state_dict(state)
+        except ValueError as error:  # an older checkpoint does not say whether it was frozen
+            raise CheckpointError(
+                f"cannot resume: the checkpoint's optimizers do not fit ({error}); repeat the first command with "
+                "--resume, with or without --freeze and --optimizer as then"
+            ) from error
         if self.accelerator.scaler is not None and checkpoint.scaler is not None:
             self.accelerator.scaler.load_state_dict(checkpoint.scaler)

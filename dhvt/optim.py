@@ -26,7 +26,9 @@ def learning_rate(recipe: TrainRecipe, step: int, steps_per_epoch: int) -> float
 def build_optimizers(model: nn.Module, recipe: TrainRecipe) -> list[torch.optim.Optimizer]:
     """AdamW, or Muon for the weight matrices inside the network and AdamW for the rest.
 
-    Biases, norms and embeddings are not decayed.
+    Not decayed are biases, weights of one dimension (norms), and what the model's ``no_weight_decay`` names: of a DHVT the
+    class token and the head tokens' and position embeddings. The scale and shift of SOPE's affine layers, which are
+    ``(1, C, 1, 1)``, are decayed, as in the authors' code.
     """
     matrices: list[Tensor] = []
     classifier = getattr(model, "get_classifier", nn.Identity)()  # timm's convention

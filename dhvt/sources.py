@@ -49,10 +49,15 @@ class ImageSource(Protocol):
         """Where it lies, for a message: a path, and the row in a Parquet file."""
         ...
 
+    def name(self, index: int) -> str:
+        """What tells it from the data set's others, wherever that lies: a path below its root, a file name and row."""
+        ...
+
 
 class _FileSource:
     """One file per picture."""
 
+    _root: Path
     _paths: list[Path]
 
     def __len__(self) -> int:
@@ -63,6 +68,9 @@ class _FileSource:
 
     def locate(self, index: int) -> str:
         return str(self._paths[index])
+
+    def name(self, index: int) -> str:
+        return self._paths[index].relative_to(self._root).as_posix()
 
 
 class FolderSource(_FileSource):
@@ -78,7 +86,7 @@ class FolderSource(_FileSource):
         unknown = sorted(set(names) - set(self.classes))
         if unknown:
             raise DataError(f"{root} has folders of classes that the model does not know: {', '.join(unknown[:5])}")
-        self._paths = []
+        self._root, self._paths = root, []
         labels: list[int] = []
         for label, name in enumerate(self.classes):
             found = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES)
@@ -146,6 +154,9 @@ class ParquetSource:
         row = index - (int(self._ends[file - 1]) if file else 0)
         return f"{self._paths[file]} row {row}"
 
+    def name(self, index: int) -> str:
+        return Path(self.locate(index)).name
+
 
 class ListSource(_FileSource):
     """DomainNet's published lists: text files with ``clipart/zebra/clipart_345_000115.jpg 344`` in each line.
@@ -160,7 +171,7 @@ class ListSource(_FileSource):
     """
 
     def __init__(self, paths: Sequence[Path], classes: Sequence[str] | None = None) -> None:
-        self._paths = []
+        self._root, self._paths = paths[0].parent, []
         labels: list[int] = []
         names: dict[int, str] = {}
         for path in paths:
@@ -220,6 +231,9 @@ class CIFARSource:
     def locate(self, index: int) -> str:
         return f"{self._folder} picture {index}"
 
+    def name(self, index: int) -> str:
+        return f"{self._folder.name} picture {index}"
+
 
 class Subset:
     """Some rows of another source, in the order given."""
@@ -237,6 +251,9 @@ class Subset:
 
     def locate(self, index: int) -> str:
         return self._source.locate(int(self._indices[index]))
+
+    def name(self, index: int) -> str:
+        return self._source.name(int(self._indices[index]))
 
 
 def _read_lines(path: Path) -> list[str]:

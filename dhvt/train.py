@@ -3,18 +3,14 @@ generator states: a resumed run repeats exactly what an unbroken one would have 
 
 from __future__ import annotations
 
-import json
 import platform
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import gather_object
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -23,59 +19,22 @@ from dhvt.augment import EpochSampler, TrainingImages, collate, seed_everything
 from dhvt.calibration import fit_temperature
 from dhvt.checkpoint import Checkpoint, load_checkpoint, require_equal, save_checkpoint
 from dhvt.config import Preprocess, from_dict
+from dhvt.data import fingerprint
 from dhvt.distributed import open_accelerator, synchronize_batchnorm
-from dhvt.errors import CheckpointError, ConfigError, DataError
-from dhvt.evaluate import Evaluation, Outputs, collect_outputs, evaluate
+from dhvt.errors import CheckpointError, DataError, TrainError
+from dhvt.evaluate import Evaluation, Outputs, evaluate
 from dhvt.finetune import freeze_body, initialize
-from dhvt.graph import ServedModel
+from dhvt.history import append_metrics, read_history
 from dhvt.interrupt import StopRequest
 from dhvt.learner import Learner
 from dhvt.recipe import TrainRecipe
-from dhvt.sources import ImageSource, Subset
+from dhvt.run_options import RunOptions
+from dhvt.sources import ImageSource
+from dhvt.validation import collect_validation
 from dhvt.zoo import build, configure, size_multiple
 
 CHECKPOINT_NAME = "ckpt.pt"
 LOG_NAME = "metrics.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """One run: where it starts, where it goes, on what it runs.
-
-    Args:
-        out: folder for ``ckpt.pt`` and ``metrics.jsonl``.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        amp: ``auto``, ``bf16``, ``fp16`` or ``off``; auto is bf16 where the processor multiplies it natively.
-        accumulate: parts that each process's share of a batch is cut into, for want of memory; gradients are added
-            up. The recipe's batch size stays that of one optimizer step, whatever the processes and parts.
-        num_workers: processes that decode pictures; 0 decodes in the training process.
-        cache: keep decoded pictures in memory, from the second epoch on; for a recipe with ``crop = "pad"``.
-        tracker: where metrics also go, by Accelerate's name: ``tensorboard``, ``wandb``, ``mlflow``, …
-        checkpoint_minutes: a checkpoint is also written in mid-epoch when the last is this old.
-        val_every: validate after every so many epochs, and after the last.
-        stop_on_broken: whether a picture that cannot be read ends the training.
-        resume: go on from ``out/ckpt.pt``.
-        init: a checkpoint, or an authors' file, to take the weights from.
-        freeze: train the classifier alone.
-        change_recipe: resume although the recipe differs from the checkpoint's, as to train for more epochs.
-        command: the command line, for the record.
-    """
-
-    out: Path
-    device: str = "auto"
-    amp: str = "auto"
-    accumulate: int = 1
-    num_workers: int = 0
-    cache: bool = False
-    tracker: str = ""
-    checkpoint_minutes: float = 5.0
-    val_every: int = 1
-    stop_on_broken: bool = True
-    resume: bool = False
-    init: Path | None = None
-    freeze: bool = False
-    change_recipe: bool = False
-    command: str = ""
 
 
 class Trainer:
@@ -93,6 +52,13 @@ class Trainer:
     ) -> None:
         self.name, self.val, self.cfg, self.recipe, self.options = name, val, cfg, recipe, options
         self.classes = list(source.classes)
+        self.data = {
+            "train": fingerprint(source),
+            "train_images": len(source),
+            "val": fingerprint(val),
+            "val_images": len(val),
+            "val_fraction": options.val_fraction,
+        }
         tracking = {"log_with": options.tracker, "project_dir": options.out} if options.tracker else {}
         self.accelerator = open_accelerator(options.device, options.amp, **tracking)
         self.device, processes = self.accelerator.device, self.accelerator.num_processes
@@ -100,6 +66,8 @@ class Trainer:
             self.accelerator.init_trackers("tracker", {key: str(value) for key, value in recipe.to_dict().items()})
         seed_everything(recipe.seed)
         model = build(name, config)
+        if recipe.drop_path_rate and config.get("library") == "timm" and not config["drop_path_rate"]:
+            self.say(f"{name} has no drop path; it is trained without the recipe's {recipe.drop_path_rate}")
         if options.init is not None:
             fresh = initialize(model, options.init)
             self.say(f"weights from {options.init}; trained anew: {', '.join(fresh) or 'nothing'}")
@@ -109,13 +77,14 @@ class Trainer:
             model = synchronize_batchnorm(model, self.device)
         self.config = config
         self.sampler = EpochSampler(
-            len(source), recipe.batch_size, recipe.seed, recipe.repeats, self.accelerator.process_index, processes
+            len(source),
+            recipe.batch_size,
+            recipe.seed,
+            recipe.repeats,
+            self.accelerator.process_index,
+            processes,
+            multiple=processes * options.accumulate * (2 if recipe.mixes() else 1),
         )
-        if self.sampler.batch_size % (processes * options.accumulate):
-            raise ConfigError(
-                f"a batch of {self.sampler.batch_size} does not divide into {processes} processes "
-                f"times {options.accumulate} parts"
-            )
         self.loader: DataLoader[Any] = DataLoader(
             TrainingImages(source, cfg, recipe, cache=options.cache),
             batch_sampler=self.sampler,
@@ -126,7 +95,7 @@ class Trainer:
         )
         self.learner = Learner(
             model.to(self.device),
-            recipe,
+            replace(recipe, batch_size=self.sampler.batch_size),  # of fewer pictures, and so is its learning rate
             self.accelerator,
             cfg,
             num_classes=len(self.classes),
@@ -158,11 +127,15 @@ class Trainer:
         """Trains to the end or to the first Ctrl-C; returns the last checkpoint written.
 
         Raises:
-            TrainError: the loss is not finite.
+            TrainError: the loss or a weight is not finite.
             KeyboardInterrupt: it was asked to stop; the checkpoint is written.
         """
         if self.learner.step >= self.learner.total_steps:
-            self.say("this run is finished; nothing to do")
+            if self._any_process(self._report_is_due()):
+                self.say("this run is finished, but for its report")
+                self._measure()
+            else:
+                self.say("this run is finished; nothing to do")
             return self._checkpoint()
         stop = StopRequest()
         started = time.monotonic()
@@ -172,6 +145,7 @@ class Trainer:
                 self.seconds, started = self.seconds + time.monotonic() - started, time.monotonic()
                 due = (epoch + 1) % self.options.val_every == 0 or epoch + 1 == self.recipe.epochs
                 if due and self._between_epochs():
+                    self.learner.require_finite()
                     self._validate(epoch, train_metrics)
                 checkpoint = self._save()
                 if stop.requested:
@@ -223,24 +197,24 @@ class Trainer:
             tqdm.write(f"left out: {message}")  # by whichever process met it
         self.broken.update(messages)
 
-    def _validate(self, epoch: int, train_metrics: dict[str, float]) -> None:
-        graph = ServedModel(self.learner.averaged, self.cfg).to(self.device).eval()
-
-        def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-            with torch.inference_mode(), self.accelerator.autocast():
-                logits: NDArray[np.float32] = graph(torch.from_numpy(images).to(self.device)).float().cpu().numpy()
-            return logits
-
-        mine = np.arange(self.accelerator.process_index, len(self.val), self.accelerator.num_processes)
-        outputs = collect_outputs(
-            predict, Subset(self.val, mine), self.cfg, on_error=lambda message: self._report_broken([message])
+    def _measure(self) -> Evaluation:
+        outputs = collect_validation(
+            self.learner.averaged,
+            self.val,
+            self.cfg,
+            self.accelerator,
+            num_workers=self.options.num_workers,
+            on_error=lambda message: self._report_broken([message]),
         )
         if self.accelerator.num_processes > 1:
-            outputs = Outputs.join(gather_object([replace(outputs, indices=mine[outputs.indices])]))
             self.broken = set(gather_object(sorted(self.broken)))
         self.temperature = fit_temperature(outputs.logits, outputs.labels)
         result = evaluate(outputs, self.temperature)
         self.last_validation = outputs, result
+        return result
+
+    def _validate(self, epoch: int, train_metrics: dict[str, float]) -> None:
+        result = self._measure()
         self.metrics = {
             "epoch": epoch + 1,
             "lr": self.learner.learning_rate(),
@@ -255,14 +229,14 @@ class Trainer:
         }
         self.accelerator.log(self.metrics, step=self.learner.step)
         if self.accelerator.is_main_process:
-            with (self.options.out / LOG_NAME).open("a", encoding="utf-8") as log:
-                log.write(json.dumps(self.metrics) + "\n")
+            append_metrics(self.options.out / LOG_NAME, self.metrics)
         self.say(
             f"epoch {epoch + 1}: loss {train_metrics['train_loss']:.3f}, validation top-1 {result.top1:.2f} % "
             f"of {result.images}, {train_metrics['images_per_s']:.0f} images/s"
         )
 
     def _save(self) -> Checkpoint:
+        self.learner.require_finite()
         checkpoint = self._checkpoint()
         if self.accelerator.is_main_process:
             save_checkpoint(checkpoint, self.options.out / CHECKPOINT_NAME)
@@ -287,11 +261,17 @@ class Trainer:
                 "python": platform.python_version(),
                 **{package: version(package) for package in ("torch", "torchvision", "timm", "numpy", "pillow")},
             },
+            data=self.data,
+            frozen=self.options.freeze,
             **self.learner.state(),
         )
 
     def write_report(self) -> None:
-        """``report/`` of the last validation, where there was one in this run."""
+        """``report/`` of the last validation, where there was one in this process.
+
+        Raises:
+            TrainError: it cannot be written.
+        """
         if self.last_validation is None or not self.accelerator.is_main_process:
             return
         from dhvt.report import write_report  # loads matplotlib
@@ -300,34 +280,57 @@ class Trainer:
         provenance = self._checkpoint().provenance
         facts = {f"command from step {entry['from_step']}": f"`{entry['command']}`" for entry in provenance.pop("commands")}
         facts |= {name.replace("_", " "): str(value) for name, value in provenance.items()}
-        facts["training images/s"] = f"{self.metrics['images_per_s']:.0f}"
-        log = (self.options.out / LOG_NAME).read_text(encoding="utf-8")
-        path = write_report(
-            self.options.out / "report",
-            title=f"{self.name}: validation after {self.recipe.epochs} epochs",
-            source=self.val,
-            cfg=self.cfg,
-            outputs=outputs,
-            evaluation=evaluation,
-            temperature=self.temperature,
-            facts=facts,
-            history=[json.loads(line) for line in log.splitlines()],
-        )
+        if "images_per_s" in self.metrics:
+            facts["training images/s"] = f"{self.metrics['images_per_s']:.0f}"
+        try:
+            path = write_report(
+                self.options.out / "report",
+                title=f"{self.name}: validation after {self.recipe.epochs} epochs",
+                source=self.val,
+                cfg=self.cfg,
+                outputs=outputs,
+                evaluation=evaluation,
+                temperature=self.temperature,
+                facts=facts,
+                history=read_history(self.options.out / LOG_NAME),
+            )
+        except OSError as error:
+            raise TrainError(
+                f"cannot write the report: {error}; {CHECKPOINT_NAME} is complete, and the same command with --resume "
+                "writes the report alone"
+            ) from error
         self.say(f"report: {path}")
+
+    def _report_is_due(self) -> bool:
+        """Whether the last checkpoint has none, as after a crash between the two."""
+        report, checkpoint = self.options.out / "report" / "report.md", self.options.out / CHECKPOINT_NAME
+        return not report.exists() or report.stat().st_mtime < checkpoint.stat().st_mtime
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes over where a checkpoint stopped.
 
         Raises:
-            CheckpointError: it is of another model, recipe or set of classes.
+            CheckpointError: it is of another model, recipe, set of classes or pictures, or way to prepare them.
         """
-        recipe = from_dict(TrainRecipe, checkpoint.recipe)
+        recipe, cfg = from_dict(TrainRecipe, checkpoint.recipe), checkpoint.build_preprocess()
         wanted = recipe
         if self.options.change_recipe:  # but with another batch size or seed, the steps done would mean another order
             wanted = replace(self.recipe, batch_size=recipe.batch_size, seed=recipe.seed, repeats=recipe.repeats)
+            cfg = replace(cfg, crop_pct=self.cfg.crop_pct)  # a field of the recipe
         require_equal("config", checkpoint.config, self.config)
         require_equal("classes", checkpoint.classes, self.classes)
-        require_equal("recipe", wanted.to_dict(), self.recipe.to_dict())
+        require_equal("preprocessing", cfg.to_dict(), self.cfg.to_dict(), "give the same --img-size and --resize-mode")
+        if checkpoint.frozen is not None:
+            require_equal("--freeze", checkpoint.frozen, self.options.freeze)
+        if checkpoint.data:
+            same = "give the same --data, --val and --val-fraction, with the same files in them"
+            require_equal("data", checkpoint.data, self.data, same)
+        require_equal(
+            "recipe",
+            wanted.to_dict(),
+            self.recipe.to_dict(),
+            "repeat the first command with --resume, add --change-recipe for another recipe",
+        )
         self.commands = checkpoint.provenance["commands"]
         if recipe != self.recipe:
             self.commands = [*self.commands, {"from_step": checkpoint.step, "command": self.options.command}]

@@ -55,7 +55,7 @@ def build(name: str, config: dict[str, Any]) -> nn.Module:
 
     Args:
         name: the model's.
-        config: what :func:`configure` gave.
+        config: what :func:`configure` gave; a ``drop_path_rate`` that timm's model does not know becomes 0 in it.
 
     Raises:
         ConfigError: the configuration does not fit the model.
@@ -84,11 +84,14 @@ def _build_timm(name: str, config: dict[str, Any]) -> nn.Module:
             options["patch_size"] = SMALL_PATCH
     if config["drop_path_rate"]:
         options["drop_path_rate"] = config["drop_path_rate"]
-    options |= config.get("options", {})
+    asked = config.get("options", {})
     try:
-        model: nn.Module = timm.create_model(name, **options)
+        model: nn.Module = timm.create_model(name, **options | asked)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise ConfigError(f"timm cannot build {name} with {options}: {error}") from error
+        if isinstance(error, TypeError) and "drop_path_rate" in str(error) and config["drop_path_rate"]:
+            config["drop_path_rate"] = 0.0  # as most convolutional networks: without it, then
+            return _build_timm(name, config)
+        raise ConfigError(f"timm cannot build {name} with {options | asked}: {error}") from error
     if small:
         _use_small_stem(model)
     return model

@@ -32,12 +32,12 @@ from dhvt.artifact import (
 from dhvt.checkpoint import Checkpoint, load_checkpoint
 from dhvt.config import Preprocess
 from dhvt.cpus import available_cpus
-from dhvt.data import Batch, iterate_batches, open_source
+from dhvt.data import Batch, iterate_batches, open_source, reopen_training_data
 from dhvt.errors import DHVTError, ExportError
 from dhvt.graph import ServedModel
 from dhvt.parts import PartedGraph
 from dhvt.preprocess import preprocess
-from dhvt.sources import Subset
+from dhvt.sources import ImageSource, Subset
 from export.golden import draw_inputs, draw_pictures, encode_base64
 from export.parity import BATCH_SIZES, FP32, RUNTIMES, Predict, compare_outputs
 from export.quantize import (
@@ -101,11 +101,15 @@ def strip_metadata(graph: onnx.ModelProto) -> None:
 
 def sample(data: str, split: str, cfg: Preprocess, classes: list[str], count: int) -> Batch:
     """Up to ``count`` pictures of a data set, preprocessed, spread over its whole length."""
-    source = open_source(data, split, classes)
+    return sample_source(open_source(data, split, classes), cfg, count)
+
+
+def sample_source(source: ImageSource, cfg: Preprocess, count: int) -> Batch:
+    """The same of an opened one."""
     chosen = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(np.int64)
     batches = list(iterate_batches(Subset(source, chosen), cfg, 256, on_error=lambda message: click.echo(message, err=True)))
     if not batches:
-        raise ExportError(f"not one of the pictures of {data} can be read")
+        raise ExportError(f"not one of the pictures can be read; the first is {source.locate(0)}")
     return Batch(*map(np.concatenate, zip(*batches, strict=True)))
 
 
@@ -120,15 +124,19 @@ def torch_predict(model: torch.nn.Module) -> Predict:
     return predict
 
 
-def add_int8(folder: Path, card: ModelCard, data: str) -> tuple[ModelCard, str | None]:
+def add_int8(folder: Path, card: ModelCard, data: str, checkpoint: Checkpoint) -> tuple[ModelCard, str | None]:
     """Quantizes the graph in ``folder``, and keeps that where it pays.
+
+    Where ``data`` is what the checkpoint was trained on, it is calibrated on the training part and compared on the
+    pictures that were held out then; the card's ``held_out`` says whether that is known.
 
     Returns:
         The card with what was measured, or as it was and why.
     """
-    calibration = sample(data, "train", card.preprocess, card.classes, CALIBRATION_IMAGES).images
+    train, val, held_out = reopen_training_data(data, card.classes, checkpoint.data, checkpoint.recipe.get("seed", 0))
+    calibration = sample_source(train, card.preprocess, CALIBRATION_IMAGES).images
     quantize(folder / GRAPH_NAME, calibration, folder)
-    check = sample(data, "val", card.preprocess, card.classes, CHECK_IMAGES)
+    check = sample_source(val, card.preprocess, CHECK_IMAGES)
     fp32, int8 = (PartedGraph(folder / name, threads=available_cpus()).predict for name in (GRAPH_NAME, INT8_NAMES[0]))
     result = compare_quantized(int8, fp32, check.images, check.labels, len(calibration))
     reason = reason_to_drop(result)
@@ -137,7 +145,7 @@ def add_int8(folder: Path, card: ModelCard, data: str) -> tuple[ModelCard, str |
             (folder / name).unlink()
         return card, reason
     golden = np.stack([preprocess(picture, card.preprocess) for picture in card.golden.encoded()])
-    return replace(card, int8=result.to_dict() | {"logits": int8(golden).tolist()}), None
+    return replace(card, int8=result.to_dict() | {"held_out": held_out, "logits": int8(golden).tolist()}), None
 
 
 def export_onnx(
@@ -197,7 +205,7 @@ def export_onnx(
             versions={name: version(name) for name in ("torch", "onnx", "onnxruntime", "openvino", "numpy", "pillow")},
         )
         if int8 and data:
-            card, reason = add_int8(folder, card, data)
+            card, reason = add_int8(folder, card, data, checkpoint)
             if reason is not None:
                 click.echo(f"left out: {reason}", err=True)
         write_card(folder, card)
@@ -247,7 +255,8 @@ def main(
         measured = artifact.card.int8
         click.echo(
             f"int8: top-1 {measured['top1']:.2f} %, fp32 {measured['top1_fp32']:.2f} %, the same for "
-            f"{measured['top1_agreement']:.1%} of {measured['images']} pictures; {measured['speedup']:.2f} times as fast"
+            f"{measured['top1_agreement']:.1%} of {measured['images']} pictures "
+            f"{'held out in training' if measured['held_out'] else 'of --data'}; {measured['speedup']:.2f} times as fast"
         )
     click.echo(f"wrote {artifact.path}; serve it with DHVT_MODEL={artifact.path} bentoml serve")
     if stored:

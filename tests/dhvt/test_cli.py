@@ -36,6 +36,16 @@ def test_evaluate_and_record(dhvt, artifact_copy, picture_folder):
     assert f"top-1 {recorded['test']['top1']:.2f} %" in result.stdout
 
 
+def test_evaluate_takes_the_test_part_before_the_validation_part(dhvt, artifact_path, tmp_path):
+    for part, count in (("train", 3), ("val", 2), ("test", 1)):
+        (tmp_path / part / "circle").mkdir(parents=True)
+        for seed in range(count):
+            draw(0, seed).save(tmp_path / part / "circle" / f"{seed}.png")
+    result = dhvt("evaluate", "--model", artifact_path, "--data", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "of 1 pictures" in result.output
+
+
 def test_verify_proves_every_engine_here(dhvt, artifact_path, picture_folder):
     result = dhvt("verify", "--model", artifact_path, "--data", picture_folder)
     assert result.exit_code == 0, result.output

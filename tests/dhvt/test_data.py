@@ -7,8 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from dhvt.config import Preprocess
-from dhvt.data import class_counts, describe_balance, has_splits, iterate_batches, open_source, split_source
-from dhvt.errors import DataError
+from dhvt.data import class_counts, describe_balance, iterate_batches, open_source, open_training_data, split_source
+from dhvt.errors import ConfigError, DataError
+from dhvt.evaluate import Outputs, collect_outputs
+from dhvt.sources import Subset
 from tests.conftest import CLASSES, draw, encode
 
 CFG = Preprocess(size=(32, 32))
@@ -58,14 +60,61 @@ def test_parquet_without_names_numbers_its_classes(tmp_path):
     assert open_source(write_parquet(tmp_path / "a.parquet", rows(), names=None)).classes == ("0", "1", "2")
 
 
-def test_folder_with_splits(tmp_path):
-    for split, count in (("train", 4), ("val", 2)):
+def part_folders(root, **counts):
+    """``root/<part>/<class>/<picture>``, so many of each class."""
+    for part, count in counts.items():
         for label, name in enumerate(CLASSES):
-            (tmp_path / split / name).mkdir(parents=True)
+            (root / part / name).mkdir(parents=True)
             for seed in range(count):
-                draw(label, seed).save(tmp_path / split / name / f"{seed}.png")
+                draw(label, seed).save(root / part / name / f"{seed}.png")
+    return root
+
+
+def assert_measured_on_training_pictures(path, images):
+    """The test part is left alone: both parts are of the ``images`` to train on."""
+    source = open_source(path, "train")
+    parts = open_training_data(path, val_fraction=0.25)
+    assert len(source) == images
+    assert parts.val_fraction == 0.25
+    places = [part.locate(index) for part in parts[:2] for index in range(len(part))]
+    assert sorted(places) == sorted(source.locate(index) for index in range(images))
+
+
+def test_folder_with_parts(tmp_path):
+    part_folders(tmp_path, train=4, val=2, test=1)
+    (tmp_path / ".cache").mkdir()
     assert len(open_source(tmp_path, "train")) == 12
     assert len(open_source(tmp_path, "val", CLASSES)) == 6
+    assert len(open_source(tmp_path, "test", CLASSES)) == 3
+    parts = open_training_data(tmp_path)
+    assert (len(parts.train), len(parts.val), parts.val_fraction) == (12, 6, None)
+    with pytest.raises(ConfigError, match=r"--val-fraction 0\.2 would hold nothing out, because there is a validation part"):
+        open_training_data(tmp_path, val_fraction=0.2)
+    with pytest.raises(ConfigError, match="because there is --val"):
+        open_training_data(tmp_path / "train", val=tmp_path, val_fraction=0.2)
+
+
+@pytest.mark.parametrize("parts", [{"train": 4}, {"train": 4, "test": 1}, {"training": 4, "test": 1}])
+def test_without_a_validation_part_training_pictures_are_held_out(tmp_path, parts):
+    part_folders(tmp_path, **parts)
+    assert_measured_on_training_pictures(tmp_path, 12)
+    assert len(open_source(tmp_path, "val", CLASSES)) == (3 if "test" in parts else 12)
+
+
+def test_parquet_with_a_test_part_holds_training_rows_out(tmp_path):
+    write_parquet(tmp_path / "train-0.parquet", rows(24))
+    write_parquet(tmp_path / "test-0.parquet", rows(6))
+    assert_measured_on_training_pictures(tmp_path, 24)
+    assert len(open_training_data(tmp_path / "train-0.parquet", val=tmp_path).val) == 6
+
+
+def test_fewer_than_two_classes_are_refused(tmp_path):
+    draw(0, 0).save((tmp_path / "only").mkdir() or tmp_path / "only" / "0.png")
+    with pytest.raises(DataError, match="one class only, only; expected"):
+        open_training_data(tmp_path)
+    (tmp_path / "only").rename(tmp_path / "test")
+    with pytest.raises(DataError, match="has test but no train part"):
+        open_training_data(tmp_path)
 
 
 def test_split_is_stratified_seeded_and_complete(picture_folder):
@@ -136,12 +185,12 @@ def domain_lists(root, part=slice(None), label=None):
 def test_domainnet_lists(tmp_path, whole):
     path = domain_lists(tmp_path)
     path = tmp_path if whole else path
-    assert has_splits(path)
     source, val = open_source(path, "train"), open_source(path, "val")
     assert source.classes == val.classes == tuple(CLASSES)
     assert (len(source), len(val)) == (12, 6)
     assert source.locate(4).endswith("clipart/square/0.png")
     assert next(iterate_batches(source, CFG, 12)).labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert_measured_on_training_pictures(path, 12)
 
 
 def test_domainnet_lists_that_are_wrong(tmp_path):
@@ -171,7 +220,7 @@ def test_cifar_as_torchvision_downloads_it(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="does not hold the published files"):
         open_source(tmp_path)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5: True)
-    assert has_splits(tmp_path)
+    assert_measured_on_training_pictures(tmp_path, 15)
     source = open_source(tmp_path, "train")
     assert (len(source), len(open_source(folder, "val"))) == (15, 3)
     assert source.classes == tuple(CLASSES)
@@ -187,3 +236,14 @@ def test_balance_is_described(tmp_path, picture_folder):
     assert "3 (square) to 33 (circle) pictures\ncircle has 11 times the pictures of square" in line
     line = describe_balance(open_source(write_parquet(tmp_path / "b.parquet", skewed[:36])))
     assert "1 of them have none and cannot be learned: stripes" in line
+
+
+def test_a_share_without_pictures_joins_the_others(picture_folder):
+    source = open_source(picture_folder)
+
+    def predict(images):
+        return np.zeros((len(images), 3), np.float32)
+
+    shares = [collect_outputs(predict, Subset(source, np.arange(start, 3, 4)), CFG) for start in range(4)]
+    assert [len(share.labels) for share in shares] == [1, 1, 1, 0]
+    assert Outputs.join(shares).logits.shape == (3, 3)

@@ -1,13 +1,16 @@
+import argparse
+
 import pytest
 import torch
 
-from dhvt.checkpoint import load_checkpoint, save_checkpoint, to_authors
+from dhvt.checkpoint import from_authors, load_checkpoint, read_file, save_checkpoint, to_authors
 from dhvt.config import DHVTConfig
 from dhvt.errors import CheckpointError
 from dhvt.finetune import freeze_body, initialize
 from dhvt.model import DHVT
 from dhvt.optim import build_optimizers
 from dhvt.recipe import TrainRecipe
+from dhvt.zoo import build, configure
 from tests.dhvt.test_train import run
 
 
@@ -30,6 +33,40 @@ def test_a_position_embedding_is_resampled(tmp_path):
     assert initialize(new, tmp_path / "old.pth") == []
     assert new.pos_embed.shape == (1, 1 + 4 * 8, 32)
     assert torch.equal(old.pos_embed[:, 0], new.pos_embed[:, 0])
+
+
+@pytest.mark.parametrize("prefix", ["class token alone", "class token and registers", "none has a position"])
+def test_a_vision_transformer_of_timm_takes_another_image_size(tmp_path, prefix):
+    options = {
+        "class token alone": {},
+        "class token and registers": {"reg_tokens": 2},
+        "none has a position": {"no_embed_class": True},
+    }[prefix]
+    options = options | {"depth": 1, "embed_dim": 32, "num_heads": 2}
+    old, new = (
+        build("vit_tiny_patch16_224", configure("vit_tiny_patch16_224", num_classes=3, img_size=size, options=options))
+        for size in (32, 48)
+    )
+    torch.save(old.state_dict(), tmp_path / "old.pth")
+    assert initialize(new, tmp_path / "old.pth") == []
+    assert new(torch.zeros(1, 3, 48, 48)).shape == (1, 3)
+    own = 0 if prefix == "none has a position" else new.num_prefix_tokens
+    assert new.pos_embed.shape == (1, own + 12 * 12, 32)
+    assert torch.equal(old.pos_embed[:, :own], new.pos_embed[:, :own])
+
+
+def test_a_grid_that_is_not_square_says_what_to_do(tmp_path):
+    torch.save(small(pos_embed=True, img_size=(16, 32)).state_dict(), tmp_path / "old.pth")
+    with pytest.raises(CheckpointError, match="train with the --img-size that it was made with"):
+        initialize(small(pos_embed=True), tmp_path / "old.pth")
+
+
+def test_the_file_that_the_authors_script_writes(tmp_path):
+    old, new = small(), small()
+    torch.save({"model": old.state_dict(), "epoch": 3, "args": argparse.Namespace(lr=1e-3)}, tmp_path / "authors.pth")
+    assert initialize(new, tmp_path / "authors.pth") == []
+    assert torch.equal(old.cls_token, new.cls_token)
+    new.load_state_dict(from_authors(read_file(str(tmp_path / "authors.pth"))))
 
 
 def test_our_checkpoints_give_their_moving_average(checkpoint, tmp_path):

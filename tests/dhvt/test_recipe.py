@@ -1,5 +1,9 @@
 import pytest
+import torch
+from PIL import Image
 
+from dhvt.augment import build_transform
+from dhvt.config import Preprocess
 from dhvt.errors import ConfigError
 from dhvt.optim import learning_rate
 from dhvt.recipe import TrainRecipe, load_recipe, recipe_names
@@ -8,6 +12,58 @@ from dhvt.recipe import TrainRecipe, load_recipe, recipe_names
 @pytest.mark.parametrize("name", recipe_names())
 def test_presets_load_and_take_overrides(name):
     assert load_recipe(name, epochs=3).epochs == 3
+
+
+PAPER = {
+    "epochs": 300,
+    "optimizer": "adamw",
+    "lr_batch_size": 512,
+    "min_lr": 1e-5,
+    "warmup_lr": 1e-6,
+    "schedule": "cosine",
+    "weight_decay": 0.05,
+    "drop_path_rate": 0.1,
+    "label_smoothing": 0.1,
+    "auto_augment": "rand-m9-mstd0.5-inc1",
+    "color_jitter": 0.0,
+    "mixup": 0.8,
+    "cutmix": 1.0,
+    "mix_prob": 1.0,
+    "switch_prob": 0.5,
+    "random_erasing": 0.25,
+    "repeats": 3,
+    "flip": 0.5,
+    "ema_decay": 0.99996,
+    "resolutions": ((1.0, 1.0),),
+}
+"""What the authors' published configuration has for every data set."""
+
+CIFAR = {"batch_size": 512, "lr": 1e-3, "warmup_epochs": 5, "crop": "pad", "padding_mode": "constant", "crop_pct": 1.0}
+LARGE = {"batch_size": 256, "crop": "resized", "resized_min_area": 0.08, "crop_pct": 224 / 256}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("cifar10", CIFAR),
+        ("cifar100", CIFAR),
+        ("domainnet", LARGE | {"lr": 1e-3, "warmup_epochs": 20}),
+        ("imagenet", LARGE | {"lr": 5e-4, "warmup_epochs": 10}),
+    ],
+)
+def test_presets_have_the_papers_values(name, values):
+    expected = PAPER | values
+    recipe = load_recipe(name).to_dict()
+    assert {field: recipe[field] for field in expected} == expected
+
+
+@pytest.mark.parametrize(("mode", "corner"), [("constant", 0), ("reflect", 200)])
+def test_the_crop_shifts_in_what_the_recipe_says(mode, corner):
+    recipe = load_recipe("short", padding_mode=mode, flip=0.0)
+    transform = build_transform(Preprocess(size=(32, 32)), recipe)
+    torch.manual_seed(0)
+    picture = Image.new("RGB", (32, 32), (200, 200, 200))
+    assert min(int(transform(picture).min()) for _ in range(5)) == corner
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from dhvt.checkpoint import load_checkpoint, save_checkpoint
 from dhvt.cli import main
 from dhvt.errors import CheckpointError
 from dhvt.process import ALLOCATORS
+from dhvt.recipe import load_recipe, recipe_names
 from tests.conftest import CLASSES
 
 
@@ -61,7 +62,7 @@ def unbroken(picture_folder, tmp_path_factory):
 
 def test_a_small_folder_trains_end_to_end(unbroken):
     result, checkpoint, out = unbroken
-    assert "54 pictures to train on, 6 to measure on, 3 classes" in result.output
+    assert "54 pictures to train on, 6 to measure on (0.1 of each class, held out), 3 classes" in result.output
     assert checkpoint.classes == CLASSES
     assert checkpoint.step == 6
     assert checkpoint.metrics["val_images"] == 6
@@ -115,6 +116,48 @@ def test_a_finished_run_can_be_extended_and_says_so(picture_folder, unbroken, tm
     assert "seed 0, now 5" in refused.output
 
 
+def resume(data, unbroken, tmp_path, *options):
+    """Goes on with a copy of the finished run."""
+    shutil.copy(unbroken[2] / "ckpt.pt", tmp_path)
+    recipe = ["--epochs", "2", "--drop-path-rate", "0.2", "--cutmix", "1", "--mix-prob", "0.5"]
+    return run(data, tmp_path, *recipe, "--resume", *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--val-fraction", "0.2"], "val_fraction 0.1, now 0.2"),
+        (["--resize-mode", "pad"], "preprocessing is resize_mode 'crop', now 'pad'"),
+        (["--freeze"], "--freeze is False, now True"),
+    ],
+)
+def test_resuming_with_another_split_or_preparation_is_refused(picture_folder, unbroken, tmp_path, options, message):
+    result = resume(picture_folder, unbroken, tmp_path, *options)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_resuming_with_other_pictures_is_refused_but_not_with_the_same_elsewhere(picture_folder, unbroken, tmp_path):
+    data = shutil.copytree(picture_folder, tmp_path / "data")
+    assert resume(data, unbroken, tmp_path).exit_code == 0
+    (data / "circle" / "00.png").rename(data / "circle" / "new.png")
+    result = resume(data, unbroken, tmp_path)
+    assert result.exit_code == 1
+    assert "with the same files in them" in result.output
+
+
+def test_a_checkpoint_from_before_data_was_recorded_still_resumes(picture_folder, unbroken, tmp_path):
+    values = torch.load(unbroken[2] / "ckpt.pt", weights_only=True)
+    del values["data"], values["frozen"], values["recipe"]["schedule"]
+    torch.save(values, tmp_path / "ckpt.pt")
+    options = ["--epochs", "3", "--drop-path-rate", "0.2", "--cutmix", "1", "--mix-prob", "0.5", "--val-fraction", "0.1"]
+    frozen = run(picture_folder, tmp_path, *options, "--resume", "--change-recipe", "--freeze")
+    assert "with or without --freeze" in frozen.output
+    assert run(picture_folder, tmp_path, *options, "--resume", "--change-recipe").exit_code == 0
+    assert load_checkpoint(tmp_path / "ckpt.pt").data["train_images"] == 54
+
+
 def test_validation_can_be_rarer_than_epochs_but_never_misses_the_last(picture_folder, tmp_path):
     assert run(picture_folder, tmp_path, "--epochs", "3", "--val-every", "2").exit_code == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -127,6 +170,52 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(picture_folder
     assert result.exit_code == 1
     assert "the loss became" in result.output
     assert isinstance(result.exception, SystemExit)
+
+
+def test_weights_that_are_not_finite_do_not_replace_the_checkpoint(picture_folder, tmp_path, monkeypatch):
+    """With one step an epoch, the loss of the step that spoils the weights is still finite when they are to be saved."""
+    options = ["--batch-size", "64", "--model-option", "depth=1"]
+    assert run(picture_folder, tmp_path, *options, "--epochs", "1").exit_code == 0
+    before = (tmp_path / "ckpt.pt").read_bytes()
+
+    def overshoot(optimizer, closure=None):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.data.fill_(float("inf"))
+
+    monkeypatch.setattr("dhvt.muon.Muon.step", overshoot)
+    result = run(picture_folder, tmp_path, *options, "--epochs", "2", "--resume", "--change-recipe")
+    assert result.exit_code == 1
+    assert "is no longer finite after step 2; the last checkpoint is untouched" in result.output
+    assert (tmp_path / "ckpt.pt").read_bytes() == before
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_preset_takes_a_step(picture_folder, tmp_path, name):
+    """With all of its augmentation and mixing, and clipped gradients, on a small model."""
+    small = ["--model-option", "depth=1", "--model-option", "embed_dim=32", "--epochs", "1", "--batch-size", "54"]
+    result = run(picture_folder, tmp_path, "--recipe", name, *small, "--clip-grad", "1")
+    assert result.exit_code == 0, result.output
+    checkpoint = load_checkpoint(tmp_path / "ckpt.pt")
+    assert (checkpoint.step, checkpoint.metrics["val_images"]) == (1, 6)
+    assert checkpoint.recipe == load_recipe(name, epochs=1, batch_size=54, clip_grad=1.0).to_dict()
+
+
+def test_a_last_odd_picture_prevents_neither_mixing_nor_the_right_learning_rate(picture_folder, tmp_path):
+    """53 pictures to train on, in one batch of 52."""
+    data = shutil.copytree(picture_folder, tmp_path / "data")
+    (data / "circle" / "00.png").unlink()
+    tiny = ["--epochs", "1", "--model-option", "depth=1", "--repeats", "1", "--warmup-epochs", "0", "--batch-size", "512"]
+    for name, mixing in (("mixup", ["--cutmix", "0"]), ("cutmix", ["--mixup", "0"])):
+        result = run(data, tmp_path / name, "--recipe", "cifar100", *tiny, *mixing)
+        assert result.exit_code == 0, result.output
+    mixup, cutmix = (load_checkpoint(tmp_path / name / "ckpt.pt") for name in ("mixup", "cutmix"))
+    assert mixup.data["train_images"] == 53
+    assert mixup.metrics["lr"] == pytest.approx(1e-3 * 52 / 512)
+    assert not torch.equal(mixup.weights["head.weight"], cutmix.weights["head.weight"])
+    refused = run(data, tmp_path / "odd", "--recipe", "cifar100", *tiny, "--batch-size", "15")
+    assert "a batch of 15 does not divide by 2" in refused.output
 
 
 @pytest.mark.parametrize(("policy", "code"), [("stop", 1), ("skip", 0)])
@@ -184,7 +273,11 @@ def test_what_is_no_checkpoint_says_so(tmp_path):
 
 
 def test_two_processes_learn_what_one_does_with_the_same_batch(picture_folder, tmp_path):
+    """And one of them has no validation picture."""
+    (tmp_path / "val" / "circle").mkdir(parents=True)
+    shutil.copy(picture_folder / "circle" / "00.png", tmp_path / "val" / "circle")
     options = ["--epochs", "2", "--optimizer", "adamw", "--drop-path-rate", "0", "--lr", "1e-3", "--repeats", "2"]
+    options += ["--val", str(tmp_path / "val")]
     assert run(picture_folder, tmp_path / "one", *options).exit_code == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dhvt.cli"]
     command = [*torchrun, *arguments(picture_folder, tmp_path / "two", *options)]

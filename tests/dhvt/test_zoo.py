@@ -1,11 +1,15 @@
 import pytest
 import torch
+from click.testing import CliRunner
 
 from dhvt.checkpoint import Checkpoint
+from dhvt.cli import main as dhvt
 from dhvt.config import Preprocess
 from dhvt.errors import ConfigError
 from dhvt.zoo import build, configure, size_multiple
 from export.to_onnx import export_onnx
+from export.to_onnx import main as export
+from tests.dhvt.test_train import run
 
 LARGE = ["resnet50", "resnext50_32x4d", "seresnet50", "skresnet50", "res2net50_26w_4s"]
 
@@ -39,6 +43,25 @@ def test_a_model_of_timm_becomes_an_artifact(tmp_path):
         preprocess=Preprocess(size=(32, 32)).to_dict(),
     )
     assert export_onnx(checkpoint, tmp_path / "artifact").card.name == "resnet10t"
+
+
+def test_a_model_without_drop_path_goes_all_the_way(picture_folder, tmp_path):
+    """Trained with a recipe that has drop path, exported, and measured in the engine that serves it."""
+    result = run(picture_folder, tmp_path, "--variant", "ghostnet_050", "--recipe", "cifar100", "--epochs", "1")
+    assert result.exit_code == 0, result.output
+    assert "ghostnet_050 has no drop path; it is trained without the recipe's 0.1" in result.output
+    result = CliRunner().invoke(export, [str(tmp_path / "ckpt.pt"), "--data", str(picture_folder)])
+    assert result.exit_code == 0, result.output
+    measure = ["evaluate", "--model", str(tmp_path / "artifact"), "--data", str(picture_folder)]
+    result = CliRunner().invoke(dhvt, measure)
+    assert result.exit_code == 0, result.output
+    assert "of 60 pictures" in result.output
+
+
+def test_an_argument_that_a_model_does_not_know_is_refused():
+    config = configure("ghostnet_050", num_classes=3, options={"drop_path_rate": 0.1})
+    with pytest.raises(ConfigError, match="drop_path_rate"):
+        build("ghostnet_050", config)
 
 
 def test_an_unknown_model_gets_a_suggestion():

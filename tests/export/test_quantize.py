@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from dhvt.artifact import load_artifact
+from dhvt.data import fingerprint, open_training_data, reopen_training_data
 from dhvt.errors import ArtifactError, EngineError, ExportError
 from dhvt.preprocess import preprocess
 from export.quantize import Quantization, reason_to_drop
@@ -35,12 +36,27 @@ def quantized(checkpoint, picture_folder, tmp_path_factory):
 def test_int8_travels_with_the_artifact_and_runs(quantized):
     assert sorted(quantized.card.files) == ["model.int8.bin", "model.int8.xml", "model.onnx"]
     assert quantized.card.int8["images"] == 60
+    assert quantized.card.int8["held_out"] is False  # the checkpoint does not say what it was trained on
     assert quantized.card.int8["max_abs_error"] > 0
     engine = open_engine(quantized, "openvino:int8", threads=2).engine
     assert (engine.name, engine.precision) == ("openvino", "int8")
     inputs = np.stack([preprocess(picture, quantized.card.preprocess) for picture in quantized.card.golden.encoded()])
     assert np.allclose(engine.predict(inputs), quantized.card.int8["logits"], atol=0.1)
     assert not np.allclose(engine.predict(inputs), quantized.card.golden.expected(), atol=1e-4)
+
+
+def test_int8_is_compared_on_what_training_held_out(checkpoint, picture_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("export.quantize.LARGEST_LOSS", 100.0)
+    monkeypatch.setattr("export.quantize.LEAST_SPEEDUP", 0.0)
+    parts = open_training_data(picture_folder, val_fraction=0.2, seed=3)
+    record = {"train": fingerprint(parts.train), "train_images": 48, "val": fingerprint(parts.val), "val_images": 12}
+    trained = replace(checkpoint, recipe={"seed": 3}, data=record | {"val_fraction": 0.2})
+    int8 = export_onnx(trained, tmp_path / "artifact", str(picture_folder), int8=True).card.int8
+    assert (int8["held_out"], int8["images"], int8["calibration_images"]) == (True, 12, 48)
+    other = shutil.copytree(picture_folder, tmp_path / "other")
+    (other / "circle" / "00.png").rename(other / "circle" / "new.png")
+    train, val, held_out = reopen_training_data(other, trained.classes, trained.data, 3)
+    assert (held_out, len(train), len(val)) == (False, 60, 60)
 
 
 def test_an_int8_graph_that_was_changed_is_refused(quantized, tmp_path):

@@ -1,0 +1,84 @@
+"""What a model in training says of the validation pictures, which the processes share out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from dhvt.config import Preprocess
+from dhvt.data import read_pixels
+from dhvt.errors import ImageError
+from dhvt.evaluate import Outputs, collect_outputs
+from dhvt.graph import ServedModel
+from dhvt.sources import ImageSource, Subset
+
+_SENT_TOGETHER = 16  # pictures that a loader's process hands over at once
+
+Pixels = NDArray[np.uint8] | ImageError
+
+
+class _Decoded(Dataset[Pixels]):
+    def __init__(self, source: ImageSource, cfg: Preprocess) -> None:
+        self.source, self.cfg = source, cfg
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Pixels:
+        return read_pixels(self.source, self.cfg, index)
+
+
+def _decode(source: ImageSource, cfg: Preprocess, num_workers: int) -> Iterator[Pixels]:
+    """All pictures in order, decoded by so many processes."""
+    loader: DataLoader[Pixels] = DataLoader(
+        _Decoded(source, cfg),
+        batch_size=_SENT_TOGETHER,
+        num_workers=num_workers,
+        collate_fn=list,  # a broken picture is no array
+        generator=torch.Generator(),  # the training's own is not touched
+    )
+    for part in loader:
+        yield from part
+
+
+def collect_validation(
+    model: nn.Module,
+    source: ImageSource,
+    cfg: Preprocess,
+    accelerator: Accelerator,
+    *,
+    num_workers: int,
+    on_error: Callable[[str], None],
+) -> Outputs:
+    """The model's outputs for all pictures of a source, in every process; each computes its share.
+
+    Args:
+        model: on the accelerator's device.
+        num_workers: processes that decode this process's share; 0 decodes in it.
+        on_error: called for each broken picture of the share, which is left out.
+
+    Raises:
+        DataError: not one picture of a share can be read.
+    """
+    graph = ServedModel(model, cfg).to(accelerator.device).eval()
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode(), accelerator.autocast():
+            logits: NDArray[np.float32] = graph(torch.from_numpy(images).to(accelerator.device)).float().cpu().numpy()
+        return logits
+
+    mine = np.arange(accelerator.process_index, len(source), accelerator.num_processes)
+    share = Subset(source, mine)
+    pixels = _decode(share, cfg, num_workers) if num_workers and len(mine) else None
+    outputs = collect_outputs(predict, share, cfg, on_error=on_error, pixels=pixels)
+    if accelerator.num_processes > 1:
+        outputs = Outputs.join(gather_object([replace(outputs, indices=mine[outputs.indices])]))
+    return outputs
