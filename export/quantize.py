@@ -23,7 +23,7 @@ from export.parity import Predict
 CALIBRATION_IMAGES = 1000
 CHECK_IMAGES = 5000
 LARGEST_LOSS = 0.2
-"""Percentage points of top-1 that quantization may cost."""
+"""Percentage points of top-1 that quantization may cost; of few pictures it may cost one."""
 
 LEAST_SPEEDUP = 1.1
 SMALLEST_WEIGHT = 192 * 192
@@ -151,9 +151,9 @@ def _speedup(before: Predict, after: Predict, batch: NDArray[np.uint8]) -> float
 
 def reason_to_drop(result: Quantization) -> str | None:
     """Why the quantized graph is not worth keeping, or None."""
-    lost = result.top1_fp32 - result.top1
-    if not lost <= LARGEST_LOSS:
-        return f"int8 costs {lost:.2f} points of top-1 on {result.images} pictures (at most {LARGEST_LOSS})"
+    lost, allowed = result.top1_fp32 - result.top1, max(LARGEST_LOSS, 100.001 / result.images)
+    if not lost <= allowed:
+        return f"int8 costs {lost:.2f} points of top-1 on {result.images} pictures (at most {allowed:.2f})"
     if not result.speedup >= LEAST_SPEEDUP:
         return f"int8 is {result.speedup:.2f} times as fast as fp32 on this processor (at least {LEAST_SPEEDUP})"
     return None

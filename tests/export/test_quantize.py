@@ -70,6 +70,9 @@ def test_an_int8_graph_that_was_changed_is_refused(quantized, tmp_path):
 def test_int8_is_kept_only_where_it_pays(checkpoint, picture_folder, tmp_path, monkeypatch, capsys):
     assert reason_to_drop(MEASURED) is None
     assert "costs 0.30 points" in reason_to_drop(replace(MEASURED, top1=89.8))
+    few = replace(MEASURED, images=50, top1_fp32=92.0)
+    assert reason_to_drop(few) is None  # one of them
+    assert "costs 4.00 points" in reason_to_drop(replace(few, top1=88.0))
     assert "1.05 times as fast" in reason_to_drop(replace(MEASURED, speedup=1.05))
     assert "nan" in reason_to_drop(replace(MEASURED, top1=float("nan")))
     monkeypatch.setattr("export.quantize.LEAST_SPEEDUP", 1e9)
