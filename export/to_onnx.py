@@ -35,11 +35,12 @@ from dhvt.cpus import available_cpus
 from dhvt.data import Batch, iterate_batches, open_source
 from dhvt.errors import DHVTError, ExportError
 from dhvt.graph import ServedModel
+from dhvt.parity import FP32, Predict
 from dhvt.parts import PartedGraph
 from dhvt.preprocess import preprocess
 from dhvt.sources import Subset
 from export.golden import draw_inputs, draw_pictures, encode_base64
-from export.parity import BATCH_SIZES, FP32, RUNTIMES, Predict, compare_outputs
+from export.parity import BATCH_SIZES, RUNTIMES, compare_outputs
 from export.quantize import (
     CALIBRATION_IMAGES,
     CHECK_IMAGES,

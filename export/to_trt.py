@@ -39,8 +39,9 @@ from dhvt.checkpoint import Checkpoint, load_checkpoint
 from dhvt.errors import DHVTError, ExportError
 from dhvt.gpus import read_driver
 from dhvt.graph import ServedModel
+from dhvt.parity import TOLERANCES, Comparison, Predict
 from export.golden import draw_inputs
-from export.parity import TOLERANCES, Comparison, Predict, compare_outputs, onnxruntime_predict
+from export.parity import compare_outputs, onnxruntime_predict
 from export.precision import DTYPES, cast
 from export.to_onnx import OPSET_VERSION, PARITY_IMAGES, export_graph, export_onnx, sample, torch_predict
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from dhvt.artifact import Artifact
 from dhvt.cpus import processor_flags, processor_name
-from dhvt.errors import EngineError, EngineUnavailable
+from dhvt.errors import DHVTError, EngineError, EngineUnavailable, SelfTestError
 from serving.engines.base import Engine
 from serving.engines.cache import cache_folder, gpu_facts, versions
 from serving.engines.selftest import self_test
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 TRIAL_TIMEOUT_S = 300
 BUILD_TIMEOUT_S = 1800
 """Of a trial that builds an engine first."""
+TRIAL_EXIT_CODES: dict[type[DHVTError], int] = {EngineUnavailable: 3, SelfTestError: 4}
+"""Of a trial that fails, by the error; 1 for any other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,14 +148,14 @@ def passing_candidates(artifact: Artifact, name: str, threads: int, max_batch_si
         raise EngineError(f"no engine {name!r}; choose auto or one of {', '.join(ENGINES)}, as openvino or openvino:fp32")
     for engine in ENGINES if runtime == "auto" else [runtime]:
         try:
-            precisions = _precisions(artifact, engine)
+            precisions = find_precisions(artifact, engine)
         except EngineError as error:
-            _reject(engine, error, rejected)
+            _reject(engine, error, rejected, logging.INFO if isinstance(error, EngineUnavailable) else logging.WARNING)
             continue
         for choice in [precision] if precision else precisions:
             candidate = f"{engine}:{choice}"
             try:
-                _try_in_child(artifact, candidate, threads, max_batch_size)
+                try_in_child(artifact, candidate, threads, max_batch_size)
             except EngineError as error:
                 _reject(candidate, error, rejected)
             else:
@@ -165,7 +167,7 @@ def all_candidates(artifact: Artifact) -> list[str]:
     found = []
     for engine in ENGINES:
         try:
-            found += [f"{engine}:{precision}" for precision in _precisions(artifact, engine)]
+            found += [f"{engine}:{precision}" for precision in find_precisions(artifact, engine)]
         except EngineError as error:
             logger.info("engine %s is left out: %s", engine, error)
     return found
@@ -182,7 +184,7 @@ def build_engine(artifact: Artifact, candidate: str, *, threads: int, max_batch_
     return build(artifact, precision, threads=threads, max_batch_size=max_batch_size)
 
 
-def _precisions(artifact: Artifact, engine: str) -> list[str]:
+def find_precisions(artifact: Artifact, engine: str) -> list[str]:
     """Those that the engine offers for the artifact, best first.
 
     Raises:
@@ -200,9 +202,8 @@ def _load_class(name: str) -> Any:
     return getattr(import_module(ENGINES[name].module), ENGINES[name].class_name)
 
 
-def _reject(candidate: str, error: EngineError, rejected: list[str]) -> None:
+def _reject(candidate: str, error: EngineError, rejected: list[str], level: int = logging.WARNING) -> None:
     reason = " ".join(str(error).split())  # runtimes speak in several lines
-    level = logging.INFO if isinstance(error, EngineUnavailable) else logging.WARNING
     logger.log(level, "engine %s does not serve: %s", candidate, reason)
     rejected.append(f"{candidate}: {reason}")
 
@@ -211,7 +212,7 @@ def _none(rejected: list[str]) -> EngineError:
     return EngineError("no engine can serve this model here; " + "; ".join(rejected))
 
 
-def _try_in_child(artifact: Artifact, candidate: str, threads: int, max_batch_size: int) -> None:
+def try_in_child(artifact: Artifact, candidate: str, threads: int, max_batch_size: int) -> None:
     """Opens and proves a candidate in a process of its own, unless it passed before.
 
     Raises:
@@ -231,7 +232,8 @@ def _try_in_child(artifact: Artifact, candidate: str, threads: int, max_batch_si
         raise EngineError(f"its process died of {signal.Signals(-result.returncode).name}")
     if result.returncode:
         lines = (result.stdout.strip() or result.stderr.strip() or "no message").splitlines()
-        raise EngineError(lines[-1])
+        kinds = {code: kind for kind, code in TRIAL_EXIT_CODES.items()}
+        raise kinds.get(result.returncode, EngineError)(lines[-1])
     try:
         passed.parent.mkdir(parents=True, exist_ok=True)
         passed.touch()

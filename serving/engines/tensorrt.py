@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dhvt.artifact import ENGINE_NAME, INPUT_NAME, OUTPUT_NAME, Artifact
 from dhvt.batches import run_in_parts
-from dhvt.errors import EngineError
+from dhvt.errors import EngineError, EngineUnavailable
 from serving.engines.compatibility import EngineEntry, Machine, require_fit
 
 logger = logging.getLogger(__name__)
@@ -51,8 +51,8 @@ class TensorRTEngine:
     A batch above the engine's profile is cut into parts; one below is filled up.
 
     Raises:
-        EngineUnavailable: the artifact has no engine.
-        EngineError: the engine does not fit this machine, was changed, or cannot be loaded; a CUDA call failed.
+        EngineUnavailable: the artifact has no engine, or what its engine is for is not here: TensorRT's version, the GPU.
+        EngineError: the engine was changed, or cannot be loaded; a CUDA call failed.
     """
 
     name = "tensorrt"
@@ -138,21 +138,21 @@ def _import_runtime(flavour: str) -> Any:
     """The Python package, or None where it is not installed.
 
     Raises:
-        EngineError: it is there and cannot be loaded.
+        EngineUnavailable: it is there and cannot be loaded.
     """
     try:
         return import_module(flavour)
     except ModuleNotFoundError:
         return None
     except (ImportError, OSError) as error:  # its libraries, or those of CUDA, are missing
-        raise EngineError(f"{flavour} is installed but cannot be loaded: {error}") from error
+        raise EngineUnavailable(f"{flavour} is installed but cannot be loaded: {error}") from error
 
 
 def _import_cuda() -> Any:
     try:
         return import_module("serving.engines.cuda")
     except ImportError as error:
-        raise EngineError(f"NVIDIA's CUDA bindings cannot be loaded ({error}); pip install cuda-bindings") from error
+        raise EngineUnavailable(f"NVIDIA's CUDA bindings cannot be loaded ({error}); pip install cuda-bindings") from error
 
 
 def _make_logger(flavour: Any) -> Any:

@@ -13,7 +13,8 @@ from dhvt.artifact import load_artifact
 from dhvt.checkpoint import save_checkpoint
 from dhvt.errors import ArtifactError, CheckpointError, ParityError
 from dhvt.graph import ServedModel
-from export.parity import FP32, compare_outputs
+from dhvt.parity import FP32
+from export.parity import compare_outputs
 from export.to_onnx import export_onnx, torch_predict
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from dhvt.config import VARIANTS, Preprocess
 from dhvt.errors import ArtifactError, ExportError, ParityError
 from dhvt.graph import ServedModel
 from dhvt.model import create_model
-from export.parity import FP32, TOLERANCES
+from dhvt.parity import FP32, TOLERANCES
 from export.precision import cast
 from export.to_onnx import OPSET_VERSION, export_graph, export_onnx
 from export.to_trt import OPSETS, Profile, build_engine, export_trt, pick_flavour
