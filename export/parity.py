@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,17 @@ def compare_outputs(
     if fault is not None:
         raise ParityError(f"{runtime} disagrees with PyTorch: {fault}; nothing was written")
     return comparison
+
+
+def describe(parity: Mapping[str, Any], pictures: str = "pictures") -> str:
+    """A comparison as ``model.json`` has it, for people; those of earlier versions have no accuracy."""
+    text = (
+        f"largest logit error {parity['max_abs_error']:.2g}, same top-1 for {parity['top1_agreement']:.1%} "
+        f"of {parity['images']} {pictures}"
+    )
+    if parity.get("top1") is None:
+        return text
+    return f"{text}, top-1 {parity['top1']:.2f} % (PyTorch {parity['top1_reference']:.2f} %)"
 
 
 def onnxruntime_predict(graph: Path) -> Predict:

@@ -83,6 +83,8 @@ def test_a_second_export_replaces_the_first(checkpoint, artifact_copy, picture_f
     artifact = export_onnx(replace(checkpoint, metrics={"val_top1": 44.0}), artifact_copy, str(picture_folder))
     assert artifact.card.metrics == {"val_top1": 44.0}
     assert artifact.card.parity["images"] == "real"
+    for row in artifact.card.parity["runtimes"]:
+        assert 0 < row["top1"] == row["top1_reference"] <= 100
 
 
 def test_the_command(checkpoint, tmp_path):

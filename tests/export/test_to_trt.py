@@ -2,8 +2,10 @@
 
 import copy
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -14,9 +16,10 @@ from dhvt.errors import ArtifactError, ExportError, ParityError
 from dhvt.graph import ServedModel
 from dhvt.model import create_model
 from dhvt.parity import FP32, TOLERANCES
+from export.golden import draw_inputs
 from export.precision import cast
-from export.to_onnx import OPSET_VERSION, export_graph, export_onnx
-from export.to_trt import OPSETS, Profile, build_engine, export_trt, pick_flavour
+from export.to_onnx import OPSET_VERSION, export_graph, export_onnx, torch_predict
+from export.to_trt import OPSETS, Profile, build_engine, compare_engine, export_trt, pick_flavour
 
 PROFILE = Profile(opt_batch_size=4, max_batch_size=8)
 
@@ -96,6 +99,23 @@ def _off_by_one(model):
     model = copy.deepcopy(model)
     model.normalize.shift = model.normalize.shift + 1
     return model
+
+
+def test_the_engine_is_compared_at_its_largest_batch(checkpoint, monkeypatch):
+    """Here PyTorch stands in for the engine, which needs a GPU."""
+    right = torch_predict(ServedModel(checkpoint.build_model(), checkpoint.build_preprocess()).eval())
+    images, labels = draw_inputs(8, (32, 32)), np.zeros(8, np.int64)
+
+    def compare(wrong_at):
+        engine = nullcontext(lambda batch: right(batch) + (len(batch) == wrong_at))
+        monkeypatch.setattr("export.to_trt.running_engine", lambda *arguments: engine)
+        return compare_engine(checkpoint, b"", "fp32", Profile(max_batch_size=96), images, labels)
+
+    found = compare(wrong_at=None)
+    assert found.batch_sizes == (1, 2, 7, 64, 96)
+    assert found.top1 == found.top1_reference is not None
+    with pytest.raises(ParityError, match="the engine in fp32 disagrees"):
+        compare(wrong_at=96)
 
 
 def test_re_exporting_drops_the_engine_of_the_old_graph(checkpoint, artifact_copy):
