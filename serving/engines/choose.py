@@ -1,7 +1,7 @@
 """Which engine serves: the first that is installed and passes the self-test.
 
 A runtime can be wrong, or take the process down with it. So each candidate, a runtime in one precision, is first tried
-in a process of its own; that it passed is remembered by model, versions, processor and GPU, and not tried again.
+in a process of its own; the verdict is remembered by model, versions, processor and GPU, and it is not tried again.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from dhvt.errors import DHVTError, EngineError, EngineUnavailable, SelfTestError
 from serving.engines.base import Engine
 from serving.engines.cache import cache_folder, gpu_facts, versions
 from serving.engines.selftest import self_test
+from serving.engines.verdicts import is_lasting_crash, read_verdict, write_verdict
 
 logger = logging.getLogger(__name__)
 
@@ -212,37 +213,49 @@ def _none(rejected: list[str]) -> EngineError:
     return EngineError("no engine can serve this model here; " + "; ".join(rejected))
 
 
-def try_in_child(artifact: Artifact, candidate: str, threads: int, max_batch_size: int) -> None:
-    """Opens and proves a candidate in a process of its own, unless it passed before.
+def try_in_child(artifact: Artifact, candidate: str, threads: int, max_batch_size: int, *, anew: bool = False) -> None:
+    """Opens and proves a candidate in a process of its own, unless what comes of that is remembered.
+
+    Args:
+        anew: whatever is remembered.
 
     Raises:
         EngineError: it fails, or its process dies.
     """
-    passed = _verdict_path(artifact, candidate, threads, max_batch_size)
-    if os.path.exists(passed):  # Path.exists would raise where the folder may not be looked into
+    path = _verdict_path(artifact, candidate, threads, max_batch_size)
+    remembered = None if anew else read_verdict(path)
+    if remembered:
+        raise EngineError(f"{remembered} (remembered; delete {path.parent} to try again)")
+    if remembered is not None:
         return
     timeout_s = ENGINES[candidate.partition(":")[0]].timeout_s
     command = [sys.executable, "-m", "serving.engines.trial", str(artifact.path), candidate, str(threads), str(max_batch_size)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    # A crash, a time-out and wrong logits are remembered. What an engine itself reports is not: it comes quickly, and may
+    # be about the moment, as a driver that is not loaded yet or memory that another process holds.
     try:
         result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
-        raise EngineError(f"gave no answer in {timeout_s} s") from error
+        failure = f"gave no answer in {timeout_s} s"
+        write_verdict(path, failure)
+        raise EngineError(failure) from error
     if result.returncode < 0:
-        raise EngineError(f"its process died of {signal.Signals(-result.returncode).name}")
+        failure = f"its process died of {signal.Signals(-result.returncode).name}"
+        if is_lasting_crash(-result.returncode, result.stderr):
+            write_verdict(path, failure)
+        raise EngineError(failure)
     if result.returncode:
         lines = (result.stdout.strip() or result.stderr.strip() or "no message").splitlines()
         kinds = {code: kind for kind, code in TRIAL_EXIT_CODES.items()}
-        raise kinds.get(result.returncode, EngineError)(lines[-1])
-    try:
-        passed.parent.mkdir(parents=True, exist_ok=True)
-        passed.touch()
-    except OSError as error:
-        logger.info("that %s passed cannot be remembered in %s: %s", candidate, passed.parent, error.strerror)
+        kind = kinds.get(result.returncode, EngineError)
+        if kind is SelfTestError:
+            write_verdict(path, lines[-1])
+        raise kind(lines[-1])
+    write_verdict(path)
 
 
 def _verdict_path(artifact: Artifact, candidate: str, threads: int, max_batch_size: int) -> Path:
-    """An empty file that is there when the candidate passed, named after all that its result depends on."""
+    """Where the candidate's result is remembered: named after all that it depends on."""
     runtime = ENGINES[candidate.partition(":")[0]]
     facts = [artifact.digest, candidate, threads, max_batch_size, processor_name(), sorted(processor_flags())]
     facts += versions((*runtime.distributions, "numpy", "pillow", "dhvt-serve"))

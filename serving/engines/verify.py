@@ -94,7 +94,7 @@ def verify_engines(
     reference: NDArray[np.float32] | None = None
     for candidate in sorted(candidates, key=lambda name: (name != REFERENCE, not name.endswith(":fp32"))):
         try:
-            try_in_child(artifact, candidate, threads, max_batch_size)
+            try_in_child(artifact, candidate, threads, max_batch_size, anew=True)
             engine = build_engine(artifact, candidate, threads=threads, max_batch_size=max_batch_size)
             golden = _compare_golden(engine, artifact, max_batch_size)
             # Four pictures make no share: their logit errors judge alone.
