@@ -37,7 +37,7 @@ from dhvt.artifact import (
 from dhvt.batches import run_in_parts
 from dhvt.checkpoint import Checkpoint, load_checkpoint
 from dhvt.errors import DHVTError, ExportError
-from dhvt.gpus import read_driver
+from dhvt.gpus import RTX_DEFAULT_CAPABILITY, read_driver
 from dhvt.graph import ServedModel
 from dhvt.parity import TOLERANCES, Comparison, Predict
 from export.golden import draw_inputs
@@ -46,8 +46,6 @@ from export.precision import DTYPES, cast
 from export.to_onnx import OPSET_VERSION, export_graph, export_onnx, parity_pictures, torch_predict
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
-RTX_DEFAULT_CAPABILITY = (8, 0)
-"""TensorRT for RTX builds for GPUs from this one on, Ampere, unless told which."""
 OPSETS = {"bf16": 22}
 """The first that has convolutions in bf16; otherwise the artifact's."""
 

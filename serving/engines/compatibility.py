@@ -8,12 +8,10 @@ from typing import Any
 
 from dhvt.artifact import ENGINE_NAME, GRAPH_NAME, ModelCard
 from dhvt.errors import EngineError, EngineUnavailable
-from dhvt.gpus import Gpu
+from dhvt.gpus import RTX_DEFAULT_CAPABILITY, Gpu
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 """What to install for a flavour."""
-RTX_DEFAULT_CAPABILITY = (8, 0)
-"""TensorRT for RTX builds for this one and later (Ampere and on) unless told which."""
 
 
 @dataclass(frozen=True, kw_only=True)
