@@ -4,8 +4,9 @@
 
 The contenders take turns, call by call; figures are medians and 99th percentiles. ``plain onnxruntime`` is ONNX Runtime
 with its defaults: on the model exported as it is written where ``--checkpoint`` is given, else on the artifact's graph.
-The peak of a float32 matrix product, measured with PyTorch between the batch sizes, tells what the processor could do.
-Prints one JSON line.
+With ``--checkpoint`` the model's largest product is run alone, as one matrix product in OpenVINO, between the batch sizes,
+in each precision that an engine has on the processor: its GFLOP/s are the limit, of which each gets a fraction. With
+``--data``, accuracy is measured too. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -20,17 +21,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import openvino
+from onnx import TensorProto, helper, numpy_helper
 from tqdm import tqdm
 
-from dhvt.artifact import Artifact, load_artifact
+from dhvt.artifact import INT8_NAMES, Artifact, load_artifact
 from dhvt.cpus import available_cpus, processor_name
 from dhvt.errors import EngineError
+from dhvt.parity import top1
 from export.parity import onnxruntime_predict
+from export.quantize import quantize
+from export.to_onnx import OPSET_VERSION, export_graph, sample, torch_predict
 from serving.engines import all_candidates, open_engine
 from serving.settings import BUNDLED_MODEL
 
 Predict = Callable[[np.ndarray], Any]
-PEAK_SIZE = 2048
+GEMM_IMAGES = 32
+ON_PROCESSOR = ("plain", "torch", "openvino", "onnxruntime:")
 PLAIN = "plain onnxruntime"
 
 
@@ -53,7 +61,6 @@ def torch_contenders(checkpoint: Path, compiled: bool) -> dict[str, Predict]:
 
     from dhvt.checkpoint import load_checkpoint
     from dhvt.graph import ServedModel
-    from export.to_onnx import OPSET_VERSION, export_graph, torch_predict
 
     class Plain(ServedModel):
         """As written: the last block computes every token, and the head reads one."""
@@ -73,18 +80,84 @@ def torch_contenders(checkpoint: Path, compiled: bool) -> dict[str, Predict]:
     return found
 
 
-def gemm_peak(seconds: float = 1.0) -> float:
-    """GFLOP/s of a large float32 matrix product."""
+def largest_product(checkpoint: Path) -> tuple[tuple[int, int, int], float]:
+    """The linear layer or 1×1 convolution with the most work, as rows, inputs and outputs for :data:`GEMM_IMAGES` pictures;
+    and the GFLOP of the whole network for one, an addition and a multiplication counting as two."""
     import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
-    a, b = torch.randn(PEAK_SIZE, PEAK_SIZE), torch.randn(PEAK_SIZE, PEAK_SIZE)
-    times = []
-    deadline = time.perf_counter() + seconds
-    while time.perf_counter() < deadline:
-        start = time.perf_counter()
-        torch.mm(a, b)
-        times.append(time.perf_counter() - start)
-    return 2 * PEAK_SIZE**3 / min(times) / 1e9
+    from dhvt.checkpoint import load_checkpoint
+    from dhvt.graph import ServedModel
+
+    loaded = load_checkpoint(checkpoint)
+    cfg = loaded.build_preprocess()
+    model = ServedModel(loaded.build_model(), cfg).eval()
+    found = [(0, 0, 0)]
+
+    def note(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        channels = 1 if isinstance(layer, torch.nn.Conv2d) else -1
+        rows = output.numel() // output.shape[channels]
+        found.append((rows * GEMM_IMAGES, inputs[0].shape[channels], output.shape[channels]))
+
+    for layer in model.modules():
+        is_product = isinstance(layer, torch.nn.Linear) or (
+            isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
+        )
+        if is_product:
+            layer.register_forward_hook(note)
+    counter = FlopCounterMode(display=False)
+    with torch.inference_mode(), counter:
+        model(torch.zeros(1, *cfg.size, 3, dtype=torch.uint8))
+    return max(found, key=np.prod), counter.get_total_flops() / 1e9
+
+
+class Gemm:
+    """One matrix product in OpenVINO, on all threads, with a constant second factor as in a linear layer.
+
+    In int8 it is quantized as the model is, by NNCF; the conversion of its operand is part of it.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], precision: str, threads: int) -> None:
+        rows, inputs, outputs = shape
+        rng = np.random.default_rng(0)
+        self._gflop = 2 * rows * inputs * outputs / 1e9
+        self._operand = rng.standard_normal((1, rows, inputs), dtype=np.float32)
+        factor = numpy_helper.from_array(rng.standard_normal((inputs, outputs), dtype=np.float32), "factor")
+        values = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, rows, columns])
+            for name, columns in (("operand", inputs), ("product", outputs))
+        ]
+        node = helper.make_node("MatMul", ["operand", "factor"], ["product"])
+        graph = helper.make_graph([node], "gemm", values[:1], values[1:], [factor])
+        core, hint = openvino.Core(), {"bf16": "bf16"}.get(precision, "f32")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "gemm.onnx"
+            onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET_VERSION)]), path)
+            if precision == "int8":
+                quantize(path, self._operand, Path(folder))
+                path = Path(folder) / INT8_NAMES[0]
+            options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+            self._request = core.compile_model(path, "CPU", options).create_infer_request()
+
+    def gflops(self, seconds: float = 0.5) -> float:
+        """GFLOP/s of its quickest run."""
+        times = []
+        deadline = time.perf_counter() + seconds
+        while time.perf_counter() < deadline:
+            start = time.perf_counter()
+            self._request.infer([self._operand], share_inputs=True)
+            times.append(time.perf_counter() - start)
+        return self._gflop / min(times)
+
+
+def measure_top1(contenders: dict[str, Predict], artifact: Artifact, data: str, count: int) -> dict[str, float]:
+    """Accuracy in percent on up to ``count`` labelled pictures."""
+    batch = sample(data, "val", artifact.card.preprocess, artifact.card.classes, count)
+    found = {}
+    for name, predict in contenders.items():
+        parts = [predict(batch.images[start : start + 32]) for start in range(0, len(batch.images), 32)]
+        found[name] = round(top1(np.concatenate(parts), batch.labels), 2)
+    return found
 
 
 def measure(contenders: dict[str, Predict], images: np.ndarray, rounds: int) -> dict[str, dict[str, float]]:
@@ -126,6 +199,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL)
     parser.add_argument("--checkpoint", type=Path, help="what the model came from: measure PyTorch and the plain export too")
+    parser.add_argument("--data", help="labelled pictures, laid out as for dhvt train: measure accuracy too")
+    parser.add_argument("--images", type=int, default=1000, help="of these, at most")
     parser.add_argument("--compile", action="store_true", help="and torch.compile, which takes minutes")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--rounds", type=int, default=21)
@@ -138,28 +213,45 @@ def main() -> None:
     contenders |= engine_contenders(artifact, threads, max(args.batch_sizes))
     size = artifact.card.preprocess.size
     images = np.random.default_rng(0).integers(0, 256, (max(args.batch_sizes), *size, 3), dtype=np.uint8)
-    peaks = [gemm_peak()]
+    gemms: dict[str, Gemm] = {}
+    if args.checkpoint:
+        shape, gflop = largest_product(args.checkpoint)
+        precisions = {name.partition(":")[2] for name in contenders if name.startswith("openvino:")}
+        gemms = {precision: Gemm(shape, precision, threads) for precision in sorted(precisions | {"fp32"})}
+    peaks: dict[str, list[float]] = {precision: [] for precision in gemms}
     results = {}
     for batch_size in tqdm(args.batch_sizes, desc="batch sizes"):
         results[batch_size] = measure(contenders, images[:batch_size], args.rounds)
-        peaks.append(gemm_peak())
+        for precision, gemm in gemms.items():
+            peaks[precision].append(gemm.gflops())
     if args.plot:
         draw(results, args.plot)
     reference = max((size for size in args.batch_sizes if size <= 32), default=args.batch_sizes[0])
     rates = {name: entry["images_per_s"] for name, entry in results[reference].items()}
     best = max((name for name in rates if ":" in name), key=lambda name: rates[name])
-    line = {
+    line: dict[str, Any] = {
         "benchmark": "engines",
         "model": artifact.card.name,
         "batch_sizes": results,
         "best": best,
         "ratio_to_plain_onnxruntime": round(rates[best] / rates[PLAIN], 2),
         "ratio_at_batch": reference,
-        "fp32_gemm_gflops": round(float(np.median(peaks))),
         "processor": processor_name(),
         "threads": threads,
         "versions": {name: version(name) for name in ("openvino", "onnxruntime")},
     }
+    if gemms:
+        limits = {precision: float(np.median(values)) for precision, values in peaks.items()}
+        line["gemm"] = {"library": "openvino", "rows_inputs_outputs": shape}
+        line["gemm_gflops"] = {precision: round(limit) for precision, limit in limits.items()}
+        line["gflop_per_image"] = round(gflop, 3)
+        line["fraction_of_gemm"] = {
+            name: round(rate * gflop / limits[name.partition(":")[2] or "fp32"], 3)
+            for name, rate in rates.items()
+            if name.startswith(ON_PROCESSOR)
+        }
+    if args.data:
+        line["top1_percent"] = measure_top1(contenders, artifact, args.data, args.images)
     print(json.dumps(line))
 
 

@@ -8,7 +8,8 @@ DHVTError
 ├── CheckpointError   a checkpoint that is missing, broken or of another model
 ├── ArtifactError     a model folder that is missing, incomplete or was changed
 ├── EngineError       a runtime that cannot run the model here
-│   └── EngineUnavailable  … because the machine or the model lacks what it needs, as most do
+│   ├── EngineUnavailable  … because the machine or the model lacks what it needs, as most do
+│   └── SelfTestError      … because it computes something else than was exported
 └── ExportError       a checkpoint that could not become an artifact
     └── ParityError   … because the outputs disagree
 """
@@ -47,7 +48,12 @@ class EngineError(DHVTError):
 
 
 class EngineUnavailable(EngineError):
-    """What the engine needs is not there: its package, a GPU, an engine file. No fault unless it was asked for by name."""
+    """What the engine needs is not there: its package, a GPU that it is for, an engine file. No fault unless it was asked
+    for by name."""
+
+
+class SelfTestError(EngineError):
+    """A runtime gives other logits here than the exported model did."""
 
 
 class ExportError(DHVTError):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+RTX_DEFAULT_CAPABILITY = (8, 0)
+"""TensorRT for RTX builds for GPUs from this compute capability on (Ampere), unless told which."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dhvt.artifact import INT8_NAMES
 from dhvt.errors import ExportError
-from export.parity import Predict
+from dhvt.parity import Predict
 
 CALIBRATION_IMAGES = 1000
 CHECK_IMAGES = 5000

@@ -35,11 +35,12 @@ from dhvt.cpus import available_cpus
 from dhvt.data import Batch, iterate_batches, open_source, reopen_training_data
 from dhvt.errors import DHVTError, ExportError
 from dhvt.graph import ServedModel
+from dhvt.parity import FP32, Predict
 from dhvt.parts import PartedGraph
 from dhvt.preprocess import preprocess
 from dhvt.sources import ImageSource, Subset
 from export.golden import draw_inputs, draw_pictures, encode_base64
-from export.parity import BATCH_SIZES, FP32, RUNTIMES, Predict, compare_outputs
+from export.parity import BATCH_SIZES, RUNTIMES, compare_outputs, describe
 from export.quantize import (
     CALIBRATION_IMAGES,
     CHECK_IMAGES,
@@ -51,6 +52,8 @@ from export.store import store_artifact
 
 OPSET_VERSION = 20
 PARITY_IMAGES = 2 * max(BATCH_SIZES)
+REAL_PARITY_IMAGES = 8 * PARITY_IMAGES
+"""Enough to tell accuracy to a point or two; ``dhvt verify --data`` runs all of a test set."""
 
 
 def export_graph(model: torch.nn.Module, cfg: Preprocess, path: Path, opset_version: int = OPSET_VERSION) -> None:
@@ -113,6 +116,16 @@ def sample_source(source: ImageSource, cfg: Preprocess, count: int) -> Batch:
     return Batch(*map(np.concatenate, zip(*batches, strict=True)))
 
 
+def parity_pictures(
+    data: str | None, cfg: Preprocess, classes: list[str]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+    """Pictures ``(N, H, W, 3)`` to compare on, and their labels; without ``data`` drawn ones, which have none."""
+    if not data:
+        return draw_inputs(PARITY_IMAGES, cfg.size), None
+    batch = sample(data, "val", cfg, classes, REAL_PARITY_IMAGES)
+    return batch.images, batch.labels
+
+
 def torch_predict(model: torch.nn.Module) -> Predict:
     """The reference that the runtimes are compared with."""
 
@@ -160,7 +173,7 @@ def export_onnx(
     Args:
         checkpoint: a trained model.
         out: the folder to write or, atomically, to replace.
-        data: pictures to compare on, as for ``dhvt train``; drawn ones by default.
+        data: labelled pictures to compare and to measure accuracy on, as for ``dhvt train``; drawn ones by default.
         opset_version: of ONNX, at least 17 so that LayerNorm is one node.
         int8: quantize too, for processors that gain from it; needs ``data``, with labels.
 
@@ -174,8 +187,7 @@ def export_onnx(
     cfg = checkpoint.build_preprocess()
     model = ServedModel(checkpoint.build_model(), cfg).eval()
     reference = torch_predict(model)
-    drawn = draw_inputs(PARITY_IMAGES, cfg.size)
-    images = sample(data, "val", cfg, checkpoint.classes, PARITY_IMAGES).images if data else drawn
+    images, labels = parity_pictures(data, cfg, checkpoint.classes)
     pictures = draw_pictures()
     golden = Golden(
         images=encode_base64(pictures),
@@ -184,7 +196,8 @@ def export_onnx(
     with writing_artifact(out) as folder:
         export_graph(model, cfg, folder / GRAPH_NAME, opset_version)
         comparisons = [
-            compare_outputs(name, reference, load(folder / GRAPH_NAME), images, FP32) for name, load in RUNTIMES.items()
+            compare_outputs(name, reference, load(folder / GRAPH_NAME), images, FP32, labels=labels)
+            for name, load in RUNTIMES.items()
         ]
         card = ModelCard(
             name=checkpoint.name,
@@ -215,7 +228,9 @@ def export_onnx(
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write. Default: artifact/ beside the checkpoint.")
-@click.option("--data", help="Real pictures to compare on, laid out as for dhvt train. Default: drawn ones.")
+@click.option(
+    "--data", help="Real pictures to compare on and measure accuracy, laid out as for dhvt train. Default: drawn ones."
+)
 @click.option(
     "--resize-mode",
     type=click.Choice(["crop", "squash", "pad"]),
@@ -247,10 +262,7 @@ def main(
     except DHVTError as error:
         raise click.ClickException(str(error)) from error
     for row in artifact.card.parity["runtimes"]:
-        click.echo(
-            f"{row['runtime']}: largest logit error {row['max_abs_error']:.2g}, same top-1 for {row['top1_agreement']:.1%} "
-            f"of {row['images']} {artifact.card.parity['images']} pictures"
-        )
+        click.echo(f"{row['runtime']}: {describe(row, artifact.card.parity['images'] + ' pictures')}")
     if artifact.card.int8:
         measured = artifact.card.int8
         click.echo(

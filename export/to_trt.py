@@ -37,16 +37,15 @@ from dhvt.artifact import (
 from dhvt.batches import run_in_parts
 from dhvt.checkpoint import Checkpoint, load_checkpoint
 from dhvt.errors import DHVTError, ExportError
-from dhvt.gpus import read_driver
+from dhvt.gpus import RTX_DEFAULT_CAPABILITY, read_driver
 from dhvt.graph import ServedModel
+from dhvt.parity import TOLERANCES, Comparison, Predict
 from export.golden import draw_inputs
-from export.parity import TOLERANCES, Comparison, Predict, compare_outputs, onnxruntime_predict
+from export.parity import BATCH_SIZES, compare_outputs, describe, onnxruntime_predict
 from export.precision import DTYPES, cast
-from export.to_onnx import OPSET_VERSION, PARITY_IMAGES, export_graph, export_onnx, sample, torch_predict
+from export.to_onnx import OPSET_VERSION, export_graph, export_onnx, parity_pictures, torch_predict
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
-RTX_DEFAULT_CAPABILITY = (8, 0)
-"""TensorRT for RTX builds for GPUs from this one on, Ampere, unless told which."""
 OPSETS = {"bf16": 22}
 """The first that has convolutions in bf16; otherwise the artifact's."""
 
@@ -197,7 +196,9 @@ def _progress_monitor(trt: Any) -> Any:
     return Monitor()
 
 
-def export_precision(checkpoint: Checkpoint, precision: str, path: Path, images: NDArray[np.uint8]) -> Comparison:
+def export_precision(
+    checkpoint: Checkpoint, precision: str, path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64] | None = None
+) -> Comparison:
     """Writes the graph in a precision, and compares it with PyTorch's float32 on the CPU.
 
     ONNX Runtime computes the comparison, or PyTorch for bf16, which ONNX Runtime cannot on a CPU.
@@ -212,7 +213,9 @@ def export_precision(checkpoint: Checkpoint, precision: str, path: Path, images:
     export_graph(converted, cfg, path, OPSETS.get(precision, OPSET_VERSION))
     candidate = torch_predict(converted) if precision == "bf16" else onnxruntime_predict(path)
     runtime = "torch" if precision == "bf16" else "onnxruntime"
-    return compare_outputs(f"{runtime} in {precision}", torch_predict(model), candidate, images, TOLERANCES[precision])
+    return compare_outputs(
+        f"{runtime} in {precision}", torch_predict(model), candidate, images, TOLERANCES[precision], labels=labels
+    )
 
 
 @contextmanager
@@ -241,9 +244,14 @@ def running_engine(engine: bytes, profile: Profile) -> Iterator[Predict]:
 
 
 def compare_engine(
-    checkpoint: Checkpoint, engine: bytes, precision: str, profile: Profile, images: NDArray[np.uint8]
+    checkpoint: Checkpoint,
+    engine: bytes,
+    precision: str,
+    profile: Profile,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64] | None = None,
 ) -> Comparison:
-    """Compares the engine itself, on this machine's GPU, with PyTorch's float32 on the CPU.
+    """Compares the engine itself, on this machine's GPU, with PyTorch's float32 on the CPU; at its largest batch too.
 
     Raises:
         ExportError: it does not run here.
@@ -251,7 +259,15 @@ def compare_engine(
     """
     reference = torch_predict(ServedModel(checkpoint.build_model(), checkpoint.build_preprocess()).eval())
     with running_engine(engine, profile) as predict:
-        return compare_outputs(f"the engine in {precision}", reference, predict, images, TOLERANCES[precision])
+        return compare_outputs(
+            f"the engine in {precision}",
+            reference,
+            predict,
+            images,
+            TOLERANCES[precision],
+            labels=labels,
+            batch_sizes=(*BATCH_SIZES, profile.max_batch_size),
+        )
 
 
 def export_trt(
@@ -272,17 +288,15 @@ def export_trt(
     artifact = load_artifact(out) if out.exists() else export_onnx(checkpoint, out, data)
     _require_same_model(artifact, checkpoint)
     cfg = artifact.card.preprocess
-    images = (
-        sample(data, "val", cfg, checkpoint.classes, 8 * PARITY_IMAGES).images if data else draw_inputs(PARITY_IMAGES, cfg.size)
-    )
+    images, labels = parity_pictures(data, cfg, checkpoint.classes)
     with tempfile.TemporaryDirectory() as temporary:
         graph = Path(temporary) / f"model.{precision}.onnx"
-        comparison = export_precision(checkpoint, precision, graph, images)
+        comparison = export_precision(checkpoint, precision, graph, images, labels)
         engine = build_engine(graph, cfg.size, profile, flavour=flavour, **options)
     here = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
     capabilities = [here] if flavour == "tensorrt" and here else list(options.get("compute_capabilities") or ())
     runs_here = here is not None and (here in capabilities if capabilities else here >= RTX_DEFAULT_CAPABILITY)
-    measured = compare_engine(checkpoint, engine, precision, profile, images) if runs_here else None
+    measured = compare_engine(checkpoint, engine, precision, profile, images, labels) if runs_here else None
     driver = read_driver()
     entry = {
         "flavour": flavour,
@@ -327,7 +341,9 @@ def _parse_capability(text: str) -> tuple[int, int]:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Artifact to add the engine to. Default: artifact/ beside CHECKPOINT."
 )
-@click.option("--data", help="Real pictures to compare on, laid out as for dhvt train. Default: drawn ones.")
+@click.option(
+    "--data", help="Real pictures to compare on and measure accuracy, laid out as for dhvt train. Default: drawn ones."
+)
 @click.option("--precision", type=click.Choice(list(DTYPES)), default="fp16", show_default=True)
 @click.option("--min-batch-size", default=Profile.min_batch_size, show_default=True)
 @click.option("--opt-batch-size", default=Profile.opt_batch_size, show_default=True, help="The batch size to be fastest at.")
@@ -376,10 +392,7 @@ def main(
         if parity is None:
             click.echo(f"{what}: not run, there is none that it is for; the server compares it before it serves")
         else:
-            click.echo(
-                f"{what}: largest logit error {parity['max_abs_error']:.2g}, same top-1 for "
-                f"{parity['top1_agreement']:.1%} of {parity['images']} pictures"
-            )
+            click.echo(f"{what}: {describe(parity)}")
     click.echo(f"wrote {artifact.path / ENGINE_NAME}")
 
 

@@ -1,7 +1,7 @@
 """Which engine serves: the first that is installed and passes the self-test.
 
 A runtime can be wrong, or take the process down with it. So each candidate, a runtime in one precision, is first tried
-in a process of its own; that it passed is remembered by model, versions, processor and GPU, and not tried again.
+in a process of its own; the verdict is remembered by model, versions, processor and GPU, and it is not tried again.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ from typing import Any
 
 from dhvt.artifact import Artifact
 from dhvt.cpus import processor_flags, processor_name
-from dhvt.errors import EngineError, EngineUnavailable
+from dhvt.errors import DHVTError, EngineError, EngineUnavailable, SelfTestError
 from serving.engines.base import Engine
 from serving.engines.cache import cache_folder, gpu_facts, versions
 from serving.engines.selftest import self_test
+from serving.engines.verdicts import is_lasting_crash, read_verdict, write_verdict
 
 logger = logging.getLogger(__name__)
 
 TRIAL_TIMEOUT_S = 300
 BUILD_TIMEOUT_S = 1800
 """Of a trial that builds an engine first."""
+TRIAL_EXIT_CODES: dict[type[DHVTError], int] = {EngineUnavailable: 3, SelfTestError: 4}
+"""Of a trial that fails, by the error; 1 for any other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,14 +149,14 @@ def passing_candidates(artifact: Artifact, name: str, threads: int, max_batch_si
         raise EngineError(f"no engine {name!r}; choose auto or one of {', '.join(ENGINES)}, as openvino or openvino:fp32")
     for engine in ENGINES if runtime == "auto" else [runtime]:
         try:
-            precisions = _precisions(artifact, engine)
+            precisions = find_precisions(artifact, engine)
         except EngineError as error:
-            _reject(engine, error, rejected)
+            _reject(engine, error, rejected, logging.INFO if isinstance(error, EngineUnavailable) else logging.WARNING)
             continue
         for choice in [precision] if precision else precisions:
             candidate = f"{engine}:{choice}"
             try:
-                _try_in_child(artifact, candidate, threads, max_batch_size)
+                try_in_child(artifact, candidate, threads, max_batch_size)
             except EngineError as error:
                 _reject(candidate, error, rejected)
             else:
@@ -165,7 +168,7 @@ def all_candidates(artifact: Artifact) -> list[str]:
     found = []
     for engine in ENGINES:
         try:
-            found += [f"{engine}:{precision}" for precision in _precisions(artifact, engine)]
+            found += [f"{engine}:{precision}" for precision in find_precisions(artifact, engine)]
         except EngineError as error:
             logger.info("engine %s is left out: %s", engine, error)
     return found
@@ -182,7 +185,7 @@ def build_engine(artifact: Artifact, candidate: str, *, threads: int, max_batch_
     return build(artifact, precision, threads=threads, max_batch_size=max_batch_size)
 
 
-def _precisions(artifact: Artifact, engine: str) -> list[str]:
+def find_precisions(artifact: Artifact, engine: str) -> list[str]:
     """Those that the engine offers for the artifact, best first.
 
     Raises:
@@ -200,9 +203,8 @@ def _load_class(name: str) -> Any:
     return getattr(import_module(ENGINES[name].module), ENGINES[name].class_name)
 
 
-def _reject(candidate: str, error: EngineError, rejected: list[str]) -> None:
+def _reject(candidate: str, error: EngineError, rejected: list[str], level: int = logging.WARNING) -> None:
     reason = " ".join(str(error).split())  # runtimes speak in several lines
-    level = logging.INFO if isinstance(error, EngineUnavailable) else logging.WARNING
     logger.log(level, "engine %s does not serve: %s", candidate, reason)
     rejected.append(f"{candidate}: {reason}")
 
@@ -211,36 +213,49 @@ def _none(rejected: list[str]) -> EngineError:
     return EngineError("no engine can serve this model here; " + "; ".join(rejected))
 
 
-def _try_in_child(artifact: Artifact, candidate: str, threads: int, max_batch_size: int) -> None:
-    """Opens and proves a candidate in a process of its own, unless it passed before.
+def try_in_child(artifact: Artifact, candidate: str, threads: int, max_batch_size: int, *, anew: bool = False) -> None:
+    """Opens and proves a candidate in a process of its own, unless what comes of that is remembered.
+
+    Args:
+        anew: whatever is remembered.
 
     Raises:
         EngineError: it fails, or its process dies.
     """
-    passed = _verdict_path(artifact, candidate, threads, max_batch_size)
-    if os.path.exists(passed):  # Path.exists would raise where the folder may not be looked into
+    path = _verdict_path(artifact, candidate, threads, max_batch_size)
+    remembered = None if anew else read_verdict(path)
+    if remembered:
+        raise EngineError(f"{remembered} (remembered; delete {path.parent} to try again)")
+    if remembered is not None:
         return
     timeout_s = ENGINES[candidate.partition(":")[0]].timeout_s
     command = [sys.executable, "-m", "serving.engines.trial", str(artifact.path), candidate, str(threads), str(max_batch_size)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    # A crash, a time-out and wrong logits are remembered. What an engine itself reports is not: it comes quickly, and may
+    # be about the moment, as a driver that is not loaded yet or memory that another process holds.
     try:
         result = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
-        raise EngineError(f"gave no answer in {timeout_s} s") from error
+        failure = f"gave no answer in {timeout_s} s"
+        write_verdict(path, failure)
+        raise EngineError(failure) from error
     if result.returncode < 0:
-        raise EngineError(f"its process died of {signal.Signals(-result.returncode).name}")
+        failure = f"its process died of {signal.Signals(-result.returncode).name}"
+        if is_lasting_crash(-result.returncode, result.stderr):
+            write_verdict(path, failure)
+        raise EngineError(failure)
     if result.returncode:
         lines = (result.stdout.strip() or result.stderr.strip() or "no message").splitlines()
-        raise EngineError(lines[-1])
-    try:
-        passed.parent.mkdir(parents=True, exist_ok=True)
-        passed.touch()
-    except OSError as error:
-        logger.info("that %s passed cannot be remembered in %s: %s", candidate, passed.parent, error.strerror)
+        kinds = {code: kind for kind, code in TRIAL_EXIT_CODES.items()}
+        kind = kinds.get(result.returncode, EngineError)
+        if kind is SelfTestError:
+            write_verdict(path, lines[-1])
+        raise kind(lines[-1])
+    write_verdict(path)
 
 
 def _verdict_path(artifact: Artifact, candidate: str, threads: int, max_batch_size: int) -> Path:
-    """An empty file that is there when the candidate passed, named after all that its result depends on."""
+    """Where the candidate's result is remembered: named after all that it depends on."""
     runtime = ENGINES[candidate.partition(":")[0]]
     facts = [artifact.digest, candidate, threads, max_batch_size, processor_name(), sorted(processor_flags())]
     facts += versions((*runtime.distributions, "numpy", "pillow", "dhvt-serve"))

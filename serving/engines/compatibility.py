@@ -8,12 +8,10 @@ from typing import Any
 
 from dhvt.artifact import ENGINE_NAME, GRAPH_NAME, ModelCard
 from dhvt.errors import EngineError, EngineUnavailable
-from dhvt.gpus import Gpu
+from dhvt.gpus import RTX_DEFAULT_CAPABILITY, Gpu
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 """What to install for a flavour."""
-RTX_DEFAULT_CAPABILITY = (8, 0)
-"""TensorRT for RTX builds for this one and later (Ampere and on) unless told which."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,16 +90,19 @@ class Machine:
 def require_fit(entry: EngineEntry, machine: Machine, card: ModelCard) -> None:
     """
     Raises:
-        EngineError: the engine is for another graph, TensorRT, operating system or GPU; says which, and what to do.
+        EngineUnavailable: the engine is for another TensorRT, operating system or GPU; says which, and what to do.
+        EngineError: it is for another graph than the artifact's.
     """
     again = f"build it again here: python export/to_trt.py ckpt.pt --flavour {entry.flavour}"
     if entry.onnx_sha256 != card.files[GRAPH_NAME]:
         raise EngineError(f"the engine was built from another {GRAPH_NAME} than the model's; {again}")
     if machine.version is None:
         needed = f"{PACKAGES[entry.flavour]}=={entry.version}"
-        raise EngineError(f"the engine needs {needed}, which is not installed; pip install {needed}")
+        raise EngineUnavailable(f"the engine needs {needed}, which is not installed; pip install {needed}")
     if isinstance(machine.gpu, str):
-        raise EngineError(f"the engine needs an NVIDIA GPU and its driver; CUDA says {machine.gpu}; see what nvidia-smi says")
+        raise EngineUnavailable(
+            f"the engine needs an NVIDIA GPU and its driver; CUDA says {machine.gpu}; see what nvidia-smi says"
+        )
     differences = []
     if machine.version != entry.version:
         differences.append(f"{entry.flavour} {entry.version}, here is {machine.version}")
@@ -111,7 +112,7 @@ def require_fit(entry: EngineEntry, machine: Machine, card: ModelCard) -> None:
         built_for = " or ".join(entry.compute_capabilities) or f"{_text(RTX_DEFAULT_CAPABILITY)} and later"
         differences.append(f"compute capability {built_for}, {machine.gpu.name} has {machine.gpu.compute_capability}")
     if differences:
-        raise EngineError(f"the engine was built for {'; for '.join(differences)}; {again}")
+        raise EngineUnavailable(f"the engine was built for {'; for '.join(differences)}; {again}")
 
 
 def _takes(entry: EngineEntry, capability: str) -> bool:

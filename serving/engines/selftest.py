@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dhvt.artifact import Artifact
-from dhvt.errors import EngineError, ImageError
+from dhvt.errors import EngineError, ImageError, SelfTestError
 from dhvt.preprocess import preprocess
 from serving.engines.base import Engine
 
@@ -18,28 +19,37 @@ that computes something else is off by more than these, and one that rounds in a
 with what the quantized graph gave at export, whose distance from PyTorch was measured there."""
 
 
+def golden_pictures(artifact: Artifact, precision: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The artifact's self-test: pictures ``(N, H, W, 3)`` and the logits ``(N, classes)`` that they must give.
+
+    Raises:
+        EngineError: they cannot be decoded here.
+    """
+    card = artifact.card
+    golden = np.array(card.int8["logits"], dtype=np.float32) if precision == "int8" else card.golden.expected()
+    try:
+        return np.stack([preprocess(picture, card.preprocess) for picture in card.golden.encoded()]), golden
+    except ImageError as error:
+        raise EngineError(f"the artifact's self-test pictures cannot be decoded: {error}") from error
+
+
 def self_test(engine: Engine, artifact: Artifact, batch_sizes: tuple[int, ...]) -> None:
     """Runs the artifact's golden pictures through preprocessing and engine, at each batch size.
 
     Raises:
-        EngineError: a logit differs by more than the precision explains.
+        SelfTestError: a logit differs by more than the precision explains.
     """
-    card = artifact.card
-    golden = np.array(card.int8["logits"], dtype=np.float32) if engine.precision == "int8" else card.golden.expected()
-    try:
-        inputs = np.stack([preprocess(picture, card.preprocess) for picture in card.golden.encoded()])
-    except ImageError as error:
-        raise EngineError(f"the artifact's self-test pictures cannot be decoded: {error}") from error
+    inputs, golden = golden_pictures(artifact, engine.precision)
     atol = ATOL[engine.precision]
     for batch_size in batch_sizes:
         rows = np.arange(max(batch_size, len(inputs))) % len(inputs)
         batches = np.array_split(rows, range(batch_size, len(rows), batch_size))
         got, wanted = np.concatenate([engine.predict(inputs[batch]) for batch in batches]), golden[rows]
         if got.shape != wanted.shape:
-            raise EngineError(f"{engine.name}: self-test at batch {batch_size} gives {got.shape}, expected {wanted.shape}")
+            raise SelfTestError(f"{engine.name}: self-test at batch {batch_size} gives {got.shape}, expected {wanted.shape}")
         error_found = float(np.abs(got - wanted).max())
         if not error_found <= atol:  # so that a NaN fails
-            raise EngineError(
+            raise SelfTestError(
                 f"{engine.name} in {engine.precision}: self-test at batch {batch_size} is off by {error_found:.3g} "
                 f"(at most {atol:g}); this machine's runtime or Pillow computes something else than was exported"
             )

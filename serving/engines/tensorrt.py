@@ -1,8 +1,8 @@
 """TensorRT, or TensorRT for RTX, on an NVIDIA GPU: runs ``model.engine``.
 
 The engine is loaded by the runtime of the very version that built it; memory and stream are CUDA's own. There is one
-execution context, one stream and one pair of buffers for the largest batch of the engine's profile, because there is
-one call at a time.
+stream and one pair of buffers for the largest batch of the engine's profile, because there is one call at a time; and one
+execution context for batches of any size, beside those of the CUDA graphs.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 
 from dhvt.artifact import ENGINE_NAME, INPUT_NAME, OUTPUT_NAME, Artifact
 from dhvt.batches import run_in_parts
-from dhvt.errors import EngineError
+from dhvt.errors import EngineError, EngineUnavailable
 from serving.engines.compatibility import EngineEntry, Machine, require_fit
 
 logger = logging.getLogger(__name__)
+
+LARGEST_GRAPH_BATCH = 4
+"""Batches up to this size run as CUDA graphs: their kernels are shorter than their launches. 0 for none."""
 
 
 class CudaEngine(Protocol):
@@ -51,8 +54,8 @@ class TensorRTEngine:
     A batch above the engine's profile is cut into parts; one below is filled up.
 
     Raises:
-        EngineUnavailable: the artifact has no engine.
-        EngineError: the engine does not fit this machine, was changed, or cannot be loaded; a CUDA call failed.
+        EngineUnavailable: the artifact has no engine, or what its engine is for is not here: TensorRT's version, the GPU.
+        EngineError: the engine was changed, or cannot be loaded; a CUDA call failed.
     """
 
     name = "tensorrt"
@@ -93,26 +96,61 @@ class TensorRTEngine:
             raise EngineError(f"{entry.flavour} {entry.version} cannot load {ENGINE_NAME}: {self._log.last}")
         self._engine = engine
         _require_tensors(flavour, engine, entry, artifact)
-        self._context = self._create_context(flavour, engine)
         self._stream = cuda.Stream()
         height, width = artifact.card.preprocess.size
         self._images = cuda.Buffer((entry.max_batch_size, height, width, 3), np.uint8, self._stream)
         self._logits = cuda.Buffer((entry.max_batch_size, len(artifact.card.classes)), np.float32, self._stream)
-        for name, buffer in ((INPUT_NAME, self._images), (OUTPUT_NAME, self._logits)):
-            self._require(self._context.set_tensor_address(name, buffer.device), f"take the address of {name}")
+        self._context = self._create_context(flavour)
+        self._graphs: dict[int, tuple[Any, ExecutionContext]] = {}
+        if entry.flavour == "tensorrt":
+            self._record_graphs(flavour)
+        else:
+            self._prove_graphs(flavour)
 
-    def _create_context(self, flavour: Any, engine: CudaEngine) -> ExecutionContext:
+    def _create_context(self, flavour: Any, graphs: bool = True) -> ExecutionContext:
         if self._entry.flavour == "tensorrt_rtx":
+            self._config = config = self._engine.create_runtime_config()
             # By default it would compile kernels for each new batch size in the background and change over to them
             # later: then other code would serve than what passed the self-test.
-            self._config = engine.create_runtime_config()
-            self._config.dynamic_shapes_kernel_specialization_strategy = flavour.DynamicShapesKernelSpecializationStrategy.NONE
-            context = engine.create_execution_context(self._config)
+            config.dynamic_shapes_kernel_specialization_strategy = flavour.DynamicShapesKernelSpecializationStrategy.NONE
+            if graphs and LARGEST_GRAPH_BATCH and hasattr(flavour, "CudaGraphStrategy"):  # since 1.2; it records by itself
+                config.cuda_graph_strategy = flavour.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            context = self._engine.create_execution_context(config)
         else:
-            context = engine.create_execution_context()
+            context = self._engine.create_execution_context()
         if context is None:
             raise EngineError(f"{self._entry.flavour} {self._entry.version} cannot run {ENGINE_NAME}: {self._log.last}")
+        for name, buffer in ((INPUT_NAME, self._images), (OUTPUT_NAME, self._logits)):
+            self._require(context.set_tensor_address(name, buffer.device), f"take the address of {name}")
         return context
+
+    def _record_graphs(self, flavour: Any) -> None:
+        """A CUDA graph of each small batch size; where one cannot be recorded, the batches of its size run without."""
+        smallest, largest = self._entry.min_batch_size, min(LARGEST_GRAPH_BATCH, self._entry.max_batch_size)
+        for count in range(smallest, largest + 1):
+            try:
+                # A context of its own: a recording keeps the shape and the memory of its context, and the next batch of
+                # another size could change what it reads there.
+                context = self._create_context(flavour)
+                self._enqueue(context, count)  # once without recording, in which TensorRT settles what the shape needs
+                self._stream.wait()
+                graph = self._cuda.Graph(self._stream, lambda context=context, count=count: self._execute(context, count))
+                graph.launch()
+                self._stream.wait()
+            except EngineError as error:
+                logger.warning("batches of %d and more run without a CUDA graph: %s", count, error)
+                return
+            self._graphs[count] = graph, context
+
+    def _prove_graphs(self, flavour: Any) -> None:
+        """Where TensorRT for RTX cannot record by itself, it shall run without."""
+        try:
+            for _ in range(3):  # plainly, recording, and launching what was recorded
+                self._enqueue(self._context, self._entry.min_batch_size)
+                self._stream.wait()
+        except EngineError as error:
+            logger.warning("TensorRT for RTX runs without CUDA graphs: %s", error)
+            self._context = self._create_context(flavour, graphs=False)
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         self._cuda.use_device()  # the calling thread may be another than last time
@@ -122,12 +160,22 @@ class TensorRTEngine:
         count = len(images)
         self._images.host[:count] = images
         self._images.upload(count)
-        self._require(self._context.set_input_shape(INPUT_NAME, images.shape), f"take images of {images.shape}")
-        self._require(self._context.execute_async_v3(int(self._stream.handle)), f"run a batch of {count}")
+        if count in self._graphs:
+            self._graphs[count][0].launch()
+        else:
+            self._enqueue(self._context, count)
         self._logits.download(count)
         self._stream.wait()
         logits: NDArray[np.float32] = self._logits.host[:count]
         return logits
+
+    def _enqueue(self, context: ExecutionContext, count: int) -> None:
+        shape = (count, *self._images.host.shape[1:])
+        self._require(context.set_input_shape(INPUT_NAME, shape), f"take images of {shape}")
+        self._execute(context, count)
+
+    def _execute(self, context: ExecutionContext, count: int) -> None:
+        self._require(context.execute_async_v3(int(self._stream.handle)), f"run a batch of {count}")
 
     def _require(self, done: bool, what: str) -> None:
         if not done:
@@ -138,21 +186,21 @@ def _import_runtime(flavour: str) -> Any:
     """The Python package, or None where it is not installed.
 
     Raises:
-        EngineError: it is there and cannot be loaded.
+        EngineUnavailable: it is there and cannot be loaded.
     """
     try:
         return import_module(flavour)
     except ModuleNotFoundError:
         return None
     except (ImportError, OSError) as error:  # its libraries, or those of CUDA, are missing
-        raise EngineError(f"{flavour} is installed but cannot be loaded: {error}") from error
+        raise EngineUnavailable(f"{flavour} is installed but cannot be loaded: {error}") from error
 
 
 def _import_cuda() -> Any:
     try:
         return import_module("serving.engines.cuda")
     except ImportError as error:
-        raise EngineError(f"NVIDIA's CUDA bindings cannot be loaded ({error}); pip install cuda-bindings") from error
+        raise EngineUnavailable(f"NVIDIA's CUDA bindings cannot be loaded ({error}); pip install cuda-bindings") from error
 
 
 def _make_logger(flavour: Any) -> Any:

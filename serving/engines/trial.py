@@ -6,12 +6,12 @@ import sys
 
 from dhvt.artifact import load_artifact
 from dhvt.errors import DHVTError
-from serving.engines.choose import build_engine
+from serving.engines.choose import TRIAL_EXIT_CODES, build_engine
 from serving.engines.selftest import self_test
 
 
 def main() -> None:
-    """Exits with 0 when the candidate passes; else prints why and exits with 1."""
+    """Exits with 0 when the candidate passes; else prints why and exits with a code that tells the kind."""
     path, candidate, threads, max_batch_size = sys.argv[1:]
     largest = int(max_batch_size)
     try:
@@ -20,7 +20,7 @@ def main() -> None:
         self_test(engine, artifact, tuple(sorted({1, 2, min(7, largest), largest})))
     except DHVTError as error:
         print(" ".join(str(error).split()))
-        sys.exit(1)
+        sys.exit(TRIAL_EXIT_CODES.get(type(error), 1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,6 +9,8 @@ from click.testing import CliRunner
 
 from dhvt.artifact import load_artifact, write_card
 from dhvt.cli import main
+from dhvt.preprocess import preprocess
+from serving.engines.openvino import OpenVINOEngine
 from tests.conftest import draw
 
 
@@ -49,9 +52,23 @@ def test_evaluate_takes_the_test_part_before_the_validation_part(dhvt, artifact_
 def test_verify_proves_every_engine_here(dhvt, artifact_path, picture_folder):
     result = dhvt("verify", "--model", artifact_path, "--data", picture_folder)
     assert result.exit_code == 0, result.output
+    error = r"logits off by at most \S+, on average \S+, same top-1 for 100\.00%"
     for engine in ("openvino:fp32", "onnxruntime:fp32"):
-        assert f"{engine}: passes its self-test, top-1 " in result.output
-    assert "% of 60" in result.output
+        assert re.search(rf"{engine}: the model's own pictures, batches of 1, 7, 32: {error}\n", result.output)
+        assert re.search(rf"{engine}: 60 pictures, batches of 32, beside fp32: {error}, top-1 \S+ % ", result.output)
+        assert f"{engine}: passes\n" in result.output
+
+
+def test_verify_leaves_out_what_is_not_here(dhvt, artifact_copy):
+    """An engine for a TensorRT that is not installed, or a GPU that is not there, is no disagreement."""
+    card = load_artifact(artifact_copy).card
+    entry = {"flavour": "tensorrt", "version": "1.0.0", "precision": "fp16", "platform": "", "compute_capabilities": ["1.0"]}
+    entry |= {"profile": {"min_batch_size": 1, "max_batch_size": 8}, "onnx_sha256": card.files["model.onnx"]}
+    (artifact_copy / "model.engine").touch()
+    write_card(artifact_copy, replace(card, engine=entry))
+    result = dhvt("verify", "--model", artifact_copy)
+    assert "tensorrt:fp16: not here: the engine " in result.output
+    assert result.exit_code == 0, result.output
 
 
 def test_verify_fails_where_nothing_passes(dhvt, artifact_copy):
@@ -60,8 +77,31 @@ def test_verify_fails_where_nothing_passes(dhvt, artifact_copy):
     write_card(artifact_copy, replace(card, golden=replace(card.golden, logits=wrong)))
     result = dhvt("verify", "--model", artifact_copy)
     assert result.exit_code == 1
-    assert "onnxruntime:fp32: no engine can serve" in result.output
+    assert "onnxruntime:fp32: FAILS: " in result.output
     assert "is off by 1" in result.output
+
+
+def test_verify_fails_where_one_engine_is_off(dhvt, artifact_path, monkeypatch):
+    right = OpenVINOEngine.predict
+    monkeypatch.setattr(OpenVINOEngine, "predict", lambda self, images: right(self, images) + 0.5)
+    result = dhvt("verify", "--model", artifact_path)
+    assert result.exit_code == 1
+    assert "onnxruntime:fp32: passes" in result.output
+    assert "openvino:fp32: FAILS: largest logit error 0.5 (at most 0.002)" in result.output
+
+
+def test_verify_fails_where_an_engine_is_wrong_on_other_pictures_only(dhvt, artifact_path, picture_folder, monkeypatch):
+    right, card = OpenVINOEngine.predict, load_artifact(artifact_path).card
+    golden = {preprocess(picture, card.preprocess).tobytes() for picture in card.golden.encoded()}
+
+    def predict(self, images):
+        logits = right(self, images)
+        return logits if images[0].tobytes() in golden else logits[:, ::-1]
+
+    monkeypatch.setattr(OpenVINOEngine, "predict", predict)
+    result = dhvt("verify", "--model", artifact_path, "--data", picture_folder)
+    assert result.exit_code == 1
+    assert re.search(r"openvino:fp32: FAILS: largest logit error .*, same top-1 for [0-9.]+% \(at least 99\.", result.output)
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])

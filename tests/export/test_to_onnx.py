@@ -13,7 +13,8 @@ from dhvt.artifact import load_artifact
 from dhvt.checkpoint import save_checkpoint
 from dhvt.errors import ArtifactError, CheckpointError, ParityError
 from dhvt.graph import ServedModel
-from export.parity import FP32, compare_outputs
+from dhvt.parity import FP32
+from export.parity import compare_outputs
 from export.to_onnx import export_onnx, torch_predict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +83,8 @@ def test_a_second_export_replaces_the_first(checkpoint, artifact_copy, picture_f
     artifact = export_onnx(replace(checkpoint, metrics={"val_top1": 44.0}), artifact_copy, str(picture_folder))
     assert artifact.card.metrics == {"val_top1": 44.0}
     assert artifact.card.parity["images"] == "real"
+    for row in artifact.card.parity["runtimes"]:
+        assert 0 < row["top1"] == row["top1_reference"] <= 100
 
 
 def test_the_command(checkpoint, tmp_path):

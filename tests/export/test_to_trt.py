@@ -2,8 +2,10 @@
 
 import copy
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -13,10 +15,11 @@ from dhvt.config import VARIANTS, Preprocess
 from dhvt.errors import ArtifactError, ExportError, ParityError
 from dhvt.graph import ServedModel
 from dhvt.model import create_model
-from export.parity import FP32, TOLERANCES
+from dhvt.parity import FP32, TOLERANCES
+from export.golden import draw_inputs
 from export.precision import cast
-from export.to_onnx import OPSET_VERSION, export_graph, export_onnx
-from export.to_trt import OPSETS, Profile, build_engine, export_trt, pick_flavour
+from export.to_onnx import OPSET_VERSION, export_graph, export_onnx, torch_predict
+from export.to_trt import OPSETS, Profile, build_engine, compare_engine, export_trt, pick_flavour
 
 PROFILE = Profile(opt_batch_size=4, max_batch_size=8)
 
@@ -41,16 +44,36 @@ def test_an_engine_joins_the_artifact(checkpoint, artifact_copy, precision):
         load_artifact(artifact_copy)
 
 
+VARIANTS_TO_BUILD = [
+    "dhvt_tiny_cifar_patch4",
+    "dhvt_tiny_cifar_patch2",
+    "dhvt_tiny_imagenet_patch16",
+    "dhvt_tiny_domain_patch16",
+]
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize("name", ["dhvt_tiny_cifar_patch4", "dhvt_tiny_cifar_patch2", "dhvt_tiny_imagenet_patch16"])
-def test_variants_build(name, precision, tmp_path):
-    size = VARIANTS[name].img_size
+@pytest.mark.parametrize("name", VARIANTS_TO_BUILD)
+def test_two_blocks_of_a_variant_build(name, precision, tmp_path):
+    assert build_variant(create_model(name, depth=2), VARIANTS[name].img_size, precision, tmp_path)
+
+
+@pytest.mark.slow  # nearly all of it is PyTorch's export: 36 s of processor time before 7 s of building, for patch 4
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("name", VARIANTS_TO_BUILD)
+def test_a_whole_variant_builds(name, precision, tmp_path):
+    assert build_variant(create_model(name), VARIANTS[name].img_size, precision, tmp_path)
+
+
+def build_variant(model, size, precision, folder):
     cfg = Preprocess(size=size)
-    model = cast(ServedModel(create_model(name, depth=2), cfg).eval(), precision)
-    export_graph(model, cfg, tmp_path / "model.onnx", OPSETS.get(precision, OPSET_VERSION))
-    types = {entry.data_type for entry in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    export_graph(
+        cast(ServedModel(model, cfg).eval(), precision), cfg, folder / "model.onnx", OPSETS.get(precision, OPSET_VERSION)
+    )
+    types = {entry.data_type for entry in onnx.load(folder / "model.onnx").graph.initializer}
     assert getattr(TensorProto, {"fp16": "FLOAT16", "bf16": "BFLOAT16"}[precision]) in types
-    assert build_engine(tmp_path / "model.onnx", size, PROFILE, flavour="tensorrt_rtx", progress=False)
+    return build_engine(folder / "model.onnx", size, PROFILE, flavour="tensorrt_rtx", progress=False)
 
 
 def test_an_engine_for_some_gpus_only(artifact_path, tmp_path):
@@ -96,6 +119,23 @@ def _off_by_one(model):
     model = copy.deepcopy(model)
     model.normalize.shift = model.normalize.shift + 1
     return model
+
+
+def test_the_engine_is_compared_at_its_largest_batch(checkpoint, monkeypatch):
+    """Here PyTorch stands in for the engine, which needs a GPU."""
+    right = torch_predict(ServedModel(checkpoint.build_model(), checkpoint.build_preprocess()).eval())
+    images, labels = draw_inputs(8, (32, 32)), np.zeros(8, np.int64)
+
+    def compare(wrong_at):
+        engine = nullcontext(lambda batch: right(batch) + (len(batch) == wrong_at))
+        monkeypatch.setattr("export.to_trt.running_engine", lambda *arguments: engine)
+        return compare_engine(checkpoint, b"", "fp32", Profile(max_batch_size=96), images, labels)
+
+    found = compare(wrong_at=None)
+    assert found.batch_sizes == (1, 2, 7, 64, 96)
+    assert found.top1 == found.top1_reference is not None
+    with pytest.raises(ParityError, match="the engine in fp32 disagrees"):
+        compare(wrong_at=96)
 
 
 def test_re_exporting_drops_the_engine_of_the_old_graph(checkpoint, artifact_copy):

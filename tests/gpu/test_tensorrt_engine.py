@@ -93,6 +93,50 @@ def test_batches_outside_the_profile(artifact, count):
     assert np.allclose(engine.predict(images), single, atol=ATOL["fp16"])
 
 
+def test_cuda_graphs_give_the_logits_of_plain_runs(artifact, flavour, monkeypatch, caplog):
+    graphs = TensorRTEngine(artifact, "fp16", threads=1, max_batch_size=8)
+    assert "without" not in caplog.text  # a warning that they cannot be recorded
+    if flavour == "tensorrt":
+        assert sorted(graphs._graphs) == [2, 3, 4]  # from the profile's smallest on
+    monkeypatch.setattr("serving.engines.tensorrt.LARGEST_GRAPH_BATCH", 0)
+    plain = TensorRTEngine(artifact, "fp16", threads=1, max_batch_size=8)
+    assert not plain._graphs
+    # Sizes in turn and again, so that a recording that reads what another size left behind is found.
+    for count in (1, 2, 3, 4, 5, 8, 4, 2, 8, 3, 1, 4):
+        for seed in range(3):
+            images = np.random.default_rng([seed, count]).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+            assert np.allclose(graphs.predict(images), plain.predict(images), atol=1e-3), (count, seed)
+
+
+def test_where_no_graph_can_be_recorded_it_runs_without(artifact, flavour, monkeypatch, caplog):
+    if flavour != "tensorrt":
+        pytest.skip("TensorRT for RTX records by itself")
+
+    def fail(stream, record):
+        raise EngineError("cudaStreamEndCapture: not permitted")
+
+    monkeypatch.setattr("serving.engines.cuda.Graph", fail)
+    engine = TensorRTEngine(artifact, "fp16", threads=1, max_batch_size=8)
+    assert "batches of 2 and more run without a CUDA graph: cudaStreamEndCapture: not permitted" in caplog.text
+    assert engine.predict(draw(3)).shape == (3, 3)
+
+
+def test_an_operation_that_cannot_be_recorded_leaves_the_stream_usable():
+    from serving.engines import cuda
+
+    cuda.use_device()
+    stream = cuda.Stream()
+    with pytest.raises(EngineError):
+        cuda.Graph(stream, stream.wait)  # waiting may not be recorded
+    buffer = cuda.Buffer((4,), np.float32, stream)
+    buffer.host[:] = 7
+    buffer.upload(4)
+    buffer.host[:] = 0
+    cuda.Graph(stream, lambda: buffer.download(4)).launch()
+    stream.wait()
+    assert (buffer.host == 7).all()
+
+
 def test_an_answer_is_the_callers_own(artifact):
     engine = TensorRTEngine(artifact, "fp16", threads=1, max_batch_size=8)
     first = engine.predict(draw(4))

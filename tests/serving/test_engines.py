@@ -1,3 +1,4 @@
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -8,7 +9,8 @@ from dhvt.artifact import load_artifact
 from dhvt.cpus import _cgroup_quota, available_cpus
 from dhvt.errors import ConfigError, EngineError
 from dhvt.preprocess import preprocess
-from serving.engines import open_engine
+from serving.engines import ENGINES, open_engine
+from serving.engines.cache import cache_folder
 from serving.settings import Settings
 
 CPU_ENGINES = ["openvino", "onnxruntime"]
@@ -123,6 +125,69 @@ def test_that_an_engine_passed_is_remembered(artifact, monkeypatch, tmp_path):
     open_engine(artifact, "onnxruntime", threads=1)
     with pytest.raises(AssertionError, match="tried again"):
         open_engine(artifact, "onnxruntime", threads=2)
+
+
+@pytest.fixture
+def trial_does(tmp_path, monkeypatch):
+    """Makes every trial do something else, counted in ``trials``."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    log = tmp_path / "trials"
+    log.touch()
+
+    def use(code):
+        (tmp_path / "sitecustomize.py").write_text(
+            "import os, signal, sys, time\n"
+            "if 'serving.engines.trial' in sys.orig_argv:\n"
+            f"    with open({str(log)!r}, 'a') as file: file.write('.')\n"
+            f"    {code}\n"
+        )
+        return log
+
+    return use
+
+
+def reasons(artifact):
+    with pytest.raises(EngineError) as caught:
+        open_engine(artifact, "onnxruntime", threads=1)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV"),
+        ("print('self-test at batch 1 is off by 3'); sys.stdout.flush(); os._exit(4)", "is off by 3"),
+        ("time.sleep(60)", "gave no answer in 1 s"),
+    ],
+)
+def test_that_an_engine_failed_is_remembered_until_the_folder_is_deleted(artifact, trial_does, monkeypatch, code, reason):
+    monkeypatch.setitem(ENGINES, "onnxruntime", replace(ENGINES["onnxruntime"], timeout_s=1))
+    trials = trial_does(code)
+    first = reasons(artifact)
+    assert reason in first
+    assert "remembered" not in first
+    folder = cache_folder("engines")
+    assert f"{reason} (remembered; delete {folder} to try again)" in reasons(artifact)
+    assert trials.read_text() == "."
+    shutil.rmtree(folder)
+    assert "remembered" not in reasons(artifact)
+    assert trials.read_text() == ".."
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "os.kill(os.getpid(), signal.SIGKILL)",  # by the kernel that is out of memory
+        "print('terminate called: std::bad_alloc', file=sys.stderr, flush=True); os.abort()",
+        "print('the engine needs an NVIDIA GPU and its driver', flush=True); os._exit(3)",
+        "print('cudaMalloc: out of memory', flush=True); os._exit(1)",
+    ],
+)
+def test_a_failure_of_the_moment_is_tried_again(artifact, trial_does, code):
+    trials = trial_does(code)
+    assert reasons(artifact) == reasons(artifact)
+    assert trials.read_text() == ".."
 
 
 def test_where_nothing_can_be_remembered_an_engine_serves_all_the_same(artifact, monkeypatch, tmp_path):

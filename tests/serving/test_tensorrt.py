@@ -168,6 +168,8 @@ def test_what_is_used_of_tensorrt_is_there():
         assert used <= set(dir(real))
     assert trt.DynamicShapesKernelSpecializationStrategy.NONE
     assert hasattr(trt.IRuntimeConfig, "dynamic_shapes_kernel_specialization_strategy")
+    assert trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    assert hasattr(trt.IRuntimeConfig, "cuda_graph_strategy")
     assert trt.__version__
 
 
