@@ -285,7 +285,7 @@ def verify(model: Path | None, data: str | None, on_broken: str) -> None:
 
     settings = Settings.from_environ()
     artifact = load_artifact(model or settings.model_path())
-    source = open_source(data, "val", artifact.card.classes) if data else None
+    source = open_source(data, "test", artifact.card.classes) if data else None
     on_error = None if on_broken == "stop" else lambda message: click.echo(f"left out: {message}", err=True)
     click.echo(f"{artifact.path} on {processor_name()}")
     passed = failed = 0

@@ -32,7 +32,7 @@ from dhvt.artifact import (
 from dhvt.checkpoint import Checkpoint, load_checkpoint
 from dhvt.config import Preprocess
 from dhvt.cpus import available_cpus
-from dhvt.data import Batch, iterate_batches, open_source, reopen_training_data
+from dhvt.data import Batch, iterate_batches, reopen_training_data
 from dhvt.errors import DHVTError, ExportError
 from dhvt.graph import ServedModel
 from dhvt.parity import FP32, Predict
@@ -102,13 +102,8 @@ def strip_metadata(graph: onnx.ModelProto) -> None:
         node.doc_string = ""
 
 
-def sample(data: str, split: str, cfg: Preprocess, classes: list[str], count: int) -> Batch:
+def sample(source: ImageSource, cfg: Preprocess, count: int) -> Batch:
     """Up to ``count`` pictures of a data set, preprocessed, spread over its whole length."""
-    return sample_source(open_source(data, split, classes), cfg, count)
-
-
-def sample_source(source: ImageSource, cfg: Preprocess, count: int) -> Batch:
-    """The same of an opened one."""
     chosen = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(np.int64)
     batches = list(iterate_batches(Subset(source, chosen), cfg, 256, on_error=lambda message: click.echo(message, err=True)))
     if not batches:
@@ -116,13 +111,19 @@ def sample_source(source: ImageSource, cfg: Preprocess, count: int) -> Batch:
     return Batch(*map(np.concatenate, zip(*batches, strict=True)))
 
 
+def open_parts(data: str, checkpoint: Checkpoint) -> tuple[ImageSource, ImageSource, bool]:
+    """What to calibrate on and what to measure on, and whether the checkpoint's training held that out; where ``data`` is
+    what it was trained on, these are its training and validation pictures."""
+    return reopen_training_data(data, checkpoint.classes, checkpoint.data, checkpoint.recipe.get("seed", 0))
+
+
 def parity_pictures(
-    data: str | None, cfg: Preprocess, classes: list[str]
+    data: str | None, cfg: Preprocess, checkpoint: Checkpoint
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
     """Pictures ``(N, H, W, 3)`` to compare on, and their labels; without ``data`` drawn ones, which have none."""
     if not data:
         return draw_inputs(PARITY_IMAGES, cfg.size), None
-    batch = sample(data, "val", cfg, classes, REAL_PARITY_IMAGES)
+    batch = sample(open_parts(data, checkpoint)[1], cfg, REAL_PARITY_IMAGES)
     return batch.images, batch.labels
 
 
@@ -146,10 +147,10 @@ def add_int8(folder: Path, card: ModelCard, data: str, checkpoint: Checkpoint) -
     Returns:
         The card with what was measured, or as it was and why.
     """
-    train, val, held_out = reopen_training_data(data, card.classes, checkpoint.data, checkpoint.recipe.get("seed", 0))
-    calibration = sample_source(train, card.preprocess, CALIBRATION_IMAGES).images
+    train, val, held_out = open_parts(data, checkpoint)
+    calibration = sample(train, card.preprocess, CALIBRATION_IMAGES).images
     quantize(folder / GRAPH_NAME, calibration, folder)
-    check = sample_source(val, card.preprocess, CHECK_IMAGES)
+    check = sample(val, card.preprocess, CHECK_IMAGES)
     fp32, int8 = (PartedGraph(folder / name, threads=available_cpus()).predict for name in (GRAPH_NAME, INT8_NAMES[0]))
     result = compare_quantized(int8, fp32, check.images, check.labels, len(calibration))
     reason = reason_to_drop(result)
@@ -187,7 +188,7 @@ def export_onnx(
     cfg = checkpoint.build_preprocess()
     model = ServedModel(checkpoint.build_model(), cfg).eval()
     reference = torch_predict(model)
-    images, labels = parity_pictures(data, cfg, checkpoint.classes)
+    images, labels = parity_pictures(data, cfg, checkpoint)
     pictures = draw_pictures()
     golden = Golden(
         images=encode_base64(pictures),

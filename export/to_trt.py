@@ -288,7 +288,7 @@ def export_trt(
     artifact = load_artifact(out) if out.exists() else export_onnx(checkpoint, out, data)
     _require_same_model(artifact, checkpoint)
     cfg = artifact.card.preprocess
-    images, labels = parity_pictures(data, cfg, checkpoint.classes)
+    images, labels = parity_pictures(data, cfg, checkpoint)
     with tempfile.TemporaryDirectory() as temporary:
         graph = Path(temporary) / f"model.{precision}.onnx"
         comparison = export_precision(checkpoint, precision, graph, images, labels)
