@@ -319,18 +319,18 @@ class Trainer:
             cfg = replace(cfg, crop_pct=self.cfg.crop_pct)  # a field of the recipe
         require_equal("config", checkpoint.config, self.config)
         require_equal("classes", checkpoint.classes, self.classes)
-        require_equal("preprocessing", cfg.to_dict(), self.cfg.to_dict(), "give the same --img-size and --resize-mode")
-        if checkpoint.frozen is not None:
-            require_equal("--freeze", checkpoint.frozen, self.options.freeze)
-        if checkpoint.data:
-            same = "give the same --data, --val and --val-fraction, with the same files in them"
-            require_equal("data", checkpoint.data, self.data, same)
         require_equal(
             "recipe",
             wanted.to_dict(),
             self.recipe.to_dict(),
             "repeat the first command with --resume, add --change-recipe for another recipe",
         )
+        require_equal("preprocessing", cfg.to_dict(), self.cfg.to_dict(), "give the same --img-size and --resize-mode")
+        if checkpoint.frozen is not None:
+            require_equal("--freeze", checkpoint.frozen, self.options.freeze)
+        if checkpoint.data:
+            same = "give the same --data, --val and --val-fraction, with the same files in them"
+            require_equal("data", checkpoint.data, self.data, same)
         self.commands = checkpoint.provenance["commands"]
         if recipe != self.recipe:
             self.commands = [*self.commands, {"from_step": checkpoint.step, "command": self.options.command}]
