@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from dhvt.artifact import INT8_NAMES, Artifact, load_artifact
 from dhvt.cpus import available_cpus, processor_name
+from dhvt.data import open_source
 from dhvt.errors import EngineError
 from dhvt.parity import top1
 from export.parity import onnxruntime_predict
@@ -152,7 +153,7 @@ class Gemm:
 
 def measure_top1(contenders: dict[str, Predict], artifact: Artifact, data: str, count: int) -> dict[str, float]:
     """Accuracy in percent on up to ``count`` labelled pictures."""
-    batch = sample(data, "val", artifact.card.preprocess, artifact.card.classes, count)
+    batch = sample(open_source(data, "test", artifact.card.classes), artifact.card.preprocess, count)
     found = {}
     for name, predict in contenders.items():
         parts = [predict(batch.images[start : start + 32]) for start in range(0, len(batch.images), 32)]
