@@ -12,10 +12,8 @@ from dhvt.calibration import expected_calibration_error, negative_log_likelihood
 from dhvt.config import Preprocess
 from dhvt.data import iterate_batches
 from dhvt.errors import DataError, ImageError
+from dhvt.parity import Predict
 from dhvt.sources import ImageSource
-
-Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Images ``(B, H, W, 3)`` uint8 to logits ``(B, classes)`` float32."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dhvt.artifact import INT8_NAMES
 from dhvt.errors import ExportError
-from dhvt.parity import Predict
+from dhvt.parity import Predict, top1
 
 CALIBRATION_IMAGES = 1000
 CHECK_IMAGES = 5000
@@ -130,8 +130,8 @@ def compare_quantized(
     return Quantization(
         calibration_images=calibration_images,
         images=len(images),
-        top1=100 * float((got.argmax(1) == labels).mean()),
-        top1_fp32=100 * float((expected.argmax(1) == labels).mean()),
+        top1=top1(got, labels),
+        top1_fp32=top1(expected, labels),
         top1_agreement=float((got.argmax(1) == expected.argmax(1)).mean()),
         max_abs_error=float(error.max()),
         mean_abs_error=float(error.mean()),
