@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dhvt.artifact import INT8_NAMES
 from dhvt.errors import ExportError
-from dhvt.parity import Predict, top1
+from dhvt.parity import Predict, compare_logits, top1
 
 CALIBRATION_IMAGES = 1000
 CHECK_IMAGES = 5000
@@ -33,6 +33,7 @@ BETWEEN_PRODUCTS = ["Add", "Multiply", "ReduceMean", "MVN", "GroupConvolution"]
 """What a transformer's graph has between its products. In int8 it would be no faster, because OpenVINO's LayerNorm and
 depth-wise convolution compute in float32; and left so, the logits are off by a quarter as much."""
 
+COMPARED_BATCH_SIZE = 64
 TIMED_BATCH_SIZE = 32
 TIMED_ROUNDS = 11
 
@@ -123,18 +124,19 @@ def compare_quantized(
     int8: Predict, fp32: Predict, images: NDArray[np.uint8], labels: NDArray[np.int64], calibration_images: int
 ) -> Quantization:
     """Accuracy and speed of the quantized graph beside those of the one in float32."""
+    starts = range(0, len(images), COMPARED_BATCH_SIZE)
     expected, got = (
-        np.concatenate([predict(images[start : start + 64]) for start in range(0, len(images), 64)]) for predict in (fp32, int8)
+        np.concatenate([predict(images[start : start + COMPARED_BATCH_SIZE]) for start in starts]) for predict in (fp32, int8)
     )
-    error = np.abs(expected - got)
+    compared = compare_logits("int8", expected, got, (COMPARED_BATCH_SIZE,), labels)
     return Quantization(
         calibration_images=calibration_images,
         images=len(images),
         top1=top1(got, labels),
         top1_fp32=top1(expected, labels),
-        top1_agreement=float((got.argmax(1) == expected.argmax(1)).mean()),
-        max_abs_error=float(error.max()),
-        mean_abs_error=float(error.mean()),
+        top1_agreement=compared.top1_agreement,
+        max_abs_error=compared.max_abs_error,
+        mean_abs_error=compared.mean_abs_error,
         speedup=_speedup(fp32, int8, np.resize(images, (TIMED_BATCH_SIZE, *images.shape[1:]))),
     )
 

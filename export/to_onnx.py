@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -111,19 +111,33 @@ def sample(source: ImageSource, cfg: Preprocess, count: int) -> Batch:
     return Batch(*map(np.concatenate, zip(*batches, strict=True)))
 
 
-def open_parts(data: str, checkpoint: Checkpoint) -> tuple[ImageSource, ImageSource, bool]:
-    """What to calibrate on and what to measure on, and whether the checkpoint's training held that out; where ``data`` is
-    what it was trained on, these are its training and validation pictures."""
-    return reopen_training_data(data, checkpoint.classes, checkpoint.data, checkpoint.recipe.get("seed", 0))
+@dataclass(frozen=True)
+class Parts:
+    """Real pictures for an export; where they are what the checkpoint was trained on, parted as they were then.
+
+    Args:
+        calibration: to calibrate on.
+        check: to compare and measure on.
+        held_out: whether ``check`` is known to be what the training held out.
+    """
+
+    calibration: ImageSource
+    check: ImageSource
+    held_out: bool
 
 
-def parity_pictures(
-    data: str | None, cfg: Preprocess, checkpoint: Checkpoint
-) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
-    """Pictures ``(N, H, W, 3)`` to compare on, and their labels; without ``data`` drawn ones, which have none."""
+def open_parts(data: str | None, checkpoint: Checkpoint) -> Parts | None:
+    """None without ``data``."""
     if not data:
+        return None
+    return Parts(*reopen_training_data(data, checkpoint.classes, checkpoint.data, checkpoint.recipe.get("seed", 0)))
+
+
+def parity_pictures(parts: Parts | None, cfg: Preprocess) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+    """Pictures ``(N, H, W, 3)`` to compare on, and their labels; without ``parts`` drawn ones, which have none."""
+    if parts is None:
         return draw_inputs(PARITY_IMAGES, cfg.size), None
-    batch = sample(open_parts(data, checkpoint)[1], cfg, REAL_PARITY_IMAGES)
+    batch = sample(parts.check, cfg, REAL_PARITY_IMAGES)
     return batch.images, batch.labels
 
 
@@ -138,19 +152,15 @@ def torch_predict(model: torch.nn.Module) -> Predict:
     return predict
 
 
-def add_int8(folder: Path, card: ModelCard, data: str, checkpoint: Checkpoint) -> tuple[ModelCard, str | None]:
+def add_int8(folder: Path, card: ModelCard, parts: Parts) -> tuple[ModelCard, str | None]:
     """Quantizes the graph in ``folder``, and keeps that where it pays.
-
-    Where ``data`` is what the checkpoint was trained on, it is calibrated on the training part and compared on the
-    pictures that were held out then; the card's ``held_out`` says whether that is known.
 
     Returns:
         The card with what was measured, or as it was and why.
     """
-    train, val, held_out = open_parts(data, checkpoint)
-    calibration = sample(train, card.preprocess, CALIBRATION_IMAGES).images
+    calibration = sample(parts.calibration, card.preprocess, CALIBRATION_IMAGES).images
     quantize(folder / GRAPH_NAME, calibration, folder)
-    check = sample(val, card.preprocess, CHECK_IMAGES)
+    check = sample(parts.check, card.preprocess, CHECK_IMAGES)
     fp32, int8 = (PartedGraph(folder / name, threads=available_cpus()).predict for name in (GRAPH_NAME, INT8_NAMES[0]))
     result = compare_quantized(int8, fp32, check.images, check.labels, len(calibration))
     reason = reason_to_drop(result)
@@ -159,7 +169,7 @@ def add_int8(folder: Path, card: ModelCard, data: str, checkpoint: Checkpoint) -
             (folder / name).unlink()
         return card, reason
     golden = np.stack([preprocess(picture, card.preprocess) for picture in card.golden.encoded()])
-    return replace(card, int8=result.to_dict() | {"held_out": held_out, "logits": int8(golden).tolist()}), None
+    return replace(card, int8=result.to_dict() | {"held_out": parts.held_out, "logits": int8(golden).tolist()}), None
 
 
 def export_onnx(
@@ -183,12 +193,13 @@ def export_onnx(
         ParityError: ONNX Runtime or OpenVINO disagrees with PyTorch.
         ArtifactError: ``out`` cannot be written.
     """
-    if int8 and not data:
+    parts = open_parts(data, checkpoint)
+    if int8 and parts is None:
         raise ExportError("int8 needs data: pictures to calibrate with, and to prove that accuracy is kept")
     cfg = checkpoint.build_preprocess()
     model = ServedModel(checkpoint.build_model(), cfg).eval()
     reference = torch_predict(model)
-    images, labels = parity_pictures(data, cfg, checkpoint)
+    images, labels = parity_pictures(parts, cfg)
     pictures = draw_pictures()
     golden = Golden(
         images=encode_base64(pictures),
@@ -209,7 +220,7 @@ def export_onnx(
             golden=golden,
             temperature=checkpoint.temperature,
             parity={
-                "images": "real" if data else "drawn",
+                "images": "real" if parts else "drawn",
                 "tolerance": {"atol": FP32.atol, "top1_agreement": FP32.top1_agreement},
                 "runtimes": [comparison.to_dict() for comparison in comparisons],
             },
@@ -218,8 +229,8 @@ def export_onnx(
             provenance=checkpoint.provenance,
             versions={name: version(name) for name in ("torch", "onnx", "onnxruntime", "openvino", "numpy", "pillow")},
         )
-        if int8 and data:
-            card, reason = add_int8(folder, card, data, checkpoint)
+        if int8 and parts:
+            card, reason = add_int8(folder, card, parts)
             if reason is not None:
                 click.echo(f"left out: {reason}", err=True)
         write_card(folder, card)

@@ -43,7 +43,7 @@ from dhvt.parity import TOLERANCES, Comparison, Predict
 from export.golden import draw_inputs
 from export.parity import BATCH_SIZES, compare_outputs, describe, onnxruntime_predict
 from export.precision import DTYPES, cast
-from export.to_onnx import OPSET_VERSION, export_graph, export_onnx, parity_pictures, torch_predict
+from export.to_onnx import OPSET_VERSION, export_graph, export_onnx, open_parts, parity_pictures, torch_predict
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 OPSETS = {"bf16": 22}
@@ -288,7 +288,7 @@ def export_trt(
     artifact = load_artifact(out) if out.exists() else export_onnx(checkpoint, out, data)
     _require_same_model(artifact, checkpoint)
     cfg = artifact.card.preprocess
-    images, labels = parity_pictures(data, cfg, checkpoint)
+    images, labels = parity_pictures(open_parts(data, checkpoint), cfg)
     with tempfile.TemporaryDirectory() as temporary:
         graph = Path(temporary) / f"model.{precision}.onnx"
         comparison = export_precision(checkpoint, precision, graph, images, labels)

@@ -13,9 +13,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 
@@ -24,6 +26,7 @@ from serving.engines import Engine, open_engine
 from tests.conftest import draw, encode
 
 ROOT = Path(__file__).resolve().parents[2]
+PNG = encode(draw(0, 1))
 
 
 def free_port() -> int:
@@ -68,6 +71,56 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> N
             pass
         time.sleep(0.1)
     raise TimeoutError(log.read_text())
+
+
+def classify(url: str, **options: Any) -> httpx.Response:
+    """Asks for one picture."""
+    return httpx.post(f"{url}/classify", files={"image": PNG}, timeout=30, **options)
+
+
+def worker_pids(url: str) -> list[int]:
+    """The processes that listen, less the one that started them."""
+    port = int(url.rsplit(":", 1)[1])
+    listening = {c.pid for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port and c.pid}
+    parents = {psutil.Process(pid).ppid() for pid in listening}
+    return sorted(listening - parents) or sorted(
+        child.pid
+        for pid in listening
+        for child in psutil.Process(pid).children()
+        if "worker.service" in " ".join(child.cmdline())
+    )
+
+
+def in_flight(url: str) -> float:
+    """What the server counts."""
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return next((float(line.split()[-1]) for line in lines if line.startswith("dhvt_requests_in_flight ")), 0)
+
+
+@contextmanager
+def load(url: str, headers: dict[str, str] | None = None) -> Iterator[list[Any]]:
+    """Clients that ask without a pause; gives their status codes and failures."""
+    outcomes: list[Any] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(timeout=60, headers=headers) as client:
+            while not stop.is_set():
+                try:
+                    outcomes.append(client.post(f"{url}/classify", files={"image": PNG}).status_code)
+                except httpx.TransportError as error:
+                    outcomes.append(error)
+                    time.sleep(0.05)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield outcomes
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,143 @@
+"""A real server's processes: killed, ended, overrun, left by their clients, and asked for long."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import draw, encode
+from tests.serving.conftest import PNG, classify, in_flight, load, serving, worker_pids
+
+
+@pytest.mark.parametrize("environment", [{}, {"BENTOML_CONTAINERIZED": "true"}])
+def test_a_killed_worker_is_replaced(artifact_path, tmp_path, environment):
+    with serving(tmp_path / "log", DHVT_MODEL=str(artifact_path), **environment) as url:
+        with load(url) as outcomes:
+            (pid,) = worker_pids(url)
+            while len(outcomes) < 20:
+                time.sleep(0.05)
+            os.kill(pid, signal.SIGKILL)
+            before = outcomes.count(200)
+            deadline = time.monotonic() + 90
+            while outcomes.count(200) < before + 20:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            assert worker_pids(url) != [pid]
+        assert in_flight(url) == 0  # those inside the dead one are not counted on
+    failures = [outcome for outcome in outcomes if outcome != 200]
+    assert len(failures) <= 4  # at most what was inside
+    assert all(isinstance(failure, httpx.TransportError) for failure in failures)
+
+
+def test_sigterm_answers_what_was_accepted(artifact_path, tmp_path):
+    """Half of each body has come when the signal does; the other half is still taken, and answered."""
+    with serving(tmp_path / "log", DHVT_MODEL=str(artifact_path)) as url, contextlib.ExitStack() as stack:
+        host, port = url.removeprefix("http://").split(":")
+        head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(PNG)}\r\n\r\n".encode()
+        clients = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(8)]
+        for client in clients:
+            client.sendall(head + PNG[:50])
+        while in_flight(url) < len(clients):
+            time.sleep(0.05)
+        server = psutil.Process(worker_pids(url)[0]).parent()
+        server.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        for client in clients:
+            client.sendall(PNG[50:])
+            client.settimeout(30)
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        server.wait(30)
+
+
+def test_sigterm_does_not_wait_for_ever_for_clients_that_read_nothing(artifact_path, tmp_path):
+    """One has asked for more than the sockets hold, and takes nothing of it."""
+    settings = {"DHVT_MODEL": str(artifact_path), "DHVT_REQUEST_TIMEOUT_S": "1", "DHVT_BATCH_TIMEOUT_S": "3"}
+    with serving(tmp_path / "log", **settings) as url, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        host, port = url.removeprefix("http://").split(":")
+        client.connect((host, int(port)))
+        files = [("image", ("n" * 3000 + str(number), b"x")) for number in range(2000)]
+        request = httpx.Request("POST", f"{url}/classify/batch", files=files)
+        head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+        client.sendall(f"POST /classify/batch HTTP/1.1\r\n{head}\r\n".encode() + request.read())
+        while 'route="/classify/batch",status="200"' not in httpx.get(f"{url}/metrics").text:
+            time.sleep(0.05)
+        server = psutil.Process(worker_pids(url)[0]).parent()
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+    assert "connections that are still open after 3 s are closed" in (tmp_path / "log").read_text()
+
+
+def test_a_client_that_has_gone_takes_no_place_in_a_long_queue(artifact_path, tmp_path):
+    """Its picture is not computed, once the queue is so long that clients give up."""
+    settings = {"DHVT_MODEL": str(artifact_path), "DHVT_MAX_BATCH_SIZE": "1", "DHVT_MAX_QUEUE_MS": "0"}
+    large = encode(draw(0, 1).resize((3000, 3000)), "PNG")
+    with serving(tmp_path / "log", **settings) as url:
+        host, port = url.removeprefix("http://").split(":")
+        head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(large)}\r\n\r\n"
+        with contextlib.ExitStack() as stack:
+            for number in range(100):
+                client = stack.enter_context(socket.create_connection((host, int(port))))
+                client.sendall(head.encode() + large)
+                if number == 60:  # these will have waited for long enough that the server looks after the next
+                    time.sleep(2)
+        while in_flight(url):
+            time.sleep(0.1)
+        text = httpx.get(f"{url}/metrics").text
+    assert float(re.search(r'route="/classify",status="400"} (\S+)', text)[1]) > 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_queue_that_is_too_old_takes_no_more(artifact_path, tmp_path):
+    settings = {"DHVT_MODEL": str(artifact_path), "DHVT_MAX_QUEUE_MS": "1", "DHVT_MAX_BATCH_SIZE": "1"}
+    with serving(tmp_path / "log", **settings) as url:
+        with load(url) as outcomes:
+            while 503 not in outcomes or 200 not in outcomes:
+                time.sleep(0.05)
+                assert len(outcomes) < 20_000
+        assert set(outcomes) == {200, 503}
+        assert classify(url).status_code == 200
+
+
+@pytest.mark.slow
+def test_memory_stays(artifact_path, tmp_path):
+    """20,000 requests of every kind leave the worker less than 10 MB larger than the first 2,000 did."""
+    junk = [
+        ("/classify", {"files": {"image": PNG}}),
+        ("/classify", {"files": {"image": PNG[:100]}}),
+        ("/classify", {"files": {"image": b"hello" * 1000}}),
+        ("/classify?top_k=0", {"files": {"image": PNG}}),
+        ("/classify", {"json": {}}),
+        ("/classify", {"files": {"img": PNG}}),
+        ("/classify/batch", {"files": [("image", PNG), ("image", PNG[:100])]}),
+        ("/classify/batch", {"content": b"PK", "headers": {"Content-Type": "application/zip"}}),
+        ("/nope", {}),
+        ("/livez", {}),
+    ]
+    with serving(tmp_path / "log", DHVT_MODEL=str(artifact_path), DHVT_ACCESS_LOG="off") as url:
+        worker = psutil.Process(worker_pids(url)[0])
+
+        def send(numbers):
+            with httpx.Client(timeout=60) as client:
+                for number in numbers:
+                    path, body = junk[number % len(junk)]
+                    headers = body.get("headers", {}) | ({"Connection": "close"} if number % 5 == 0 else {})
+                    path = f"/nope/{number}" if path == "/nope" else path
+                    assert client.post(url + path, **body | {"headers": headers}).status_code < 500
+
+        with ThreadPoolExecutor(4) as pool:
+            sizes = []
+            for start in range(0, 20_000, 2_000):
+                list(pool.map(send, [range(start + lane, start + 2_000, 4) for lane in range(4)]))
+                sizes.append(worker.memory_info().rss)
+        assert in_flight(url) == 0
+        assert "Traceback" not in (tmp_path / "log").read_text()
+    print("worker, MB:", [round(size / 1e6) for size in sizes])
+    assert sizes[-1] - sizes[0] < 10e6
