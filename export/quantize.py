@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from multiprocessing import get_context
@@ -92,12 +94,13 @@ def _quantize(graph: Path, calibration: NDArray[np.uint8], out: Path) -> None:
     nncf.set_log_level(logging.ERROR)
     model = openvino.Core().read_model(graph)
     names, types = _left_in_float32(model)
-    quantized = nncf.quantize(
-        model,
-        nncf.Dataset(calibration[:, None]),
-        subset_size=len(calibration),
-        ignored_scope=nncf.IgnoredScope(names=names, types=types),
-    )
+    with redirect_stdout(sys.stderr):  # where progress belongs
+        quantized = nncf.quantize(
+            model,
+            nncf.Dataset(calibration[:, None]),
+            subset_size=len(calibration),
+            ignored_scope=nncf.IgnoredScope(names=names, types=types),
+        )
     openvino.save_model(quantized, out / INT8_NAMES[0], compress_to_fp16=False)
 
 
