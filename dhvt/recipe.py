@@ -126,6 +126,14 @@ class TrainRecipe:
         """The picture scale when ``progress`` (0 to 1) of the training is done."""
         return next(scale for until, scale in self.resolutions if progress < until or until == 1.0)
 
+    def mean_scale_after(self, progress: float) -> float:
+        """The picture scale on average over what is left when ``progress`` of the training is done."""
+        total, start = 0.0, progress
+        for until, scale in self.resolutions:
+            total += max(until - start, 0.0) * scale
+            start = max(until, start)
+        return total / (1 - progress) if progress < 1 else self.scale_at(1.0)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, for a checkpoint or JSON."""
         return asdict(self)

@@ -173,7 +173,7 @@ class Trainer:
             batch = self.sampler.batch_size
             seen, hits, loss_sum = seen + batch, hits + correct, loss_sum + loss * batch
             rate = seen / (time.monotonic() - started)
-            left = (self.learner.total_steps - self.learner.step) * batch / rate
+            left = self._images_left(batch) / rate
             bar.set_postfix_str(
                 f"loss {loss_sum / seen:.3f}, acc {100 * hits / seen:.1f} %, {rate:.0f} images/s, "
                 f"training left {left / 60:.0f} min",
@@ -186,6 +186,12 @@ class Trainer:
                 self._save()
         bar.close()
         return {"train_loss": loss_sum / seen, "train_top1": 100 * hits / seen, "images_per_s": rate}
+
+    def _images_left(self, batch: int) -> float:
+        """Pictures until the end, in pictures of the present size: a step takes about as long as they are wide."""
+        progress = self.learner.step / self.learner.total_steps
+        scale = self.recipe.mean_scale_after(progress) / self.recipe.scale_at(progress)
+        return (self.learner.total_steps - self.learner.step) * batch * scale
 
     def _between_epochs(self) -> bool:
         return self.learner.step % len(self.sampler) == 0

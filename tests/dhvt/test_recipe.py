@@ -90,6 +90,7 @@ def test_an_unknown_preset_names_the_known_ones():
 def test_resolutions():
     recipe = TrainRecipe(resolutions=((0.5, 0.5), (0.9, 0.75), (1.0, 1.0)))
     assert [recipe.scale_at(progress) for progress in (0, 0.49, 0.5, 0.89, 0.9, 1.0)] == [0.5, 0.5, 0.75, 0.75, 1, 1]
+    assert [round(recipe.mean_scale_after(progress), 4) for progress in (0, 0.5, 0.95, 1.0)] == [0.65, 0.8, 1, 1]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
