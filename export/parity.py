@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhvt.artifact import INPUT_NAME, OUTPUT_NAME
+from dhvt.batches import run_in_parts
 from dhvt.errors import ParityError
 from dhvt.parity import Comparison, Predict, Tolerance, compare
 
@@ -35,8 +36,7 @@ def compare_outputs(
     Raises:
         ParityError: they differ by more than ``tolerance``.
     """
-    largest = max(BATCH_SIZES)
-    expected = np.concatenate([reference(images[start : start + largest]) for start in range(0, len(images), largest)])
+    expected = run_in_parts(reference, images, 1, max(BATCH_SIZES))
     comparison = compare(runtime, expected, candidate, images, batch_sizes=batch_sizes, labels=labels)
     fault = tolerance.fault(comparison)
     if fault is not None:

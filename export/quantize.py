@@ -19,6 +19,7 @@ import openvino
 from numpy.typing import NDArray
 
 from dhvt.artifact import INT8_NAMES
+from dhvt.batches import run_in_parts
 from dhvt.errors import ExportError
 from dhvt.parity import Predict, compare_logits, top1
 
@@ -127,11 +128,8 @@ def compare_quantized(
     int8: Predict, fp32: Predict, images: NDArray[np.uint8], labels: NDArray[np.int64], calibration_images: int
 ) -> Quantization:
     """Accuracy and speed of the quantized graph beside those of the one in float32."""
-    starts = range(0, len(images), COMPARED_BATCH_SIZE)
-    expected, got = (
-        np.concatenate([predict(images[start : start + COMPARED_BATCH_SIZE]) for start in starts]) for predict in (fp32, int8)
-    )
-    compared = compare_logits("int8", expected, got, (COMPARED_BATCH_SIZE,), labels)
+    expected, got = (run_in_parts(predict, images, 1, COMPARED_BATCH_SIZE) for predict in (fp32, int8))
+    compared = compare_logits("int8", expected, got, (COMPARED_BATCH_SIZE,))
     return Quantization(
         calibration_images=calibration_images,
         images=len(images),
