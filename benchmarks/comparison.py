@@ -66,7 +66,8 @@ def main() -> None:
     for name, entry in results.items():
         rates = f"{entry['training_images_per_s']:.0f} | {entry['serving_images_per_s']:.0f}"
         lines.append(f"| {name} | {entry['epochs']} | {entry['parameters']:,} | {entry['top1']:.2f} | {rates} |")
-    text = f"# Comparison\n\n{args.train_images or 'All'} training pictures, recipe `{args.recipe}`, batch 32 in serving.\n"
+    recipe = " ".join([f"`{args.recipe}`", *args.train_option])
+    text = f"# Comparison\n\n{args.train_images or 'All'} training pictures, recipe {recipe}, batch 32 in serving.\n"
     (args.out / "comparison.md").write_text("\n".join([text, *lines, ""]), encoding="utf-8")
     print(json.dumps({"benchmark": "comparison", "train_images": args.train_images, "models": results}))
 
