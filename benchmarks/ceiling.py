@@ -2,8 +2,8 @@
 
     python benchmarks/ceiling.py
 
-``decode_images_per_s``: a thread per processor decodes, and nothing else. ``engine_images_per_s``: batches of 32, and
-nothing else. Both need the same processors, so no server can give more than ``images_per_s`` =
+``decode_images_per_s``: a thread per processor decodes, and nothing else. ``engine_images_per_s``: batches of 32, as many
+at once as the engine takes, and nothing else. Both need the same processors, so no server can give more than ``images_per_s`` =
 1 / (1 / decode + 1 / engine). ``single_ms`` is one picture at a time, decoded and predicted.
 Prints one JSON line.
 """
@@ -45,11 +45,12 @@ def measure(picture: bytes, seconds: float) -> dict[str, object]:
     pixels = served.decode(picture)
     batch = np.stack([pixels] * MAX_BATCH_SIZE)
     with ThreadPoolExecutor(threads) as pool:
-        decode_times = call_times(lambda: list(pool.map(served.decode, [picture] * 64)), seconds)
-    decode, engine = (
-        64 / median(decode_times),
-        MAX_BATCH_SIZE / median(call_times(lambda: served.engine.predict(batch), seconds)),
-    )
+        decode = 64 / median(call_times(lambda: list(pool.map(served.decode, [picture] * 64)), seconds))
+    with ThreadPoolExecutor(served.engine.concurrency) as pool:
+        batches = [batch] * 4 * served.engine.concurrency
+        engine = (
+            MAX_BATCH_SIZE * len(batches) / median(call_times(lambda: list(pool.map(served.engine.predict, batches)), seconds))
+        )
     single = median(call_times(lambda: served.answer(served.predict([served.decode(picture)])[0]), seconds))
     return {
         "images_per_s": round(1 / (1 / decode + 1 / engine), 1),

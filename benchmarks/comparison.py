@@ -51,12 +51,11 @@ def main() -> None:
     data = prepare_data(args)
     results: dict[str, dict[str, Any]] = {}
     for name in (*args.models, *(PAPER_MODELS if args.all_models else ())):
-        if name in PAPER_MODELS:
-            args.epochs = 1
+        budget = argparse.Namespace(**vars(args) | ({} if name in args.models else {"epochs": 1}))
         out = args.out / name
-        metrics = train_once(out, data, args, 0, ["--variant", name])
+        metrics = train_once(out, data, budget, 0, ["--variant", name])
         results[name] = {
-            "epochs": args.epochs,
+            "epochs": budget.epochs,
             "parameters": metrics["parameters"],
             "top1": round(metrics["val_top1"], 2),
             "training_images_per_s": round(metrics["images_per_s"], 1),

@@ -21,6 +21,9 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def to_json(value: Any) -> bytes:
     """Compact UTF-8; what no UTF-8 can say, such as a byte of a file name in another encoding, becomes ``?``."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
+    return _encoder.encode(value).encode(errors="replace")

@@ -6,11 +6,11 @@ import asyncio
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from time import perf_counter
-from uuid import uuid4
 
 from serving.answers import Answer
 from serving.bodies import Receive, Scope, read_header
@@ -131,7 +131,7 @@ class App:
 def _identify(scope: Scope) -> str:
     """The request's own id where it has a fit one, else a new one."""
     request_id = read_header(scope, b"x-request-id")
-    return request_id.decode() if _REQUEST_ID.fullmatch(request_id) else uuid4().hex
+    return request_id.decode() if _REQUEST_ID.fullmatch(request_id) else os.urandom(16).hex()
 
 
 def _with_identity(answer: Answer, identity: str) -> Answer:

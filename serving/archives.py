@@ -14,6 +14,9 @@ from serving.errors import UnsupportedMedia
 from serving.pictures import Picture, picture_too_large
 
 _SPOOL_BYTES = 8_000_000  # a larger archive goes to the disk
+_TAR_HEADER_BYTES = 8192  # a path of Linux has 4096; before Python 3.11.10 tarfile takes seconds for 30,000 bytes of digits
+_ZIP_ENTRY_BYTES = 400  # of a zip's table of contents for each picture that may be in it, on average
+_ZIP_SMALL_BYTES = 70_000  # its end with a comment; the name of a file
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # Python unpacks the others without a limit
 
 
@@ -24,16 +27,15 @@ class NotYet(Exception):
 class ArrivingFile:
     """A body on its way, as a file: what has come can be read, for the rest :class:`NotYet` is raised.
 
-    Args:
-        max_read: bytes that may be read at once. A zip's table of contents is, and each long name of a tar.
-
     Attributes:
+        max_read: bytes that may be read at once; who reads sets it to what it can want here. A zip's table of contents is
+            read at once, and so is each header of a tar.
         is_complete: whether all of it is here.
         awaited: bytes that must have come before it makes sense to read again.
     """
 
-    def __init__(self, max_read: int) -> None:
-        self.max_read = max_read
+    def __init__(self) -> None:
+        self.max_read = 0
         self.is_complete = False
         self.awaited = 0.0
         self._file = SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 (close does it)
@@ -58,7 +60,7 @@ class ArrivingFile:
             ValueError: they are too many.
         """
         if min(self._received - self._position if size < 0 else size, self._received) > self.max_read:
-            raise ValueError(f"its table of contents or a name in it has more than {self.max_read:,} bytes")
+            raise ValueError(f"its table of contents or a file's header has more than {self.max_read:,} bytes")
         if not self.is_complete:
             end = math.inf if size < 0 else self._position + size
             if end > self._received:
@@ -87,12 +89,14 @@ class ArrivingFile:
         self._file.close()
 
 
-def read_tar(file: ArrivingFile, max_bytes: int) -> Iterator[Picture | None]:
+def read_tar(file: ArrivingFile, max_bytes: int, max_images: int) -> Iterator[Picture | None]:
     """The files in their order, None when more must come first. Raises whatever tarfile does for a damaged archive."""
     archive: tarfile.TarFile | None = None
     member: tarfile.TarInfo | None = None
+    last_offset = -1
     while True:
         try:
+            file.max_read = _TAR_HEADER_BYTES
             if archive is None:
                 file.seek(0)
                 archive = tarfile.open(fileobj=cast("IO[bytes]", file), mode="r:")  # noqa: SIM115 (holds nothing else)
@@ -100,6 +104,11 @@ def read_tar(file: ArrivingFile, max_bytes: int) -> Iterator[Picture | None]:
                 member = archive.next()
                 if member is None:
                     _check_end(file, archive.offset)
+                elif member.offset <= last_offset:  # tarfile follows a negative size backwards
+                    raise tarfile.ReadError(f"the header at byte {member.offset:,} comes a second time")
+                else:
+                    last_offset = member.offset
+            file.max_read = max_bytes
             picture = None if member is None else _read_member(archive, member, max_bytes)
         except NotYet:  # what was begun is begun anew
             yield None
@@ -126,12 +135,14 @@ def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: i
     return Picture(member.name, content.read(member.size) if content else picture_too_large(max_bytes))
 
 
-def read_zip(file: ArrivingFile, max_bytes: int) -> Iterator[Picture | None]:
+def read_zip(file: ArrivingFile, max_bytes: int, max_images: int) -> Iterator[Picture | None]:
     """The files in their order, None until all has come. Raises whatever zipfile does for a damaged archive."""
     if not file.is_complete:
         file.awaited = math.inf
         yield None
+    file.max_read = max(_ZIP_ENTRY_BYTES * max_images, _ZIP_SMALL_BYTES)
     with zipfile.ZipFile(cast("IO[bytes]", file)) as archive:
+        file.max_read = max(max_bytes + 1, _ZIP_SMALL_BYTES)
         for member in archive.infolist():
             if member.is_dir() or _is_hidden(member.filename):
                 continue
@@ -146,5 +157,5 @@ def read_zip(file: ArrivingFile, max_bytes: int) -> Iterator[Picture | None]:
 
 
 def _is_hidden(name: str) -> bool:
-    """macOS and other tools add such files to archives."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.removeprefix("./").split("/"))
+    """macOS and other tools add such files and folders to archives."""
+    return any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in name.split("/"))

@@ -15,13 +15,12 @@ from serving.settings import Settings
 
 _PICTURES_AT_ONCE, _BYTES_AT_ONCE = 64, 1_000_000  # read from an archive before the event loop has its turn
 _MAX_TEXT_FIELDS = 16
-_MIN_READ = 16_000_000  # bytes of an archive that may always be read at once, a table of contents for one
 _MAX_NAME = 4096  # characters; a tar can give one name of megabytes to all its files, and each answer repeats it
 _HINT = (
     f"send files as multipart/form-data, curl -F {FIELD}=@a.jpg -F {FIELD}=@b.jpg …, "
     "or an archive, curl --data-binary @pictures.tar -H 'Content-Type: application/x-tar' …, or application/zip"
 )
-_ArchiveReader = Callable[[ArrivingFile, int], Iterator[Picture | None]]
+_ArchiveReader = Callable[[ArrivingFile, int, int], Iterator[Picture | None]]
 
 
 def read_pictures(scope: Scope, receive: Receive, settings: Settings) -> AsyncIterator[Picture]:
@@ -60,8 +59,8 @@ async def _read_form(body: AsyncIterator[bytes], boundary: str, settings: Settin
 
 async def _read_archive(body: AsyncIterator[bytes], read: _ArchiveReader, settings: Settings) -> AsyncIterator[Picture]:
     loop = asyncio.get_running_loop()
-    with closing(ArrivingFile(max(settings.max_upload_bytes, _MIN_READ))) as file:
-        pictures = read(file, settings.max_upload_bytes)
+    with closing(ArrivingFile()) as file:
+        pictures = read(file, settings.max_upload_bytes, settings.max_batch_images)
         count = 0
         async for _ in file.fill(body):
             has_more = True
@@ -76,6 +75,8 @@ async def _read_archive(body: AsyncIterator[bytes], read: _ArchiveReader, settin
                     yield picture
                 if damage:
                     raise BadRequest(f"the archive is damaged, compressed as a whole, or encrypted ({damage}); {_HINT}")
+        if not count:
+            raise BadRequest(f"the archive has no file, or hidden ones alone; {_HINT}")
 
 
 def _read_some(pictures: Iterator[Picture | None]) -> tuple[list[Picture], bool, str]:

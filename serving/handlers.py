@@ -32,6 +32,9 @@ _PATIENT_S = 1.0
 
 _MAX_ANSWER_BYTES = 100_000_000
 
+_Begun = asyncio.Queue[asyncio.Task[dict[str, Any]] | None]
+"""Results of a batch on their way, in order, and None at the end."""
+
 Handler = Callable[[Scope, Receive], Awaitable[Answer]]
 
 
@@ -84,23 +87,38 @@ class Handlers:
         return Answer(b'{"model":%b,"results":[%b]}' % (to_json(name), b",".join(answers)))
 
     async def _classify_in_order(self, pictures: AsyncIterator[Picture], top_k: int) -> AsyncGenerator[dict[str, Any], None]:
-        """A result for each picture, all from the model that serves at the start; some of them on their way at once.
+        """A result for each picture as soon as it is there, all from the model that serves at the start."""
+        classifier = self.classifier
+        begun: _Begun = asyncio.Queue()
+        with classifier.pipeline.hold():
+            reading = asyncio.create_task(self._begin_all(pictures, begun, classifier, top_k))
+            try:
+                while (task := await begun.get()) is not None:
+                    yield await task
+                await reading  # for its error
+            finally:
+                reading.cancel()
+                await asyncio.wait([reading])
+                while not begun.empty():
+                    if (task := begun.get_nowait()) is not None:
+                        task.cancel()
+
+    async def _begin_all(self, pictures: AsyncIterator[Picture], begun: _Begun, classifier: Classifier, top_k: int) -> None:
+        """Puts a task for each picture into ``begun``, in order, and None at the end; some of them run at once.
 
         How many, all such requests share, or a few large ones would keep single pictures waiting behind a long queue.
         """
-        classifier = self.classifier
-        waiting: deque[asyncio.Task[dict[str, Any]]] = deque()
+        running: deque[asyncio.Task[dict[str, Any]]] = deque()
         try:
-            with classifier.pipeline.hold():
-                async for picture in pictures:
-                    waiting.append(self._begin(picture, classifier, top_k))
-                    while waiting and (waiting[0].done() or self._are_too_many()):
-                        yield await waiting.popleft()
-                while waiting:
-                    yield await waiting.popleft()
+            async for picture in pictures:
+                running.append(self._begin(picture, classifier, top_k))
+                begun.put_nowait(running[-1])
+                while running and (running[0].done() or self._are_too_many()):
+                    oldest = running.popleft()
+                    if not oldest.done():
+                        await asyncio.wait([oldest])
         finally:
-            for task in waiting:
-                task.cancel()
+            begun.put_nowait(None)
 
     def _begin(self, picture: Picture, classifier: Classifier, top_k: int) -> asyncio.Task[dict[str, Any]]:
         """Of a batch; counted until it is done."""
@@ -231,18 +249,25 @@ async def _wait_for_disconnect(receive: Receive) -> None:
 async def _to_lines(results: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
     """They are made as fast as the body comes: many clients read nothing before they have sent everything."""
     lines: asyncio.Queue[bytes | None] = asyncio.Queue()
+    waiting_bytes = 0
 
     async def fill() -> None:
+        nonlocal waiting_bytes
         try:
             async with aclosing(results):
                 async for result in results:
-                    lines.put_nowait(to_json(result) + b"\n")
+                    line = to_json(result) + b"\n"
+                    waiting_bytes += len(line)
+                    if waiting_bytes > _MAX_ANSWER_BYTES:
+                        raise TooLarge(f"{_MAX_ANSWER_BYTES:,} bytes of lines wait to be read; read them while you send")
+                    lines.put_nowait(line)
         finally:
             lines.put_nowait(None)
 
     filling = asyncio.create_task(fill())
     try:
         while (line := await lines.get()) is not None:
+            waiting_bytes -= len(line)
             yield line
         await filling  # for its error
     finally:

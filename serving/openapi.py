@@ -23,8 +23,7 @@ _TOP_K = {
 _ONE_FILE = {"type": "object", "required": ["image"], "properties": {"image": _BINARY, "top_k": _TOP_K["schema"]}}
 _FILES = {"type": "object", "required": ["image"], "properties": {"image": {"type": "array", "items": _BINARY}}}
 _OF_PICTURES = (errors.BadRequest, errors.InvalidImage, errors.TooLarge, errors.UnsupportedMedia, errors.EngineFailed)
-_OF_LOAD = (errors.Overloaded, errors.TimedOut)
-_OF_ALL = (errors.Unauthorized, errors.InternalError)
+_OF_ALL = (errors.Unauthorized, errors.InternalError, errors.TimedOut)
 
 
 @cache
@@ -44,7 +43,7 @@ def openapi_document() -> dict[str, Any]:
                     "`curl -F image=@cat.jpg 'localhost:3000/classify?top_k=3'`",
                     schemas.ClassifyOutput,
                     {"model": "dhvt_tiny_cifar_patch4", "predictions": [_EXAMPLE]},
-                    (*_OF_PICTURES, *_OF_LOAD),
+                    (*_OF_PICTURES, errors.Overloaded),
                     parameters=[_TOP_K],
                     body={"multipart/form-data": {"schema": _ONE_FILE}, **pictures},
                 )
@@ -54,13 +53,14 @@ def openapi_document() -> dict[str, Any]:
                     "Classify many pictures",
                     "`curl -F image=@a.jpg -F image=@b.jpg localhost:3000/classify/batch`, or a tar or zip archive as body. "
                     "Results are in the order of the pictures; one that cannot be read has an `error` in its place. With "
-                    f"`Accept: {JSON_LINES}` each result is sent as a line of JSON as soon as it is there.",
+                    f"`Accept: {JSON_LINES}` each result is sent as a line of JSON as soon as it is there; an "
+                    "error that ends the request early is then the last line.",
                     schemas.BatchOutput,
                     {"model": "dhvt_tiny_cifar_patch4", "results": [{"name": "a.jpg", "predictions": [_EXAMPLE]}]},
-                    (*_OF_PICTURES, *_OF_LOAD),
+                    (*_OF_PICTURES, errors.Overloaded),
                     parameters=[_TOP_K],
                     body={"multipart/form-data": {"schema": _FILES}, **archives},
-                    also={JSON_LINES: {"schema": {"$ref": "#/components/schemas/BatchResult"}}},
+                    also={JSON_LINES: {"schema": {"anyOf": [_refer("BatchResult"), _refer("Error")]}}},
                 )
             },
             "/info": {"get": _operation("What is served, by what, within which limits", "", schemas.Info, None, ())},
@@ -93,7 +93,7 @@ def _operation(
     body: dict[str, Any] | None = None,
     also: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    answer = {"schema": {"$ref": f"#/components/schemas/{output.__name__}"}} | ({"example": example} if example else {})
+    answer = {"schema": _refer(output.__name__)} | ({"example": example} if example else {})
     operation = {
         "summary": summary,
         "description": description,
@@ -107,6 +107,10 @@ def _operation(
     return operation
 
 
+def _refer(schema: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{schema}"}
+
+
 def _error_responses(kinds: tuple[type[errors.RequestError], ...]) -> dict[str, Any]:
     by_status: dict[str, list[type[errors.RequestError]]] = {}
     for kind in sorted(kinds, key=lambda kind: kind.status):
@@ -114,7 +118,7 @@ def _error_responses(kinds: tuple[type[errors.RequestError], ...]) -> dict[str, 
     return {
         status: {
             "description": " Or: ".join(f"`{kind.code}`: {(kind.__doc__ or '').strip()}" for kind in group),
-            "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
+            "content": {JSON: {"schema": _refer("Error")}},
         }
         for status, group in by_status.items()
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from threading import Lock
+from threading import Semaphore
 from typing import Any
 
 from fastapi import FastAPI, UploadFile
@@ -12,7 +12,7 @@ from peers.served import Served
 
 app = FastAPI()
 served = Served()
-engine_free = Lock()  # an engine takes one call at a time
+engine_free = Semaphore(served.engine.concurrency)
 
 
 def _classify(data: bytes) -> dict[str, Any]:

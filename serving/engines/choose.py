@@ -195,7 +195,10 @@ def find_precisions(artifact: Artifact, engine: str) -> list[str]:
     package = ENGINES[engine].package
     if package is not None and find_spec(package) is None:
         raise EngineUnavailable(f"not installed; pip install {package}")
-    precisions: list[str] = _load_class(engine).precisions(artifact)
+    try:
+        precisions: list[str] = _load_class(engine).precisions(artifact)
+    except (ImportError, OSError, AttributeError) as error:  # a package that is torn, or lacks a library of the system
+        raise EngineError(f"its package is installed and cannot be imported ({type(error).__name__}: {error})") from error
     return precisions
 
 

@@ -35,7 +35,7 @@ def make_zip(files):
     return buffer.getvalue()
 
 
-def arrivals(read, body, size, max_read=100_000):
+def arrivals(read, body, size, max_images=2000):
     """What is read of a body that comes in pieces, each with the count of bytes that had come by then."""
 
     async def collect():
@@ -47,8 +47,8 @@ def arrivals(read, body, size, max_read=100_000):
                 come = min(start + size, len(body))
                 yield body[start:come]
 
-        with closing(ArrivingFile(max_read)) as file:
-            pictures = read(file, MAX_BYTES)
+        with closing(ArrivingFile()) as file:
+            pictures = read(file, MAX_BYTES, max_images)
             async for _ in file.fill(pieces()):
                 while (picture := next(pictures, None)) is not None:
                     found.append((picture.name, picture.data if picture.size or not picture.data else "too large", come))
@@ -96,11 +96,36 @@ def test_a_table_of_contents_or_a_name_may_not_take_all_memory():
     body = make_zip({str(number): b"" for number in range(2000)})
     assert len(arrivals(read_zip, body, 50_000)) == 2000
     with pytest.raises(ValueError, match="table of contents"):
-        arrivals(read_zip, body, 50_000, max_read=80_000)
-    body = make_tar({"n" * 90_000: b"1"}, tarfile.GNU_FORMAT)
-    assert len(arrivals(read_tar, body, 50_000)) == 1
-    with pytest.raises(ValueError, match="name"):
-        arrivals(read_tar, body, 50_000, max_read=80_000)
+        arrivals(read_zip, body, 50_000, max_images=200)
+    for format in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        assert len(arrivals(read_tar, make_tar({"n" * 7000: b"1"}, format), 50_000)) == 1
+        with pytest.raises(ValueError, match="header"):
+            arrivals(read_tar, make_tar({"n" * 9000: b"1"}, format), 50_000)
+
+
+def test_a_tar_that_points_back_at_itself_ends():
+    member = tarfile.TarInfo(".hidden")
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = (-512).to_bytes(12, "big", signed=True)
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    first = make_tar({"a": b"1"}, tarfile.GNU_FORMAT)[:1024]
+    with pytest.raises(tarfile.ReadError, match="second time"):
+        arrivals(read_tar, first + bytes(header) + b"\0" * 1024, 512)
+
+
+@pytest.mark.parametrize(
+    ("read", "make"), [(read_tar, lambda files: make_tar(files, tarfile.PAX_FORMAT)), (read_zip, make_zip)]
+)
+def test_hidden_files_are_left_out_and_no_others(read, make):
+    names = ["./a", "../b", "././c", "d/../e", ".hidden", "f/.hidden/g", "__MACOSX/._a", "h"]
+    assert [name for name, *_ in arrivals(read, make(dict.fromkeys(names, b"1")), 512)] == [
+        "./a",
+        "../b",
+        "././c",
+        "d/../e",
+        "h",
+    ]
 
 
 @settings(deadline=None)

@@ -72,7 +72,13 @@ def test_every_picture_is_answered_in_order(server, single, request_body):
 
 
 @pytest.mark.parametrize(
-    "package", [form, lambda files: archived(tar(files), "x-tar"), lambda files: archived(zipped(files), "zip")]
+    "package",
+    [
+        form,
+        lambda files: archived(tar(files), "x-tar"),
+        lambda files: archived(zipped(files), "zip"),
+        lambda files: archived(zipped(files, zipfile.ZIP_STORED), "zip"),
+    ],
 )
 def test_a_bad_picture_has_an_error_in_its_place(server, single, package):
     files = {
@@ -115,6 +121,25 @@ def test_pictures_of_a_tar_are_classified_while_it_comes(server):
         assert client.recv(100).startswith(b"HTTP/1.1 200")
 
 
+def test_a_line_comes_before_the_next_picture_does(server):
+    """Who sends a picture now and then need not wait for the next to learn of the last."""
+    body = tar(PICTURES)
+    first, second = body[: body.index(PICTURES["1.png"])], body[body.index(PICTURES["1.png"]) :]
+    host, port = server.removeprefix("http://").split(":")
+    head = (
+        f"POST /classify/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-tar\r\nAccept: {JSON_LINES}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        client.sendall(head.encode() + first)
+        received = b""
+        while b'"0.png"' not in received:
+            received += client.recv(100_000)
+        client.sendall(second)
+        while b'"6.png"' not in received:
+            received += client.recv(100_000)
+
+
 def test_top_k(server):
     results = httpx.post(f"{server}/classify/batch?top_k=1", **form(PICTURES)).json()["results"]
     assert [len(result["predictions"]) for result in results] == [1] * len(PICTURES)
@@ -130,6 +155,7 @@ def test_top_k(server):
         (archived(b"", "zip"), 400, "bad_request", "archive"),
         (archived(BAD_DEFLATE, "zip"), 400, "bad_request", "archive"),
         (archived(tar({"n" * 5000: b""}), "x-tar"), 400, "bad_request", "name is longer than 4,096"),
+        (archived(tar({".hidden": b"1"}), "x-tar"), 400, "bad_request", "no file"),
         (archived(b"hello", "x-tar"), 400, "bad_request", "archive"),
         (archived(zipped(PICTURES), "x-tar"), 400, "bad_request", "archive"),
     ],

@@ -1,4 +1,5 @@
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -75,6 +76,20 @@ def test_an_engine_that_is_not_there_is_named(artifact, monkeypatch):
     with pytest.raises(EngineError, match="pip install openvino"):
         open_engine(artifact, "openvino", threads=1)
     assert open_engine(artifact, threads=1).engine.name == "onnxruntime"
+
+
+def test_a_runtime_that_cannot_be_imported_does_not_serve(artifact, monkeypatch, tmp_path):
+    """As one that lacks a library of the system."""
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text("raise ImportError('libtbb.so.12 is missing')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "openvino" or name.endswith("engines.openvino")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    choice = open_engine(artifact, "auto", threads=1)
+    assert choice.engine.name == "onnxruntime"
+    assert any("cannot be imported (ImportError: libtbb.so.12 is missing)" in reason for reason in choice.rejected)
+    with pytest.raises(EngineError, match="cannot be imported"):
+        open_engine(artifact, "openvino", threads=1)
 
 
 def test_settings():
