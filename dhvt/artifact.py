@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -188,8 +188,8 @@ def writing_artifact(path: str | Path) -> Iterator[Path]:
     target = Path(path)
     if target.exists() and not (target / CARD_NAME).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise ArtifactError(f"{target} exists and is no model folder; choose another --out")
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise ArtifactError(f"cannot write beside {target}: {error.strerror}") from error
@@ -200,6 +200,8 @@ def writing_artifact(path: str | Path) -> Iterator[Path]:
         if target.exists():
             target.rename(old)
         temporary.rename(target)
+    except OSError as error:
+        raise ArtifactError(f"cannot write {target}: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if old.exists() and not target.exists():
@@ -208,10 +210,19 @@ def writing_artifact(path: str | Path) -> Iterator[Path]:
 
 
 def write_card(folder: Path, card: ModelCard) -> ModelCard:
-    """Writes ``model.json`` with the hashes of the graphs and the files already recorded; atomic."""
+    """Writes ``model.json`` with the hashes of the graphs and the files already recorded; atomic.
+
+    Raises:
+        ArtifactError: it cannot be written.
+    """
     names = {GRAPH_NAME, *card.files, *(INT8_NAMES if card.int8 else ()), *([ENGINE_NAME] if card.engine else ())}
     card = replace(card, files={name: _hash_file(folder / name) for name in sorted(names)})
     temporary = folder / f".{CARD_NAME}.{os.getpid()}"
-    temporary.write_text(_to_json(card), encoding="utf-8")
-    temporary.replace(folder / CARD_NAME)
+    try:
+        temporary.write_text(_to_json(card), encoding="utf-8")
+        temporary.replace(folder / CARD_NAME)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise ArtifactError(f"cannot write {folder / CARD_NAME}: {error.strerror}") from error
     return card

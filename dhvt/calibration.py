@@ -62,12 +62,15 @@ def negative_log_likelihood(logits: NDArray[np.floating], labels: NDArray[np.int
 def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
     """The number to divide logits by so that held-out pictures become likeliest; it changes no ranking.
 
-    The likelihood is convex in the inverse temperature, so that a golden-section search finds its one minimum.
+    The likelihood is convex in the inverse temperature, so that a golden-section search finds its one minimum. Where every
+    picture is right there is none, as any lower temperature is likelier, and the answer is 1.
 
     Args:
         logits: ``(N, classes)``, of pictures that were not trained on.
         labels: ``(N,)``.
     """
+    if bool((logits.argmax(axis=1) == labels).all()):
+        return 1.0
     golden = (5**0.5 - 1) / 2
     low, high = _LOG_TEMPERATURES
     while high - low > 1e-4:

@@ -149,7 +149,9 @@ def read_file(path: str | Path) -> Any:
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint at {path}") from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from error
 
 
 def from_authors(state: Mapping[str, Any], *, ema: bool = False) -> State:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from dhvt.config import VARIANTS
-from dhvt.errors import DHVTError
+from dhvt.errors import ConfigError, DHVTError
 from dhvt.options import engine_options, model_option, on_broken_option, parse_field, recipe_options
 from dhvt.process import is_main_process, restart_with_allocator
 from dhvt.recipe import load_recipe
@@ -99,7 +99,12 @@ def main() -> None:
 @click.option("--init", type=click.Path(path_type=Path), help="Start from the weights of a ckpt.pt or of an authors' .pth.")
 @click.option("--freeze", is_flag=True, help="With --init: train the last layer alone.")
 @click.option("--resume", is_flag=True, help="Go on from OUT/ckpt.pt with the same command.")
-@click.option("--change-recipe", is_flag=True, help="Resume although the recipe differs, as for more --epochs; is recorded.")
+@click.option(
+    "--change-recipe",
+    is_flag=True,
+    help="Resume with another recipe, such as more --epochs, but the same optimizer, batch size, seed, repeats and drop path; "
+    "is recorded.",
+)
 @on_broken_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--amp", default="auto", show_default=True, help="auto, bf16, fp16 or off.")
@@ -110,7 +115,9 @@ def main() -> None:
     type=click.IntRange(min=1),
     help="Cut each batch into so many parts, for want of memory.",
 )
-@click.option("--num-workers", default=0, show_default=True, help="Processes that decode; 0 decodes in this one.")
+@click.option(
+    "--num-workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that decode; 0 decodes in this one."
+)
 @click.option("--cache", is_flag=True, help="Keep decoded pictures in memory after the first epoch, at the training size.")
 @click.option("--tracker", default="", help="Send metrics to tensorboard (into OUT/tracker), wandb, mlflow, …")
 @click.option("--checkpoint-minutes", default=5.0, show_default=True, help="Also save in mid-epoch this often.")
@@ -218,7 +225,7 @@ def _open_model(model: Path | None, engine: str) -> tuple[Any, Any]:
 def evaluate(
     model: Path | None, engine: str, data: str, batch_size: int, on_broken: str, report: Path | None, record: bool
 ) -> None:
-    """Measure an exported model, in the engine that serves it, on labelled pictures. Needs no torch."""
+    """Measure an exported model, in the engine that serves it, on labelled pictures. Only CIFAR's own files need torch."""
     from dataclasses import replace
 
     from tqdm import tqdm
@@ -248,16 +255,19 @@ def evaluate(
     if report is not None:
         from dhvt.report import write_report
 
-        path = write_report(
-            report,
-            title=f"{artifact.card.name} on {Path(data).name}",
-            source=source,
-            cfg=artifact.card.preprocess,
-            outputs=outputs,
-            evaluation=result,
-            temperature=artifact.card.temperature,
-            facts={"engine": f"{running.name} in {running.precision}", "model": str(artifact.path)},
-        )
+        try:
+            path = write_report(
+                report,
+                title=f"{artifact.card.name} on {Path(data).name}",
+                source=source,
+                cfg=artifact.card.preprocess,
+                outputs=outputs,
+                evaluation=result,
+                temperature=artifact.card.temperature,
+                facts={"engine": f"{running.name} in {running.precision}", "model": str(artifact.path)},
+            )
+        except OSError as error:
+            raise ConfigError(f"cannot write the report: {error}; choose another --report") from error
         click.echo(f"report: {path}")
     if record:
         measured = result.to_dict() | {"engine": running.name, "precision": running.precision, "data": Path(data).name}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,8 +17,9 @@ from dhvt.errors import ConfigError, DataError, ImageError
 from dhvt.preprocess import preprocess
 from dhvt.sources import CIFARSource, FolderSource, ImageSource, ListSource, ParquetSource, Subset
 
-TRAINING, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test",)
+TRAINING, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing")
 SPLITS = {"train": TRAINING, "val": (*VALIDATION, *TEST), "test": (*TEST, *VALIDATION)}
+PARTS = frozenset({*TRAINING, *VALIDATION, *TEST})
 DEFAULT_VAL_FRACTION = 0.1
 
 
@@ -46,7 +48,10 @@ def open_source(path: str | Path, split: str | None = None, classes: Sequence[st
         return CIFARSource(cifar, train=split in (None, "train"), classes=classes)
     parquet = sorted(root.glob("*.parquet"))
     if parquet:
-        chosen = _of_split(parquet, split, lambda file: file.stem.split("-")[0])
+        chosen = _of_split(parquet, split, _part_of_file)
+        if split == "train" and not chosen and any(map(_part_of_file, parquet)):
+            names = ", ".join(file.name for file in parquet)
+            raise DataError(f"{root} has {names}, but no train part; name it train.parquet, or name one file as the data")
         return ParquetSource(chosen or parquet, classes)
     lists = sorted(root.glob("*_train.txt"))
     if lists:
@@ -61,9 +66,9 @@ def has_validation(root: Path) -> bool:
     """
     if not root.is_dir() or _cifar_folder(root) is not None:
         return False
-    names = {file.stem.split("-")[0] for file in root.glob("*.parquet")}
+    names = {_part_of_file(file) for file in root.glob("*.parquet")}
     if not names and not any(root.glob("*_train.txt")):
-        names = {folder.name for folder in _folders(root)}
+        names = {_part_of_folder(folder) for folder in _folders(root)}
     return bool(names & set(TRAINING) and names & set(VALIDATION))
 
 
@@ -74,14 +79,22 @@ def _folders(root: Path) -> list[Path]:
 def _part_folder(root: Path, split: str) -> Path:
     """Where the class folders of a part are: ``root`` itself unless its folders are parts."""
     folders = _folders(root)
-    names = {folder.name for folder in folders}
-    parts = {part for aliases in SPLITS.values() for part in aliases}
-    if not names or not (names <= parts or all(names & set(aliases) for aliases in SPLITS.values())):
+    names = {_part_of_folder(folder) for folder in folders}
+    if not names or not (names <= PARTS or all(names & set(aliases) for aliases in SPLITS.values())):
         return root
-    chosen = _of_split(folders, split, lambda folder: folder.name) or _of_split(folders, "train", lambda folder: folder.name)
+    chosen = _of_split(folders, split, _part_of_folder) or _of_split(folders, "train", _part_of_folder)
     if not chosen:
         raise DataError(f"{root} has {', '.join(sorted(names))} but no train part; expected {root}/train/<class>/<picture>")
     return chosen[0]
+
+
+def _part_of_folder(folder: Path) -> str:
+    return folder.name.lower()
+
+
+def _part_of_file(file: Path) -> str:
+    """``test`` of ``test-00000-of-00001.parquet`` or ``cifar10-test.parquet``; empty where the name has no part's."""
+    return next((word for word in re.split(r"[-_.]", file.stem.lower()) if word in PARTS), "")
 
 
 def _cifar_folder(root: Path) -> Path | None:

@@ -27,14 +27,16 @@ def append_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The last line of each epoch, in order; lines that a crash tore are left out, and a missing file has none."""
+    """The last line of each epoch, in order, up to that of the last line: later ones are of a run before it, in the same
+    folder. Lines that a crash tore are left out, and a missing file has none.
+    """
     if not path.exists():
         return []
     rows: dict[int, dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             row = json.loads(line)
-            rows[row["epoch"]] = row
+            rows = {epoch: earlier for epoch, earlier in rows.items() if epoch < row["epoch"]} | {row["epoch"]: row}
         except (ValueError, TypeError, KeyError):
             continue
-    return [rows[epoch] for epoch in sorted(rows)]
+    return list(rows.values())

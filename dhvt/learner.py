@@ -174,11 +174,14 @@ class Learner:
         """
         self.step = checkpoint.step
         self.model.load_state_dict(checkpoint.weights)
-        if self.ema is not None and checkpoint.ema is not None:
-            self.ema.module.load_state_dict(checkpoint.ema)
+        if self.ema is not None:
+            self.ema.module.load_state_dict(checkpoint.weights if checkpoint.ema is None else checkpoint.ema)
         try:
             for optimizer, state in zip(self.optimizers, checkpoint.optimizers, strict=True):
+                decays = [group["weight_decay"] for group in optimizer.param_groups]  # the recipe's, which may have changed
                 optimizer.load_state_dict(state)
+                for group, decay in zip(optimizer.param_groups, decays, strict=True):
+                    group["weight_decay"] = decay
         except ValueError as error:  # an older checkpoint does not say whether it was frozen
             raise CheckpointError(
                 f"cannot resume: the checkpoint's optimizers do not fit ({error}); repeat the first command with "

@@ -103,6 +103,9 @@ class TrainRecipe:
         for name in ("epochs", "batch_size", "repeats"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("color_jitter", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.lr <= 0:
             raise ConfigError(f"lr is {self.lr}; it must be positive")
         for name in ("flip", "random_erasing", "mix_prob", "switch_prob", "label_smoothing", "drop_path_rate", "ema_decay"):

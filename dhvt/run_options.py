@@ -25,7 +25,8 @@ class RunOptions:
         resume: go on from ``out/ckpt.pt``.
         init: a checkpoint, or an authors' file, to take the weights from.
         freeze: train the classifier alone.
-        change_recipe: resume although the recipe differs from the checkpoint's, as to train for more epochs.
+        change_recipe: resume although the recipe differs from the checkpoint's, as to train for more epochs; another optimizer,
+            batch size, seed, repeats or drop path is still refused.
         val_fraction: of the training pictures, that the validation pictures are; None where they are others. For the
             record, so that export can hold out the same.
         command: the command line, for the record.

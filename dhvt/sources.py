@@ -1,7 +1,7 @@
 """Where labelled pictures come from: class folders, Parquet in the Hugging Face image schema, DomainNet's lists, or the
 CIFAR files that torchvision downloads.
 
-A source hands out encoded bytes and labels; decoding is :mod:`dhvt.preprocess`'s. None of this imports torch.
+A source hands out encoded bytes and labels; decoding is :mod:`dhvt.preprocess`'s. Nothing but CIFAR's own files needs torch.
 """
 
 from __future__ import annotations
@@ -120,7 +120,10 @@ class ParquetSource:
                 raise DataError(f"cannot read {path} as Parquet: {error}") from error
         self._paths = list(paths)
         self._ends = np.cumsum([table.num_rows for table in tables])
-        table = pa.concat_tables(tables)
+        try:
+            table = pa.concat_tables(tables)
+        except pa.ArrowException as error:
+            raise DataError(f"the Parquet files beside {paths[0]} have different columns: {error}") from error
         if not table.num_rows:
             raise DataError(f"{paths[0]} has no rows")
         image_column = _pick_column(table, IMAGE_COLUMNS, paths[0])
@@ -129,7 +132,13 @@ class ParquetSource:
         if pa.types.is_struct(column.type):
             column = pa.chunked_array([chunk.field("bytes") for chunk in column.chunks])
         self._bytes = column
-        self.labels = table[label_column].to_numpy().astype(np.int64)
+        labels = table[label_column]
+        if not pa.types.is_integer(labels.type) or labels.null_count:
+            found = f"{labels.null_count} rows without one" if labels.null_count else f"values of type {labels.type}"
+            raise DataError(
+                f"{paths[0]}, column {label_column!r}: labels must be whole numbers from 0, one in each row; found {found}"
+            )
+        self.labels = labels.to_numpy().astype(np.int64)
         names = _class_names(tables[0].schema, label_column)
         top = int(self.labels.max())
         self.classes = tuple(classes or names or (str(label) for label in range(top + 1)))

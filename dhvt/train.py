@@ -131,12 +131,12 @@ class Trainer:
             KeyboardInterrupt: it was asked to stop; the checkpoint is written.
         """
         if self.learner.step >= self.learner.total_steps:
-            if self._any_process(self._report_is_due()):
-                self.say("this run is finished, but for its report")
-                self._measure()
-            else:
+            if not self._any_process(self._report_is_due()):
                 self.say("this run is finished; nothing to do")
-            return self._checkpoint()
+                return self._checkpoint()
+            self.say("this run is finished, but for its report")
+            self.metrics = self.metrics | self._measured(self._measure())
+            return self._save()  # it may have ended without a validation, if its recipe was changed
         stop = StopRequest()
         started = time.monotonic()
         with stop.listening():
@@ -219,18 +219,23 @@ class Trainer:
         self.last_validation = outputs, result
         return result
 
-    def _validate(self, epoch: int, train_metrics: dict[str, float]) -> None:
-        result = self._measure()
-        self.metrics = {
-            "epoch": epoch + 1,
-            "lr": self.learner.learning_rate(),
-            **train_metrics,
+    def _measured(self, result: Evaluation) -> dict[str, Any]:
+        return {
             "val_top1": result.top1,
             "val_top5": result.top5,
             "val_ece": result.ece,
             "temperature": self.temperature,
             "val_images": result.images,
             "broken_images": len(self.broken),
+        }
+
+    def _validate(self, epoch: int, train_metrics: dict[str, float]) -> None:
+        result = self._measure()
+        self.metrics = {
+            "epoch": epoch + 1,
+            "lr": self.learner.learning_rate(),
+            **train_metrics,
+            **self._measured(result),
             "train_seconds": self.seconds,
         }
         self.accelerator.log(self.metrics, step=self.learner.step)
@@ -323,6 +328,7 @@ class Trainer:
         if self.options.change_recipe:  # but with another batch size or seed, the steps done would mean another order
             wanted = replace(self.recipe, batch_size=recipe.batch_size, seed=recipe.seed, repeats=recipe.repeats)
             cfg = replace(cfg, crop_pct=self.cfg.crop_pct)  # a field of the recipe
+        require_equal("variant", checkpoint.name, self.name)
         require_equal("config", checkpoint.config, self.config)
         require_equal("classes", checkpoint.classes, self.classes)
         require_equal(
@@ -372,7 +378,10 @@ def train(
         ConfigError, DataError, CheckpointError, TrainError: see their classes.
         KeyboardInterrupt: after Ctrl-C, with the checkpoint written.
     """
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainError(f"cannot make the folder {options.out}: {error.strerror}; choose another --out") from error
     path = options.out / CHECKPOINT_NAME
     if path.exists() and not options.resume:
         raise CheckpointError(f"{path} exists; go on with --resume, or train into another --out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import timm.layers
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -55,7 +56,7 @@ def cast(model: ServedModel, precision: str) -> nn.Module:
     dtype = input_dtype = DTYPES[precision]
     network.to(dtype)
     for module in network.modules():
-        if type(module) is nn.LayerNorm:
+        if type(module) in (nn.LayerNorm, timm.layers.LayerNorm):
             module.float()
             module.__class__ = Float32LayerNorm
             assert isinstance(module, Float32LayerNorm)

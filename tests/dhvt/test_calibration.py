@@ -26,6 +26,11 @@ def test_the_temperature_undoes_a_scaling(calibrated, factor):
     assert fit_temperature(logits * factor, labels) == pytest.approx(factor, rel=0.05)
 
 
+def test_with_every_picture_right_there_is_no_temperature_to_fit(calibrated):
+    logits, _ = calibrated
+    assert fit_temperature(logits[:50], logits[:50].argmax(axis=1)) == 1.0
+
+
 def test_likelihood_of_certainty_and_of_a_guess():
     labels = np.array([0, 1])
     assert negative_log_likelihood(np.array([[1000.0, 0], [0, 1000.0]]), labels) == 0

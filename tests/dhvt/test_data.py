@@ -56,6 +56,16 @@ def test_parquet_of_several_files_and_splits(tmp_path):
     assert len(open_source(tmp_path, "val")) == 6
 
 
+@pytest.mark.parametrize("names", [("cifar10-train", "cifar10-test"), ("Train", "Testing"), ("set_training_0", "set_test_0")])
+def test_a_parquet_files_part_may_stand_anywhere_in_its_name(tmp_path, names):
+    for name, count in zip(names, (12, 6), strict=True):
+        write_parquet(tmp_path / f"{name}.parquet", rows(count))
+    assert [len(open_source(tmp_path, split)) for split in ("train", "test")] == [12, 6]
+    (tmp_path / f"{names[0]}.parquet").rename(tmp_path / "other.parquet")
+    with pytest.raises(DataError, match="no train part"):
+        open_source(tmp_path, "train")
+
+
 def test_parquet_without_names_numbers_its_classes(tmp_path):
     assert open_source(write_parquet(tmp_path / "a.parquet", rows(), names=None)).classes == ("0", "1", "2")
 
@@ -94,11 +104,14 @@ def test_folder_with_parts(tmp_path):
         open_training_data(tmp_path / "train", val=tmp_path, val_fraction=0.2)
 
 
-@pytest.mark.parametrize("parts", [{"train": 4}, {"train": 4, "test": 1}, {"training": 4, "test": 1}])
+@pytest.mark.parametrize(
+    "parts",
+    [{"train": 4}, {"train": 4, "test": 1}, {"training": 4, "test": 1}, {"Training": 4, "Testing": 1}, {"Train": 4, "TEST": 1}],
+)
 def test_without_a_validation_part_training_pictures_are_held_out(tmp_path, parts):
     part_folders(tmp_path, **parts)
     assert_measured_on_training_pictures(tmp_path, 12)
-    assert len(open_source(tmp_path, "val", CLASSES)) == (3 if "test" in parts else 12)
+    assert len(open_source(tmp_path, "val", CLASSES)) == (3 if len(parts) == 2 else 12)
 
 
 def test_parquet_with_a_test_part_holds_training_rows_out(tmp_path):
@@ -154,6 +167,12 @@ def test_a_broken_picture_is_named_or_skipped(tmp_path):
         (lambda root: write_parquet(root / "a.parquet", rows(), image="photo"), "no column img or image"),
         (lambda root: write_parquet(root / "a.parquet", rows(), names=["one"]), "labels from 0 to 2, but there are 1 classes"),
         (lambda root: write_parquet(root / "a.parquet", []), "no rows"),
+        (lambda root: write_parquet(root / "a.parquet", [(b"", "cat")]), "whole numbers from 0.*found values of type string"),
+        (lambda root: write_parquet(root / "a.parquet", [(b"", 0), (b"", None)]), "found 1 rows without one"),
+        (
+            lambda root: [write_parquet(root / f"{name}.parquet", rows(3), image=name) for name in ("img", "image")] and root,
+            "different columns",
+        ),
     ],
 )
 def test_what_cannot_be_used_says_why(tmp_path, make, message):

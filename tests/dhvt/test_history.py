@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dhvt.checkpoint import load_checkpoint
+from dhvt.history import append_metrics, read_history
 from tests.dhvt.test_train import run, start
 
 SMALL = ["--model-option", "depth=1", "--model-option", "embed_dim=32"]
@@ -39,6 +40,13 @@ def test_a_finished_run_without_a_report_writes_it(picture_folder, finished, kil
     ]
     assert rows[0] == rows[1]
     assert "nothing to do" in run(picture_folder, killed, *SMALL, "--epochs", "2", "--resume").output
+
+
+def test_what_a_run_before_it_wrote_into_the_same_log_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for epoch in (1, 2, 3, 1, 2, 2):
+        append_metrics(path, {"epoch": epoch, "line": len(read_history(path))})
+    assert [row["epoch"] for row in read_history(path)] == [1, 2]
 
 
 def test_a_torn_line_costs_no_other(picture_folder, killed):

@@ -43,6 +43,8 @@ def test_modes_become_rgb_on_purpose():
     clear = gradient().convert("RGBA")
     clear.putalpha(0)
     assert np.asarray(decode_rgb(encode(clear))).min() == 255
+    keyed = Image.new("RGB", (4, 4), (255, 0, 0))
+    assert decode_rgb(encode(keyed, transparency=(255, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
     palette = gradient().quantize(16)
     assert np.array_equal(np.asarray(decode_rgb(encode(palette))), np.asarray(palette.convert("RGB")))
     cmyk = decode_rgb(encode(gradient().convert("CMYK"), "JPEG", quality=95))

@@ -74,6 +74,8 @@ def test_the_crop_shifts_in_what_the_recipe_says(mode, corner):
         ({"optimizer": "sgd"}, "choose one of muon, adamw"),
         ({"lr": 0}, "positive"),
         ({"flip": 2}, "between 0 and 1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"color_jitter": -0.1}, "not be negative"),
         ({"resolutions": [[0.5, 0.5]]}, "the last be 1"),
     ],
 )

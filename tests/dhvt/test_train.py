@@ -116,6 +116,34 @@ def test_a_finished_run_can_be_extended_and_says_so(picture_folder, unbroken, tm
     assert "seed 0, now 5" in refused.output
 
 
+def test_a_changed_recipe_brings_its_weight_decay_and_its_moving_average(picture_folder, tmp_path):
+    options = ["--val-every", "9", "--change-recipe", "--resume"]
+    assert run(picture_folder, tmp_path, *options, "--epochs", "1", "--ema-decay", "0").exit_code == 0
+    before = load_checkpoint(tmp_path / "ckpt.pt")
+    options += ["--epochs", "2", "--weight-decay", "0.3", "--lr", "1e-9", "--min-lr", "0"]
+    assert run(picture_folder, tmp_path, *options, "--ema-decay", "0.998").exit_code == 0
+    after = load_checkpoint(tmp_path / "ckpt.pt")
+    assert {group["weight_decay"] for state in after.optimizers for group in state["param_groups"]} == {0.0, 0.3}
+    assert before.ema is None
+    for name, weight in before.weights.items():
+        if weight.is_floating_point() and "running" not in name:
+            assert torch.allclose(after.ema[name], weight, atol=1e-5), name
+
+
+def test_a_run_that_a_changed_recipe_ends_is_measured_and_saved(picture_folder, tmp_path):
+    process = start(picture_folder, tmp_path, "--epochs", "50", "--val-every", "50")
+    path = tmp_path / "ckpt.pt"
+    assert wait_until(lambda: path.exists() and load_checkpoint(path).step == 3), "no checkpoint appeared"
+    process.kill()
+    process.wait(timeout=60)
+    epochs = load_checkpoint(path).step // 3
+    result = run(picture_folder, tmp_path, "--epochs", str(epochs), "--val-every", "50", "--resume", "--change-recipe")
+    assert result.exit_code == 0, result.output
+    saved = load_checkpoint(path)
+    assert (saved.recipe["epochs"], saved.temperature) == (epochs, saved.metrics["temperature"])
+    assert f"validation top-1 {saved.metrics['val_top1']:.2f} %" in result.output
+
+
 def resume(data, unbroken, tmp_path, *options):
     """Goes on with a copy of the finished run."""
     shutil.copy(unbroken[2] / "ckpt.pt", tmp_path)
@@ -236,6 +264,7 @@ def test_a_broken_picture_stops_or_is_left_out(picture_folder, tmp_path, policy,
         (["--img-size", "30"], "does not divide into patches"),
         (["--device", "cuda:7"], "cannot be used here"),
         (["--data", "/nowhere"], "does not exist"),
+        (["--out", "/dev/null/x"], "cannot make the folder /dev/null/x"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(picture_folder, tmp_path, options, message):
