@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from dhvt.config import VARIANTS
-from dhvt.errors import ConfigError, DHVTError
+from dhvt.errors import ConfigError, DataError, DHVTError
 from dhvt.options import engine_options, model_option, on_broken_option, parse_field, recipe_options
 from dhvt.process import is_main_process, restart_with_allocator
 from dhvt.recipe import load_recipe
@@ -198,6 +198,41 @@ def train(
         sys.exit(130)
     say(f"validation top-1 {checkpoint.metrics['val_top1']:.2f} %; saved {out / 'ckpt.pt'}")
     say(f"next: python export/to_onnx.py {out / 'ckpt.pt'} --data {data}")
+
+
+@main.command()
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CKPT CKPT…")
+@click.option("--data", required=True, help="As in the training: the pictures that it held out measure the average.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The checkpoint to write.")
+def average(checkpoints: tuple[Path, ...], data: str, out: Path) -> None:
+    """Average the weights of several checkpoints of one run, which is often better than the best of them.
+
+    Copy ckpt.pt away before you go on with --resume --change-recipe and more --epochs: the ends of both, averaged, gain most.
+    """
+    from dataclasses import replace
+
+    from tqdm import tqdm
+
+    from dhvt.average import average_checkpoints, measure
+    from dhvt.checkpoint import load_checkpoint, save_checkpoint
+    from dhvt.data import reopen_training_data
+
+    if out.exists():
+        raise ConfigError(f"{out} exists; choose another --out")
+    loaded = [load_checkpoint(path) for path in checkpoints]
+    mean = average_checkpoints(loaded)
+    _, source, held_out = reopen_training_data(data, mean.classes, mean.data, mean.recipe.get("seed", 0))
+    if not held_out:
+        raise DataError(f"{data} is not known to have the pictures that the training held out; give its --data or --val")
+    for name, checkpoint in zip([*map(str, checkpoints), "their average"], [*loaded, mean], strict=True):
+        with tqdm(total=len(source), unit="image", desc=name, leave=False) as bar:
+            result, temperature = measure(checkpoint, source, bar.update)
+        click.echo(f"{name}: top-1 {result.top1:.2f} %, log loss {result.nll:.4f}, of {result.images} held-out pictures")
+    command = {"from_step": mean.step, "command": click.get_current_context().find_root().obj}
+    provenance = mean.provenance | {"commands": [*mean.provenance.get("commands", []), command]}
+    metrics = {"val_top1": result.top1, "val_top5": result.top5, "val_ece": result.ece, "val_images": result.images}
+    save_checkpoint(replace(mean, temperature=temperature, metrics=metrics, provenance=provenance), out)
+    click.echo(f"next: python export/to_onnx.py {out} --data {data}")
 
 
 def _open_model(model: Path | None, engine: str) -> tuple[Any, Any]:

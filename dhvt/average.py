@@ -1,0 +1,60 @@
+"""One model of several checkpoints of a run: the mean of their weights (Izmailov et al. 2018, Wortsman et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dhvt.calibration import fit_temperature
+from dhvt.checkpoint import Checkpoint, State
+from dhvt.errors import CheckpointError
+from dhvt.evaluate import Evaluation, collect_outputs, evaluate
+from dhvt.graph import ServedModel
+from dhvt.sources import ImageSource
+
+
+def average_checkpoints(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """The mean of what each would export. It can be exported and fine-tuned, but not resumed, and is not measured yet.
+
+    Raises:
+        CheckpointError: there are fewer than two, or they are of different models, classes, preparations or pictures.
+    """
+    if len(checkpoints) < 2:
+        raise CheckpointError("an average takes two checkpoints or more")
+    last = max(checkpoints, key=lambda checkpoint: checkpoint.step)
+    for name in ("name", "config", "classes", "preprocess", "data"):
+        if any(getattr(checkpoint, name) != getattr(last, name) for checkpoint in checkpoints):
+            raise CheckpointError(f"the checkpoints differ in {name}; an average takes those of one run")
+    states = [checkpoint.build_model().state_dict() for checkpoint in checkpoints]
+    mean: State = {}
+    for name, value in last.build_model().state_dict().items():
+        floating = value.is_floating_point()
+        mean[name] = torch.stack([state[name] for state in states]).mean(dim=0) if floating else value
+    return replace(last, weights=mean, ema=None, optimizers=[], scaler=None, metrics={}, temperature=1.0)
+
+
+def measure(checkpoint: Checkpoint, source: ImageSource, on_progress: Callable[[int], None]) -> tuple[Evaluation, float]:
+    """How good it is on held-out pictures, and the temperature that was fitted on them.
+
+    Args:
+        source: with the checkpoint's classes.
+        on_progress: called with the number of pictures done since the last call.
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    cfg = checkpoint.build_preprocess()
+    graph = ServedModel(checkpoint.build_model(), cfg).eval()
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = graph(torch.from_numpy(images)).numpy()
+        return logits
+
+    outputs = collect_outputs(predict, source, cfg, on_progress=on_progress)
+    temperature = fit_temperature(outputs.logits, outputs.labels)
+    return evaluate(outputs, temperature), temperature

@@ -1,0 +1,57 @@
+"""``dhvt average``: the mean of a run's checkpoints."""
+
+import shutil
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from dhvt.checkpoint import load_checkpoint
+from dhvt.cli import main
+from tests.dhvt.test_train import run
+
+SMALL = ["--model-option", "depth=1", "--model-option", "embed_dim=32"]
+
+
+def average(data, out, *checkpoints):
+    return CliRunner().invoke(main, ["average", *map(str, checkpoints), "--data", str(data), "--out", str(out)])
+
+
+@pytest.fixture(scope="module")
+def ends(picture_folder, tmp_path_factory):
+    """The checkpoints of a run's two cycles."""
+    folder = tmp_path_factory.mktemp("run")
+    assert run(picture_folder, folder, *SMALL, "--epochs", "1").exit_code == 0
+    shutil.copy(folder / "ckpt.pt", folder / "first.pt")
+    assert run(picture_folder, folder, *SMALL, "--epochs", "2", "--resume", "--change-recipe").exit_code == 0
+    return folder / "first.pt", folder / "ckpt.pt"
+
+
+def test_the_average_is_the_mean_measured_on_what_was_held_out(picture_folder, ends, tmp_path):
+    result = average(picture_folder, tmp_path / "mean.pt", *ends)
+    assert result.exit_code == 0, result.output
+    mean, (first, last) = load_checkpoint(tmp_path / "mean.pt"), map(load_checkpoint, ends)
+    for name, weight in mean.build_model().state_dict().items():
+        if weight.is_floating_point():
+            assert torch.allclose(weight, (first.ema[name] + last.ema[name]) / 2, atol=1e-6), name
+    assert (mean.metrics["val_images"], mean.temperature > 0) == (6, True)
+    assert f"their average: top-1 {mean.metrics['val_top1']:.2f} %" in result.output
+    assert [entry["from_step"] for entry in mean.provenance["commands"]] == [0, 3, 6]
+    assert "exists" in average(picture_folder, tmp_path / "mean.pt", *ends).output
+
+
+def test_an_average_is_not_resumed(picture_folder, ends, tmp_path):
+    assert average(picture_folder, tmp_path / "ckpt.pt", *ends).exit_code == 0
+    result = run(picture_folder, tmp_path, *SMALL, "--epochs", "3", "--resume", "--change-recipe")
+    assert result.exit_code == 1
+    assert "cannot resume" in result.output
+
+
+def test_what_cannot_be_averaged_says_why(picture_folder, ends, tmp_path):
+    assert "two checkpoints or more" in average(picture_folder, tmp_path / "mean.pt", ends[0]).output
+    assert run(picture_folder, tmp_path, "--model-option", "depth=1", "--epochs", "1").exit_code == 0
+    assert "differ in config" in average(picture_folder, tmp_path / "mean.pt", ends[0], tmp_path / "ckpt.pt").output
+    other = shutil.copytree(picture_folder, tmp_path / "other")
+    (other / "circle" / "00.png").unlink()
+    assert "held out" in average(other, tmp_path / "mean.pt", *ends).output
+    assert not (tmp_path / "mean.pt").exists()
