@@ -33,7 +33,7 @@ from dhvt.errors import EngineError
 from dhvt.parity import top1
 from export.parity import onnxruntime_predict
 from export.quantize import quantize
-from export.to_onnx import OPSET_VERSION, export_graph, sample, torch_predict
+from export.to_onnx import OPSET_VERSION, export_graph, sample
 from serving.engines import all_candidates, open_engine
 from serving.settings import BUNDLED_MODEL
 
@@ -61,7 +61,7 @@ def torch_contenders(checkpoint: Path, compiled: bool) -> dict[str, Predict]:
     import torch
 
     from dhvt.checkpoint import load_checkpoint
-    from dhvt.graph import ServedModel
+    from dhvt.graph import ServedModel, torch_predict
 
     class Plain(ServedModel):
         """As written: the last block computes every token, and the head reads one."""

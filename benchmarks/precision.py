@@ -20,11 +20,11 @@ from tqdm import tqdm
 from dhvt.checkpoint import load_checkpoint
 from dhvt.cpus import processor_name
 from dhvt.data import iterate_batches, open_source
-from dhvt.graph import ServedModel
+from dhvt.graph import ServedModel, torch_predict
 from dhvt.parity import Predict
 from export.parity import onnxruntime_predict
 from export.precision import DTYPES, cast
-from export.to_onnx import OPSET_VERSION, export_graph, torch_predict
+from export.to_onnx import OPSET_VERSION, export_graph
 
 
 def main() -> None:

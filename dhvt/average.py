@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from dhvt.calibration import fit_temperature
 from dhvt.checkpoint import Checkpoint, State
 from dhvt.errors import CheckpointError
 from dhvt.evaluate import Evaluation, collect_outputs, evaluate
-from dhvt.graph import ServedModel
+from dhvt.graph import ServedModel, torch_predict
 from dhvt.sources import ImageSource
 
 
@@ -25,13 +23,14 @@ def average_checkpoints(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     """
     if len(checkpoints) < 2:
         raise CheckpointError("an average takes two checkpoints or more")
-    last = max(checkpoints, key=lambda checkpoint: checkpoint.step)
+    checkpoints = sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
+    last = checkpoints[-1]
     for name in ("name", "config", "classes", "preprocess", "data"):
         if any(getattr(checkpoint, name) != getattr(last, name) for checkpoint in checkpoints):
             raise CheckpointError(f"the checkpoints differ in {name}; an average takes those of one run")
     states = [checkpoint.build_model().state_dict() for checkpoint in checkpoints]
     mean: State = {}
-    for name, value in last.build_model().state_dict().items():
+    for name, value in states[-1].items():
         floating = value.is_floating_point()
         mean[name] = torch.stack([state[name] for state in states]).mean(dim=0) if floating else value
     return replace(last, weights=mean, ema=None, optimizers=[], scaler=None, metrics={}, temperature=1.0)
@@ -49,12 +48,6 @@ def measure(checkpoint: Checkpoint, source: ImageSource, on_progress: Callable[[
     """
     cfg = checkpoint.build_preprocess()
     graph = ServedModel(checkpoint.build_model(), cfg).eval()
-
-    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            logits: NDArray[np.float32] = graph(torch.from_numpy(images)).numpy()
-        return logits
-
-    outputs = collect_outputs(predict, source, cfg, on_progress=on_progress)
+    outputs = collect_outputs(torch_predict(graph), source, cfg, on_progress=on_progress)
     temperature = fit_temperature(outputs.logits, outputs.labels)
     return evaluate(outputs, temperature), temperature

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dhvt.config import Preprocess
+from dhvt.parity import Predict
 
 
 class Normalize(nn.Module):
@@ -36,3 +39,14 @@ class ServedModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.model(self.normalize(images)).float()
         return logits
+
+
+def torch_predict(model: nn.Module) -> Predict:
+    """Calls it on the CPU: what the runtimes are compared with."""
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = model(torch.from_numpy(images)).numpy()
+        return logits
+
+    return predict

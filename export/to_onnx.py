@@ -34,8 +34,8 @@ from dhvt.config import Preprocess
 from dhvt.cpus import available_cpus
 from dhvt.data import Batch, iterate_batches, reopen_training_data
 from dhvt.errors import DHVTError, ExportError
-from dhvt.graph import ServedModel
-from dhvt.parity import FP32, Predict
+from dhvt.graph import ServedModel, torch_predict
+from dhvt.parity import FP32
 from dhvt.parts import PartedGraph
 from dhvt.preprocess import preprocess
 from dhvt.sources import ImageSource, Subset
@@ -139,17 +139,6 @@ def parity_pictures(parts: Parts | None, cfg: Preprocess) -> tuple[NDArray[np.ui
         return draw_inputs(PARITY_IMAGES, cfg.size), None
     batch = sample(parts.check, cfg, REAL_PARITY_IMAGES)
     return batch.images, batch.labels
-
-
-def torch_predict(model: torch.nn.Module) -> Predict:
-    """The reference that the runtimes are compared with."""
-
-    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            logits: NDArray[np.float32] = model(torch.from_numpy(images)).numpy()
-        return logits
-
-    return predict
 
 
 def add_int8(folder: Path, card: ModelCard, parts: Parts) -> tuple[ModelCard, str | None]:

@@ -38,12 +38,12 @@ from dhvt.batches import run_in_parts
 from dhvt.checkpoint import Checkpoint, load_checkpoint
 from dhvt.errors import DHVTError, ExportError
 from dhvt.gpus import RTX_DEFAULT_CAPABILITY, read_driver
-from dhvt.graph import ServedModel
+from dhvt.graph import ServedModel, torch_predict
 from dhvt.parity import TOLERANCES, Comparison, Predict
 from export.golden import draw_inputs
 from export.parity import BATCH_SIZES, compare_outputs, describe, onnxruntime_predict
 from export.precision import DTYPES, cast
-from export.to_onnx import OPSET_VERSION, export_graph, export_onnx, open_parts, parity_pictures, torch_predict
+from export.to_onnx import OPSET_VERSION, export_graph, export_onnx, open_parts, parity_pictures
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 OPSETS = {"bf16": 22}

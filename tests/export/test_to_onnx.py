@@ -12,10 +12,10 @@ import torch
 from dhvt.artifact import load_artifact
 from dhvt.checkpoint import save_checkpoint
 from dhvt.errors import ArtifactError, CheckpointError, ParityError
-from dhvt.graph import ServedModel
+from dhvt.graph import ServedModel, torch_predict
 from dhvt.parity import FP32
 from export.parity import compare_outputs
-from export.to_onnx import export_onnx, torch_predict
+from export.to_onnx import export_onnx
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,12 +13,12 @@ from onnx import TensorProto, helper
 from dhvt.artifact import load_artifact
 from dhvt.config import VARIANTS, Preprocess
 from dhvt.errors import ArtifactError, ExportError, ParityError
-from dhvt.graph import ServedModel
+from dhvt.graph import ServedModel, torch_predict
 from dhvt.model import create_model
 from dhvt.parity import FP32, TOLERANCES
 from export.golden import draw_inputs
 from export.precision import cast
-from export.to_onnx import OPSET_VERSION, export_graph, export_onnx, torch_predict
+from export.to_onnx import OPSET_VERSION, export_graph, export_onnx
 from export.to_trt import OPSETS, Profile, build_engine, compare_engine, export_trt, pick_flavour
 
 PROFILE = Profile(opt_batch_size=4, max_batch_size=8)
