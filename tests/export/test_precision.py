@@ -29,3 +29,17 @@ def test_bf16_computes_the_patch_embedding_in_float32():
         assert torch.allclose(cast(served, "bf16")(images), served(images), atol=0.05)
     for precision, dtype in (("fp16", torch.float16), ("bf16", torch.float32)):
         assert {parameter.dtype for parameter in cast(served, precision).model.patch_embed.parameters()} == {dtype}
+
+
+def test_what_stays_in_float32_keeps_every_bit():
+    model = create_model("dhvt_tiny_cifar_patch4", depth=1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(0.5, 1.5)  # not one in a hundred of these is also a half-precision number
+    before = model.state_dict()
+    for precision in ("fp16", "bf16"):
+        half = cast(ServedModel(model, CFG).eval(), precision).model.named_parameters()
+        kept = {name: value for name, value in half if value.dtype == torch.float32 and "patch_embed.proj" not in name}
+        assert {"cls_token", "head.weight", "norm.weight", "blocks.0.norm1.bias"} <= kept.keys()
+        for name, value in kept.items():
+            assert torch.equal(value, before[name]), name
