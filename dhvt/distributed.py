@@ -90,7 +90,8 @@ class _SumOverProcesses(torch.autograd.Function):
 class CPUSyncBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation with the statistics of all processes' pictures, which PyTorch's own does on GPUs alone.
 
-    Every process must give the same number of pictures.
+    Every process must give the same number of pictures. Under autocast it computes in float32 and answers in the type of
+    its input, as PyTorch's does.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,8 +99,8 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         axes, shape = (0, 2, 3), (1, -1, 1, 1)
         processes = distributed.get_world_size()
-        mean: Tensor = _SumOverProcesses.apply(x.mean(axes)) / processes
-        centred = x - mean.view(shape)
+        mean: Tensor = _SumOverProcesses.apply(x.mean(axes, dtype=torch.float32)) / processes
+        centred = x - mean.view(shape)  # float32
         var: Tensor = _SumOverProcesses.apply(centred.square().mean(axes)) / processes
         with torch.no_grad():
             count = processes * x.numel() // x.shape[1]
@@ -111,7 +112,7 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(var * count / max(count - 1, 1), momentum)
         normalized: Tensor = centred * ((var + self.eps).rsqrt() * self.weight).view(shape) + self.bias.view(shape)
-        return normalized
+        return normalized.to(x.dtype)
 
 
 def synchronize_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:

@@ -301,18 +301,23 @@ def test_what_is_no_checkpoint_says_so(tmp_path):
         load_checkpoint(path)
 
 
+def train_in_two_processes(data, out, *options):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dhvt.cli"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*torchrun, *arguments(data, out, *options)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240, env=environment)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
 def test_two_processes_learn_what_one_does_with_the_same_batch(picture_folder, tmp_path):
     """And one of them has no validation picture."""
     (tmp_path / "val" / "circle").mkdir(parents=True)
     shutil.copy(picture_folder / "circle" / "00.png", tmp_path / "val" / "circle")
-    options = ["--epochs", "2", "--optimizer", "adamw", "--drop-path-rate", "0", "--lr", "1e-3", "--repeats", "2"]
+    options = ["--epochs", "2", "--optimizer", "adamw", "--drop-path-rate", "0", "--lr", "1e-3", "--repeats", "2", "--amp", "off"]
     options += ["--random-erasing", "0", "--val", str(tmp_path / "val")]  # its noise is drawn where it is used
     assert run(picture_folder, tmp_path / "one", *options).exit_code == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dhvt.cli"]
-    command = [*torchrun, *arguments(picture_folder, tmp_path / "two", *options)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240, env=environment)
-    assert result.returncode == 0, result.stderr
+    result = train_in_two_processes(picture_folder, tmp_path / "two", *options)
     one, two = (load_checkpoint(tmp_path / name / "ckpt.pt") for name in ("one", "two"))
     assert two.provenance["processes"] == 2
     assert (one.step, one.metrics["val_images"]) == (two.step, two.metrics["val_images"])
@@ -324,9 +329,22 @@ def test_two_processes_learn_what_one_does_with_the_same_batch(picture_folder, t
     assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+def test_two_processes_train_in_bfloat16(picture_folder, tmp_path):
+    """BatchNorm's running statistics, sums over many pictures that no update rounds twice, show whether both did the same."""
+    options = ["--epochs", "1", "--lr", "1e-6", "--random-erasing", "0", "--amp", "bf16", "--model-option", "depth=2"]
+    assert run(picture_folder, tmp_path / "one", *options).exit_code == 0
+    train_in_two_processes(picture_folder, tmp_path / "two", *options)
+    one, two = (load_checkpoint(tmp_path / name / "ckpt.pt") for name in ("one", "two"))
+    assert two.provenance["precision"] == "bf16"
+    for name, weight in one.weights.items():
+        if name.endswith("running_var"):
+            torch.testing.assert_close(two.weights[name], weight, rtol=2e-2, atol=1e-3, msg=name)
+
+
 def test_accumulated_parts_are_one_step(picture_folder, tmp_path):
     """A model without BatchNorm, whose statistics are those of each part."""
-    options = ["--epochs", "1", "--optimizer", "adamw", "--drop-path-rate", "0", "--variant", "vit_tiny_patch16_224"]
+    options = ["--epochs", "1", "--optimizer", "adamw", "--drop-path-rate", "0", "--amp", "off"]
+    options += ["--variant", "vit_tiny_patch16_224"]
     for parts in ("1", "4"):
         assert run(picture_folder, tmp_path / parts, *options, "--accumulate", parts).exit_code == 0
     whole, cut = (load_checkpoint(tmp_path / parts / "ckpt.pt") for parts in ("1", "4"))
