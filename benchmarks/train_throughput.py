@@ -19,15 +19,15 @@ import time
 from statistics import median
 
 CONTENDERS = ("straightforward", "ours")
+NUM_CLASSES = 10
 
 
-def straightforward_model(name: str):
-    """The same modules and parameters, computed the way a first implementation would."""
+def compute_straightforwardly() -> None:
+    """Has the modules of a DHVT compute the way a first implementation would; their parameters stay."""
     import torch
     from torch.nn import functional
 
     from dhvt.layers import DAFF, MHSA
-    from dhvt.model import create_model
 
     def attend(self, x):
         B, N, D = x.shape
@@ -46,26 +46,32 @@ def straightforward_model(name: str):
         return torch.cat((cls_token * weight, patches), dim=1)
 
     MHSA.attend, DAFF.forward = attend, daff
-    return create_model(name)
 
 
 def measure(contender: str, name: str, batch_size: int, steps: int) -> dict[str, float]:
-    """Runs in a process of its own: seconds of the median step, and the last loss to compare."""
+    """Runs in a process of its own: images/s of the median step, and the last loss to compare.
+
+    Args:
+        name: a DHVT variant or, for ours, any classifier of timm.
+    """
     import torch
     from torch.nn import functional
 
     from dhvt.distributed import open_accelerator
-    from dhvt.model import create_model
+    from dhvt.zoo import build, configure
 
     torch.manual_seed(0)
     ours = contender == "ours"
-    model = (create_model if ours else straightforward_model)(name).train()
+    if not ours:
+        compute_straightforwardly()
+    config = configure(name, num_classes=NUM_CLASSES)
+    model = build(name, config).train()
     accelerator = open_accelerator("auto", "auto" if ours else "off")
     model = accelerator.prepare_model(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     device = accelerator.device
-    images = torch.randn(batch_size, 3, *model.cfg.img_size, device=device)
-    labels = torch.randint(0, model.num_classes, (batch_size,), device=device)
+    images = torch.randn(batch_size, 3, *config["img_size"], device=device)
+    labels = torch.randint(0, NUM_CLASSES, (batch_size,), device=device)
     seconds = []
     for _ in range(steps):
         start = time.perf_counter()
@@ -78,10 +84,10 @@ def measure(contender: str, name: str, batch_size: int, steps: int) -> dict[str,
     return {"images_per_s": batch_size / median(seconds[2:]), "loss": value}
 
 
-def run_contender(contender: str, args: argparse.Namespace) -> dict[str, float]:
+def run_contender(contender: str, name: str, batch_size: int, steps: int) -> dict[str, float]:
     """Starts :func:`measure` as ``dhvt train`` would start, with its allocator for ours."""
     environment = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", "MALLOC_CONF")}
-    options = ["--variant", args.variant, "--batch-size", str(args.batch_size), "--steps", str(args.steps)]
+    options = ["--variant", name, "--batch-size", str(batch_size), "--steps", str(steps)]
     command = [sys.executable, __file__, "--contender", contender, *options]
     result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     measured: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
@@ -105,7 +111,8 @@ def main() -> None:
         return
     import torch
 
-    rounds = [{contender: run_contender(contender, args) for contender in CONTENDERS} for _ in range(args.rounds)]
+    budget = (args.variant, args.batch_size, args.steps)
+    rounds = [{contender: run_contender(contender, *budget) for contender in CONTENDERS} for _ in range(args.rounds)]
     rates = {name: round(median(entry[name]["images_per_s"] for entry in rounds), 1) for name in CONTENDERS}
     line = {
         "benchmark": "train_throughput",

@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -87,6 +88,7 @@ def _bound_the_drain(seconds: float) -> None:
     signal.signal(signal.SIGTERM, drain)
 
 
+@cache
 def _find_app() -> App:
     app: App = bentoml.get_current_service().app
     return app

@@ -314,8 +314,9 @@ def test_two_processes_learn_what_one_does_with_the_same_batch(picture_folder, t
     """And one of them has no validation picture."""
     (tmp_path / "val" / "circle").mkdir(parents=True)
     shutil.copy(picture_folder / "circle" / "00.png", tmp_path / "val" / "circle")
-    options = ["--epochs", "2", "--optimizer", "adamw", "--drop-path-rate", "0", "--lr", "1e-3", "--repeats", "2", "--amp", "off"]
-    options += ["--random-erasing", "0", "--val", str(tmp_path / "val")]  # its noise is drawn where it is used
+    options = ["--epochs", "2", "--optimizer", "adamw", "--drop-path-rate", "0", "--lr", "1e-3", "--repeats", "2"]
+    options += ["--random-erasing", "0"]  # its noise is drawn where it is used
+    options += ["--amp", "off", "--val", str(tmp_path / "val")]
     assert run(picture_folder, tmp_path / "one", *options).exit_code == 0
     result = train_in_two_processes(picture_folder, tmp_path / "two", *options)
     one, two = (load_checkpoint(tmp_path / name / "ckpt.pt") for name in ("one", "two"))
