@@ -3,8 +3,10 @@
     python benchmarks/train_throughput.py
 
 Straightforward: PyTorch in fp32 as one writes it down, with fused attention, feature maps as (B, D, gh, gw) in memory,
-and the C library's allocator. Ours: what ``dhvt train`` does here. The two take turns, each in a process of its own;
-the figures are medians of the rounds. Prints one JSON line.
+and the C library's allocator. Ours: what ``dhvt train`` does here. They take turns, each in a process of its own;
+the figures are medians of the rounds. ``ratio`` compares them on pictures of the full size. A recipe's first steps may see
+smaller ones: ``ratio_over_recipe`` compares a whole training by the preset ``--recipe`` with one on full size throughout.
+Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -48,11 +49,12 @@ def compute_straightforwardly() -> None:
     MHSA.attend, DAFF.forward = attend, daff
 
 
-def measure(contender: str, name: str, batch_size: int, steps: int) -> dict[str, float]:
+def measure(contender: str, name: str, batch_size: int, steps: int, img_size: int | None = None) -> dict[str, float]:
     """Runs in a process of its own: images/s of the median step, and the last loss to compare.
 
     Args:
         name: a DHVT variant or, for ours, any classifier of timm.
+        img_size: pixels of a picture's side; by default the model's.
     """
     import torch
     from torch.nn import functional
@@ -64,7 +66,7 @@ def measure(contender: str, name: str, batch_size: int, steps: int) -> dict[str,
     ours = contender == "ours"
     if not ours:
         compute_straightforwardly()
-    config = configure(name, num_classes=NUM_CLASSES)
+    config = configure(name, num_classes=NUM_CLASSES, img_size=img_size)
     model = build(name, config).train()
     accelerator = open_accelerator("auto", "auto" if ours else "off")
     model = accelerator.prepare_model(model)
@@ -84,14 +86,27 @@ def measure(contender: str, name: str, batch_size: int, steps: int) -> dict[str,
     return {"images_per_s": batch_size / median(seconds[2:]), "loss": value}
 
 
-def run_contender(contender: str, name: str, batch_size: int, steps: int) -> dict[str, float]:
+def run_contender(contender: str, name: str, batch_size: int, steps: int, img_size: int | None = None) -> dict[str, float]:
     """Starts :func:`measure` as ``dhvt train`` would start, with its allocator for ours."""
     environment = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", "MALLOC_CONF")}
     options = ["--variant", name, "--batch-size", str(batch_size), "--steps", str(steps)]
+    options += [] if img_size is None else ["--img-size", str(img_size)]
     command = [sys.executable, __file__, "--contender", contender, *options]
     result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     measured: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
     return measured
+
+
+def sizes_of(recipe_name: str, variant: str) -> dict[int, float]:
+    """The sides of the pictures that a training sees, in pixels, each with its part of the steps, of 1."""
+    from dhvt.config import VARIANTS
+    from dhvt.recipe import load_recipe
+
+    cfg, parts, start = VARIANTS[variant], {}, 0.0
+    for until, scale in load_recipe(recipe_name).resolutions:
+        parts[max(round(cfg.img_size[0] * scale / cfg.patch_size), 1) * cfg.patch_size] = until - start
+        start = until
+    return parts
 
 
 def main() -> None:
@@ -100,6 +115,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=7, help="per round; the first two are not counted")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--recipe", default="short")
+    parser.add_argument("--img-size", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.contender:
@@ -107,22 +124,34 @@ def main() -> None:
             from dhvt.process import restart_with_allocator
 
             restart_with_allocator()
-        print(json.dumps(measure(args.contender, args.variant, args.batch_size, args.steps)))
+        print(json.dumps(measure(args.contender, args.variant, args.batch_size, args.steps, args.img_size)))
         return
     import torch
 
+    from dhvt.cpus import processor_name
+
     budget = (args.variant, args.batch_size, args.steps)
-    rounds = [{contender: run_contender(contender, *budget) for contender in CONTENDERS} for _ in range(args.rounds)]
+    parts = sizes_of(args.recipe, args.variant)
+    rounds, rounds_by_size = [], []
+    for _ in range(args.rounds):
+        rounds.append({contender: run_contender(contender, *budget) for contender in CONTENDERS})
+        rounds_by_size.append({size: run_contender("ours", *budget, size)["images_per_s"] for size in parts})
     rates = {name: round(median(entry[name]["images_per_s"] for entry in rounds), 1) for name in CONTENDERS}
+    by_size = {size: round(median(entry[size] for entry in rounds_by_size), 1) for size in parts}
+    over_recipe = 1 / sum(part / by_size[size] for size, part in parts.items())
     line = {
         "benchmark": "train_throughput",
         "variant": args.variant,
         "batch_size": args.batch_size,
         "images_per_s": rates,
         "ratio": round(rates["ours"] / rates["straightforward"], 2),
+        "recipe": args.recipe,
+        "part_of_steps_by_img_size": {size: round(part, 3) for size, part in parts.items()},
+        "images_per_s_by_img_size": by_size,
+        "ratio_over_recipe": round(over_recipe / rates["straightforward"], 2),
         "loss_difference": max(abs(entry["ours"]["loss"] - entry["straightforward"]["loss"]) for entry in rounds),
         "rounds": args.rounds,
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import shutil
+from pathlib import Path
 
+import onnx
 import timm.layers
 import torch
 from torch import Tensor, nn
@@ -14,6 +17,10 @@ from dhvt.graph import Normalize, ServedModel
 from dhvt.model import DHVT
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+_PRODUCTS = ("Conv", "MatMul", "Gemm")
+_KEPT_WHERE_READ = ("Add", "Gemm")
 
 
 class Float32LayerNorm(nn.LayerNorm):
@@ -72,6 +79,47 @@ def cast(model: ServedModel, precision: str) -> nn.Module:
             input_dtype = torch.float32
     network.load_state_dict(values)  # what went through the other dtype and back has lost its lower bits
     return CastModel(model.normalize, network, input_dtype).eval()
+
+
+def cast_graph(graph: Path, precision: str, path: Path) -> None:
+    """Writes a graph in float32 anew in fp16, for where there is no checkpoint for :func:`cast`, and leaves as much in float32.
+
+    That is what comes before the first product (the pixels' normalisation), LayerNorms, the additions that they read from (the
+    residual stream), and what gives the logits. ONNX Runtime's converter does the rest.
+
+    Raises:
+        ExportError: the precision is another than fp16 and fp32, or the graph cannot be converted.
+    """
+    if precision not in ("fp16", "fp32"):
+        raise ExportError(f"no precision {precision!r} for a graph; choose fp16 or fp32")
+    if precision == "fp32":
+        shutil.copy(graph, path)
+        return
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    loaded = onnx.load(graph)
+    nodes = loaded.graph.node
+    producers = {output: node for node in nodes for output in node.output}
+    first_product = next((index for index, node in enumerate(nodes) if node.op_type in _PRODUCTS), len(nodes))
+    read = [node.input[0] for node in nodes if node.op_type == "LayerNormalization"] + [out.name for out in loaded.graph.output]
+    kept = [*nodes[:first_product], *(producers[name] for name in read if producers[name].op_type in _KEPT_WHERE_READ)]
+    converted = OnnxModel(
+        convert_float_to_float16(
+            loaded,
+            keep_io_types=True,
+            op_block_list=[*DEFAULT_OP_BLOCK_LIST, "LayerNormalization"],
+            node_block_list=[node.name for node in kept],
+        )
+    )
+    converted.remove_cascaded_cast_nodes()  # or what stays in float32 would be rounded on its way from one to the next
+    converted.topological_sort()
+    del converted.model.graph.value_info[:]  # the types that they had before
+    try:
+        onnx.checker.check_model(converted.model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"{graph} cannot be converted to fp16: {error}; give the checkpoint instead") from error
+    onnx.save(converted.model, path)
 
 
 def fold_batchnorm(network: nn.Module) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 if __package__ in (None, ""):  # run as a script: the folder above holds the packages
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -126,11 +129,11 @@ class Parts:
     held_out: bool
 
 
-def open_parts(data: str | None, checkpoint: Checkpoint) -> Parts | None:
-    """None without ``data``."""
-    if not data:
-        return None
-    return Parts(*reopen_training_data(data, checkpoint.classes, checkpoint.data, checkpoint.recipe.get("seed", 0)))
+def open_parts(
+    data: str | None, classes: Sequence[str], record: Mapping[str, Any] = MappingProxyType({}), seed: int = 0
+) -> Parts | None:
+    """None without ``data``; for the other arguments see :func:`dhvt.data.reopen_training_data`."""
+    return Parts(*reopen_training_data(data, classes, record, seed)) if data else None
 
 
 def parity_pictures(parts: Parts | None, cfg: Preprocess) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
@@ -182,7 +185,7 @@ def export_onnx(
         ParityError: ONNX Runtime or OpenVINO disagrees with PyTorch.
         ArtifactError: ``out`` cannot be written.
     """
-    parts = open_parts(data, checkpoint)
+    parts = open_parts(data, checkpoint.classes, checkpoint.data, checkpoint.recipe.get("seed", 0))
     if int8 and parts is None:
         raise ExportError("int8 needs data: pictures to calibrate with, and to prove that accuracy is kept")
     cfg = checkpoint.build_preprocess()

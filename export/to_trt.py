@@ -38,16 +38,14 @@ from dhvt.batches import run_in_parts
 from dhvt.checkpoint import Checkpoint, load_checkpoint
 from dhvt.errors import DHVTError, ExportError
 from dhvt.gpus import RTX_DEFAULT_CAPABILITY, read_driver
-from dhvt.graph import ServedModel, torch_predict
 from dhvt.parity import TOLERANCES, Comparison, Predict
 from export.golden import draw_inputs
+from export.original import Original, original_of_artifact, original_of_checkpoint
 from export.parity import BATCH_SIZES, compare_outputs, describe, onnxruntime_predict
-from export.precision import DTYPES, cast
-from export.to_onnx import OPSET_VERSION, export_graph, export_onnx, open_parts, parity_pictures
+from export.precision import DTYPES
+from export.to_onnx import export_onnx, parity_pictures
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
-OPSETS = {"bf16": 22}
-"""The first that has convolutions in bf16; otherwise the artifact's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,24 +195,17 @@ def _progress_monitor(trt: Any) -> Any:
 
 
 def export_precision(
-    checkpoint: Checkpoint, precision: str, path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64] | None = None
+    original: Original, precision: str, path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64] | None = None
 ) -> Comparison:
-    """Writes the graph in a precision, and compares it with PyTorch's float32 on the CPU.
-
-    ONNX Runtime computes the comparison, or PyTorch for bf16, which ONNX Runtime cannot on a CPU.
+    """Writes the graph in a precision, and compares it with the original on the CPU.
 
     Raises:
         ExportError: no such precision, or it cannot be exported.
         ParityError: it disagrees by more than the precision explains.
     """
-    cfg = checkpoint.build_preprocess()
-    model = ServedModel(checkpoint.build_model(), cfg).eval()
-    converted = cast(model, precision)
-    export_graph(converted, cfg, path, OPSETS.get(precision, OPSET_VERSION))
-    candidate = torch_predict(converted) if precision == "bf16" else onnxruntime_predict(path)
-    runtime = "torch" if precision == "bf16" else "onnxruntime"
+    runtime, candidate = original.write_graph(precision, path)
     return compare_outputs(
-        f"{runtime} in {precision}", torch_predict(model), candidate, images, TOLERANCES[precision], labels=labels
+        f"{runtime} in {precision}", original.reference, candidate, images, TOLERANCES[precision], labels=labels
     )
 
 
@@ -244,20 +235,19 @@ def running_engine(engine: bytes, profile: Profile) -> Iterator[Predict]:
 
 
 def compare_engine(
-    checkpoint: Checkpoint,
+    reference: Predict,
     engine: bytes,
     precision: str,
     profile: Profile,
     images: NDArray[np.uint8],
     labels: NDArray[np.int64] | None = None,
 ) -> Comparison:
-    """Compares the engine itself, on this machine's GPU, with PyTorch's float32 on the CPU; at its largest batch too.
+    """Compares the engine itself, on this machine's GPU, with float32 on the CPU; at its largest batch too.
 
     Raises:
         ExportError: it does not run here.
         ParityError: it disagrees by more than the precision explains.
     """
-    reference = torch_predict(ServedModel(checkpoint.build_model(), checkpoint.build_preprocess()).eval())
     with running_engine(engine, profile) as predict:
         return compare_outputs(
             f"the engine in {precision}",
@@ -271,11 +261,12 @@ def compare_engine(
 
 
 def export_trt(
-    checkpoint: Checkpoint, out: Path, precision: str, profile: Profile, data: str | None = None, **options: Any
+    source: Checkpoint | Artifact, out: Path, precision: str, profile: Profile, data: str | None = None, **options: Any
 ) -> Artifact:
-    """Adds an engine to an artifact, which is made first where there is none.
+    """Adds an engine to an artifact.
 
     Args:
+        source: the checkpoint that it is of, from which it is made where it is not there yet; or the artifact at ``out``.
         options: of :func:`build_engine`.
 
     Raises:
@@ -285,18 +276,22 @@ def export_trt(
     of the engine itself, null where there was no GPU to run it on.
     """
     flavour = pick_flavour(options.pop("flavour", "auto"))
-    artifact = load_artifact(out) if out.exists() else export_onnx(checkpoint, out, data)
-    _require_same_model(artifact, checkpoint)
+    if isinstance(source, Artifact):
+        artifact, original = source, original_of_artifact(source)
+    else:
+        artifact = load_artifact(out) if out.exists() else export_onnx(source, out, data)
+        original = original_of_checkpoint(source)
+        _require_same_model(artifact, original)
     cfg = artifact.card.preprocess
-    images, labels = parity_pictures(open_parts(data, checkpoint), cfg)
+    images, labels = parity_pictures(original.open_parts(data), cfg)
     with tempfile.TemporaryDirectory() as temporary:
         graph = Path(temporary) / f"model.{precision}.onnx"
-        comparison = export_precision(checkpoint, precision, graph, images, labels)
+        comparison = export_precision(original, precision, graph, images, labels)
         engine = build_engine(graph, cfg.size, profile, flavour=flavour, **options)
     here = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
     capabilities = [here] if flavour == "tensorrt" and here else list(options.get("compute_capabilities") or ())
     runs_here = here is not None and (here in capabilities if capabilities else here >= RTX_DEFAULT_CAPABILITY)
-    measured = compare_engine(checkpoint, engine, precision, profile, images, labels) if runs_here else None
+    measured = compare_engine(original.reference, engine, precision, profile, images, labels) if runs_here else None
     driver = read_driver()
     entry = {
         "flavour": flavour,
@@ -319,11 +314,10 @@ def export_trt(
     return load_artifact(out)
 
 
-def _require_same_model(artifact: Artifact, checkpoint: Checkpoint) -> None:
+def _require_same_model(artifact: Artifact, original: Original) -> None:
     """The artifact's graph and the checkpoint give the same logits."""
-    cfg = artifact.card.preprocess
-    images = draw_inputs(2, cfg.size)
-    expected = torch_predict(ServedModel(checkpoint.build_model(), cfg).eval())(images)
+    images = draw_inputs(2, artifact.card.preprocess.size)
+    expected = original.reference(images)
     got = onnxruntime_predict(artifact.graph_path)(images)
     if got.shape != expected.shape or not np.allclose(got, expected, atol=TOLERANCES["fp32"].atol):
         raise ExportError(f"{artifact.path} was exported from another checkpoint; export this one first, or give another --out")
@@ -337,9 +331,11 @@ def _parse_capability(text: str) -> tuple[int, int]:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("source", type=click.Path(path_type=Path), metavar="CHECKPOINT|ARTIFACT")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Artifact to add the engine to. Default: artifact/ beside CHECKPOINT."
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Model folder to add the engine to. Default: artifact/ beside the checkpoint.",
 )
 @click.option(
     "--data", help="Real pictures to compare on and measure accuracy, laid out as for dhvt train. Default: drawn ones."
@@ -353,7 +349,7 @@ def _parse_capability(text: str) -> tuple[int, int]:
 @click.option("--workspace", type=float, help="GiB that a layer may use for intermediate results. Default: the GPU's.")
 @click.option("--timing-cache", type=click.Path(path_type=Path), help="File that makes the next build faster; tensorrt alone.")
 def main(
-    checkpoint: Path,
+    source: Path,
     out: Path | None,
     data: str | None,
     precision: str,
@@ -365,17 +361,22 @@ def main(
     workspace: float | None,
     timing_cache: Path | None,
 ) -> None:
-    """Compile CHECKPOINT with TensorRT and add the engine to its model folder.
+    """Compile a model with TensorRT and add the engine to its model folder.
+
+    From the checkpoint, or from the model folder alone, as on a server that has nothing else: then in fp16 or fp32.
 
     tensorrt builds for the GPU of this machine. tensorrt_rtx (GeForce and RTX GPUs) needs no GPU to build.
-    The graph in the chosen precision is compared with PyTorch's float32 on the CPU before anything is built; the engine
-    is then compared too, where there is a GPU to run it on.
+    The graph in the chosen precision is compared with float32 on the CPU before anything is built; the engine is then
+    compared too, where there is a GPU to run it on.
     """
     try:
+        loaded: Checkpoint | Artifact = load_artifact(source) if source.is_dir() else load_checkpoint(source)
+        if isinstance(loaded, Artifact) and out is not None:
+            raise ExportError(f"--out is for a checkpoint; the engine goes into {source}, which is a model folder")
         profile = Profile(min_batch_size=min_batch_size, opt_batch_size=opt_batch_size, max_batch_size=max_batch_size)
         artifact = export_trt(
-            load_checkpoint(checkpoint),
-            out or checkpoint.parent / "artifact",
+            loaded,
+            source if isinstance(loaded, Artifact) else out or source.parent / "artifact",
             precision,
             profile,
             data,

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from dhvt.artifact import load_artifact
@@ -17,9 +18,10 @@ from dhvt.graph import ServedModel, torch_predict
 from dhvt.model import create_model
 from dhvt.parity import FP32, TOLERANCES
 from export.golden import draw_inputs
+from export.original import OPSETS
 from export.precision import cast
 from export.to_onnx import OPSET_VERSION, export_graph, export_onnx
-from export.to_trt import OPSETS, Profile, build_engine, compare_engine, export_trt, pick_flavour
+from export.to_trt import Profile, build_engine, compare_engine, export_trt, main, pick_flavour
 
 PROFILE = Profile(opt_batch_size=4, max_batch_size=8)
 
@@ -42,6 +44,21 @@ def test_an_engine_joins_the_artifact(checkpoint, artifact_copy, precision):
     (artifact_copy / "model.engine").write_bytes(b"other")
     with pytest.raises(ArtifactError, match=r"model\.engine is not the exported file"):
         load_artifact(artifact_copy)
+
+
+def test_a_model_folder_alone_gets_its_engine(artifact_copy):
+    """As on a server that has no checkpoint."""
+    options = ["--flavour", "tensorrt_rtx", "--max-batch-size", "16"]
+    result = CliRunner().invoke(main, [str(artifact_copy), *options])
+    assert result.exit_code == 0, result.output
+    entry = load_artifact(artifact_copy).card.engine
+    assert (entry["precision"], entry["profile"]["max_batch_size"]) == ("fp16", 16)
+    assert 0 < entry["parity"]["max_abs_error"] <= TOLERANCES["fp16"].atol
+    for refused, message in ((["--precision", "bf16"], "for bf16 give the checkpoint"), (["--out", "x"], "is a model folder")):
+        result = CliRunner().invoke(main, [str(artifact_copy), *options, *refused])
+        assert result.exit_code == 1
+        assert message in result.output
+    assert load_artifact(artifact_copy).card.engine == entry
 
 
 VARIANTS_TO_BUILD = [
@@ -109,7 +126,7 @@ def test_another_checkpoints_artifact_is_left_alone(checkpoint, artifact_copy):
 
 def test_a_precision_that_disagrees_builds_nothing(checkpoint, artifact_copy, monkeypatch):
     monkeypatch.setitem(TOLERANCES, "fp16", FP32)
-    monkeypatch.setattr("export.to_trt.cast", lambda model, precision: _off_by_one(model))
+    monkeypatch.setattr("export.original.cast", lambda model, precision: _off_by_one(model))
     with pytest.raises(ParityError, match="onnxruntime in fp16 disagrees"):
         export_trt(checkpoint, artifact_copy, "fp16", PROFILE, flavour="tensorrt_rtx")
     assert not load_artifact(artifact_copy).card.engine
@@ -129,7 +146,7 @@ def test_the_engine_is_compared_at_its_largest_batch(checkpoint, monkeypatch):
     def compare(wrong_at):
         engine = nullcontext(lambda batch: right(batch) + (len(batch) == wrong_at))
         monkeypatch.setattr("export.to_trt.running_engine", lambda *arguments: engine)
-        return compare_engine(checkpoint, b"", "fp32", Profile(max_batch_size=96), images, labels)
+        return compare_engine(right, b"", "fp32", Profile(max_batch_size=96), images, labels)
 
     found = compare(wrong_at=None)
     assert found.batch_sizes == (1, 2, 7, 64, 96)
