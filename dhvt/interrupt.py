@@ -10,6 +10,12 @@ from types import FrameType
 from tqdm import tqdm
 
 
+def leave_stopping_to_the_parent(worker: int) -> None:
+    """For a process that decodes: signals often go to all processes of a group, and the training still needs its pictures."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class StopRequest:
     """Turns the first Ctrl-C or SIGTERM into a flag that is looked at between steps; the second one interrupts."""
 

@@ -114,19 +114,23 @@ class Learner:
 
     def _update_weights(self) -> None:
         scaler = self.accelerator.scaler  # of fp16, else None
-        if self.recipe.clip_grad:
-            if scaler is not None:
-                for optimizer in self.optimizers:
-                    scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
-        lr = learning_rate(self.recipe, self.step, self.steps_per_epoch)
+        if scaler is not None:
+            for optimizer in self.optimizers:
+                scaler.unscale_(optimizer)
+        overflowed = False
+        if self.recipe.clip_grad or scaler is not None:
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad or math.inf)
+            overflowed = scaler is not None and not bool(norm.isfinite())
+        if not overflowed:  # or the optimizer whose own gradients are finite would take the step, and clipped by infinity
+            lr = learning_rate(self.recipe, self.step, self.steps_per_epoch)
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                if scaler is None:
+                    optimizer.step()
+                else:
+                    scaler.step(optimizer)
         for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            if scaler is None:
-                optimizer.step()
-            else:
-                scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         if scaler is not None:
             scaler.update()

@@ -22,6 +22,7 @@ MISTAKES = 24
 _MAX_NAMED_CLASSES = 40  # more would overlap on the confusion matrix's axes
 
 mpl.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
+mpl.rcParams["text.parse_math"] = False  # a class may be named $5
 
 
 def write_report(
@@ -47,17 +48,17 @@ def write_report(
         history: a training's ``metrics.jsonl``, for the learning curves.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    classes = source.classes
+    classes = [_printable(name) for name in source.classes]
     matrix = confusion_matrix(outputs, len(classes))
     figures = {
         "confusion": ("Confusion matrix", _draw_confusion(matrix, classes)),
         "reliability": ("Calibration", _draw_reliability(outputs, temperature)),
-        "mistakes": ("The most confident mistakes", _draw_mistakes(outputs, temperature, source, cfg)),
+        "mistakes": ("The most confident mistakes", _draw_mistakes(outputs, temperature, source, cfg, classes)),
     }
     if history:
         figures = {"curves": ("Learning curves", _draw_curves(history))} | figures
     lines = [f"# {title}", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in {**_results(evaluation, temperature), **facts}.items()]
+    lines += [f"| {name} | {_cell(value)} |" for name, value in {**_results(evaluation, temperature), **facts}.items()]
     for name, (heading, figure) in figures.items():
         figure.savefig(folder / f"{name}.png", bbox_inches="tight")
         lines += ["", f"## {heading}", "", f"![{heading}]({name}.png)"]
@@ -65,6 +66,11 @@ def write_report(
     path = folder / "report.md"
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
+
+
+def _printable(name: str) -> str:
+    """A class's name without what no UTF-8 can say, such as a byte of a folder's name in another encoding."""
+    return name.encode(errors="replace").decode()
 
 
 def confusion_matrix(outputs: Outputs, num_classes: int) -> NDArray[np.int64]:
@@ -83,6 +89,10 @@ def _results(evaluation: Evaluation, temperature: float) -> dict[str, str]:
     }
 
 
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
 def _class_table(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
     """Worst first; the most frequent wrong answer tells where to look."""
     lines = ["| class | pictures | recall | precision | most often taken for |", "|---|---|---|---|---|"]
@@ -91,9 +101,9 @@ def _class_table(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[str]
     wrong = matrix - np.diag(right)
     for label in np.argsort(recall, kind="stable"):
         other = int(wrong[label].argmax())
-        taken = f"{classes[other]} ({wrong[label, other]})" if wrong[label, other] else ""
+        taken = f"{_cell(classes[other])} ({wrong[label, other]})" if wrong[label, other] else ""
         precision = right[label] / max(answers[label], 1)
-        lines.append(f"| {classes[label]} | {counts[label]} | {recall[label]:.1%} | {precision:.1%} | {taken} |")
+        lines.append(f"| {_cell(classes[label])} | {counts[label]} | {recall[label]:.1%} | {precision:.1%} | {taken} |")
     return lines
 
 
@@ -144,7 +154,9 @@ def _draw_reliability(outputs: Outputs, temperature: float) -> Figure:
     return figure
 
 
-def _draw_mistakes(outputs: Outputs, temperature: float, source: ImageSource, cfg: Preprocess) -> Figure:
+def _draw_mistakes(
+    outputs: Outputs, temperature: float, source: ImageSource, cfg: Preprocess, classes: Sequence[str]
+) -> Figure:
     scores = softmax(outputs.logits / temperature)
     answers = scores.argmax(axis=1)
     wrong = np.flatnonzero(answers != outputs.labels)
@@ -157,7 +169,7 @@ def _draw_mistakes(outputs: Outputs, temperature: float, source: ImageSource, cf
         axes.axis("off")
     for axes, place in zip(grid.flat, worst, strict=False):
         axes.imshow(preprocess(source.read(int(outputs.indices[place])), cfg))
-        right, answer = source.classes[outputs.labels[place]], source.classes[answers[place]]
+        right, answer = classes[outputs.labels[place]], classes[answers[place]]
         axes.set_title(f"{right}\nnot {answer} ({scores[place, answers[place]]:.0%})", fontsize=8)
     if not len(worst):
         grid[0, 0].text(0, 0.5, "none")

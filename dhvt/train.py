@@ -7,10 +7,11 @@ import platform
 import time
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -25,7 +26,7 @@ from dhvt.errors import CheckpointError, DataError, TrainError
 from dhvt.evaluate import Evaluation, Outputs, evaluate
 from dhvt.finetune import freeze_body, initialize
 from dhvt.history import append_metrics, read_history
-from dhvt.interrupt import StopRequest
+from dhvt.interrupt import StopRequest, leave_stopping_to_the_parent
 from dhvt.learner import Learner
 from dhvt.recipe import TrainRecipe
 from dhvt.run_options import RunOptions
@@ -92,6 +93,7 @@ class Trainer:
             persistent_workers=options.num_workers > 0,
             pin_memory=self.device.type == "cuda",
             collate_fn=collate,
+            worker_init_fn=leave_stopping_to_the_parent,
         )
         self.learner = Learner(
             model.to(self.device),
@@ -131,7 +133,7 @@ class Trainer:
             KeyboardInterrupt: it was asked to stop; the checkpoint is written.
         """
         if self.learner.step >= self.learner.total_steps:
-            if not self._any_process(self._report_is_due()):
+            if not self._any_process(self.accelerator.is_main_process and self._report_is_due()):
                 self.say("this run is finished; nothing to do")
                 return self._checkpoint()
             self.say("this run is finished, but for its report")
@@ -317,6 +319,17 @@ class Trainer:
         report, checkpoint = self.options.out / "report" / "report.md", self.options.out / CHECKPOINT_NAME
         return not report.exists() or report.stat().st_mtime < checkpoint.stat().st_mtime
 
+    def load_last(self, path: Path) -> Checkpoint | None:
+        """The main process's checkpoint, in every process: other machines may have disks of their own. None where it has none.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        found = [load_checkpoint(path) if self.accelerator.is_main_process and path.exists() else None]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(found)
+        return found[0]
+
     def restore(self, checkpoint: Checkpoint) -> None:
         """Takes over where a checkpoint stopped.
 
@@ -397,8 +410,9 @@ def train(
         cfg = Preprocess(size=config["img_size"], crop_pct=recipe.crop_pct)
     trainer = Trainer(name, config, source, val, cfg, recipe, options)
     if options.resume:
-        if path.exists():
-            trainer.restore(load_checkpoint(path))
+        last = trainer.load_last(path)
+        if last is not None:
+            trainer.restore(last)
         else:
             trainer.say(f"nothing to resume at {path}; starting anew")
     checkpoint = trainer.run()

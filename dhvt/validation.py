@@ -18,6 +18,7 @@ from dhvt.data import read_pixels
 from dhvt.errors import ImageError
 from dhvt.evaluate import Outputs, collect_outputs
 from dhvt.graph import ServedModel
+from dhvt.interrupt import leave_stopping_to_the_parent
 from dhvt.sources import ImageSource, Subset
 
 _SENT_TOGETHER = 16  # pictures that a loader's process hands over at once
@@ -43,6 +44,7 @@ def _decode(source: ImageSource, cfg: Preprocess, num_workers: int) -> Iterator[
         batch_size=_SENT_TOGETHER,
         num_workers=num_workers,
         collate_fn=list,  # a broken picture is no array
+        worker_init_fn=leave_stopping_to_the_parent,
         generator=torch.Generator(),  # the training's own is not touched
     )
     for part in loader:

@@ -1,7 +1,9 @@
 """What a training writes besides its checkpoint, when it is killed or the disk is full."""
 
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,18 @@ def test_a_report_that_cannot_be_written_is_one_line_and_comes_later(picture_fol
     (killed / "report").unlink()
     assert run(picture_folder, killed, *SMALL, "--epochs", "2", "--resume").exit_code == 0
     assert (killed / "report" / "report.md").exists()
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="needs names that are no UTF-8")
+def test_classes_may_have_any_name(picture_folder, tmp_path):
+    data = tmp_path / "data"
+    for name, new in zip(sorted(os.listdir(picture_folder)), (b"$5", b"a|b$^$", b"caf\xe9"), strict=True):
+        shutil.copytree(picture_folder / name, data / os.fsdecode(new))
+    result = run(data, tmp_path / "out", *SMALL, "--epochs", "1")
+    assert result.exit_code == 0, result.output
+    report = (tmp_path / "out" / "report" / "report.md").read_text()
+    assert all(f"\n| {name} |" in report for name in ("$5", "a\\|b$^$", "caf?"))
+    assert (tmp_path / "out" / "report" / "mistakes.png").stat().st_size
 
 
 def test_processes_that_decode_validation_pictures_change_nothing(picture_folder, finished, tmp_path):

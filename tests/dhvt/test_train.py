@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -90,6 +91,18 @@ def test_ctrl_c_leaves_a_usable_checkpoint(picture_folder, tmp_path):
     process = start(picture_folder, tmp_path, "--epochs", "50", "--checkpoint-minutes", "0")
     assert interrupt_in_mid_epoch(process, tmp_path / "ckpt.pt", signal.SIGINT) == 130
     assert load_checkpoint(tmp_path / "ckpt.pt").build_model().num_classes == 3
+
+
+def test_a_signal_to_the_whole_group_leaves_a_checkpoint_too(picture_folder, tmp_path):
+    """As service managers and launchers send it: also to the processes that decode, which the last step still needs."""
+    options = ["--epochs", "500", "--val-every", "500", "--num-workers", "2", "--model-option", "depth=1"]
+    command = [sys.executable, "-m", "dhvt.cli", *arguments(picture_folder, tmp_path, *options)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True)
+    assert wait_until((tmp_path / "ckpt.pt").exists), "no checkpoint appeared"
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert load_checkpoint(tmp_path / "ckpt.pt").step >= 3
 
 
 def test_a_second_run_does_not_overwrite_the_first(picture_folder, unbroken):
@@ -302,9 +315,11 @@ def test_what_is_no_checkpoint_says_so(tmp_path):
 
 
 def train_in_two_processes(data, out, *options):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dhvt.cli"]
+    """``$RANK`` in ``out`` is a process's number."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*torchrun, *arguments(data, out, *options)]
+    program = shlex.join([sys.executable, "-m", "dhvt.cli", *arguments(data, "OUT", *options)]).replace("OUT", f'"{out}"')
+    command = [*torchrun, "sh", "-c", f"exec {program}"]
     result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240, env=environment)
     assert result.returncode == 0, result.stderr
     return result
@@ -328,6 +343,18 @@ def test_two_processes_learn_what_one_does_with_the_same_batch(picture_folder, t
             torch.testing.assert_close(two.weights[name], weight, rtol=1e-3, atol=2e-4, msg=name)
     assert result.stdout.count("pictures to train on") == 1
     assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_processes_without_a_common_disk_resume_from_the_first_ones(picture_folder, tmp_path):
+    options = ["--model-option", "depth=1", "--model-option", "embed_dim=32", "--random-erasing", "0"]
+    train_in_two_processes(picture_folder, tmp_path / "$RANK", *options, "--epochs", "1")
+    assert [path.name for path in tmp_path.glob("*/ckpt.pt")] == ["ckpt.pt"]
+    first = load_checkpoint(tmp_path / "0" / "ckpt.pt")
+    frozen = ["--resume", "--change-recipe", "--epochs", "2", "--lr", "1e-12", "--min-lr", "0", "--warmup-epochs", "0"]
+    train_in_two_processes(picture_folder, tmp_path / "$RANK", *options, *frozen)
+    last = load_checkpoint(tmp_path / "0" / "ckpt.pt")
+    assert (first.step, last.step) == (3, 6)
+    torch.testing.assert_close(last.weights["head.weight"], first.weights["head.weight"])
 
 
 def test_two_processes_train_in_bfloat16(picture_folder, tmp_path):
