@@ -92,6 +92,8 @@ def _build_timm(name: str, config: dict[str, Any]) -> nn.Module:
             config["drop_path_rate"] = 0.0  # as most convolutional networks: without it, then
             return _build_timm(name, config)
         raise ConfigError(f"timm cannot build {name} with {options | asked}: {error}") from error
+    if not isinstance(model.get_classifier(), nn.Module):  # type: ignore[operator]  # timm's convention
+        raise ConfigError(f"{name} has several last layers, as for distillation; choose a model with one")
     if small:
         _use_small_stem(model)
     return model

@@ -64,6 +64,12 @@ def test_an_argument_that_a_model_does_not_know_is_refused():
         build("ghostnet_050", config)
 
 
+def test_a_model_with_several_last_layers_is_refused():
+    config = configure("deit_tiny_distilled_patch16_224", num_classes=3)
+    with pytest.raises(ConfigError, match="has several last layers"):
+        build("deit_tiny_distilled_patch16_224", config)
+
+
 def test_an_unknown_model_gets_a_suggestion():
     with pytest.raises(ConfigError, match=r"did you mean .*resnet50"):
         configure("resnet_50", num_classes=3)
