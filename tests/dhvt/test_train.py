@@ -359,7 +359,8 @@ def test_processes_without_a_common_disk_resume_from_the_first_ones(picture_fold
 
 def test_two_processes_train_in_bfloat16(picture_folder, tmp_path):
     """BatchNorm's running statistics, sums over many pictures that no update rounds twice, show whether both did the same."""
-    options = ["--epochs", "1", "--lr", "1e-6", "--random-erasing", "0", "--amp", "bf16", "--model-option", "depth=2"]
+    options = ["--epochs", "1", "--lr", "1e-6", "--random-erasing", "0", "--amp", "bf16"]
+    options += ["--model-option", "depth=2", "--model-option", "embed_dim=32"]
     assert run(picture_folder, tmp_path / "one", *options).exit_code == 0
     train_in_two_processes(picture_folder, tmp_path / "two", *options)
     one, two = (load_checkpoint(tmp_path / name / "ckpt.pt") for name in ("one", "two"))
