@@ -30,7 +30,7 @@ from train_throughput import run_contender
 MODELS = ("dhvt_tiny_cifar_patch4", "resnet18", "resnet50", "vit_tiny_patch16_224")
 PAPER_MODELS = ("resnext50_32x4d", "seresnet50", "skresnet50", "densenet121", "res2net50_26w_4s", "deit_tiny_patch16_224")
 BATCH_SIZE = 32
-TRAIN_BATCH_SIZE, TRAIN_STEPS = 128, 7
+TRAIN_BATCH_SIZE, TRAIN_STEPS = 128, 5
 
 
 def serving_rate(checkpoint: Path, seconds: float = 10.0) -> dict[str, Any]:
