@@ -17,7 +17,7 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
     """What all trainings of a comparison share."""
     parser.add_argument("--data", type=Path, required=True, help="as for dhvt train, with a test part or --val")
     parser.add_argument("--val", type=Path, help="the pictures that accuracy is measured on, where --data has no such part")
-    parser.add_argument("--train-images", type=int, help="use only so many, the same of each class; default: all")
+    parser.add_argument("--train-images", type=int, help="use only so many, the same part of each class; default: all")
     parser.add_argument("--recipe", default="short")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--train-option", action="append", default=[], metavar="--NAME=VALUE", help="more for dhvt train")
@@ -27,11 +27,11 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
 def prepare_data(args: argparse.Namespace) -> list[str]:
     """``--data`` and ``--val`` for ``dhvt train``, after cutting the training part down to ``--train-images``."""
     val = args.val or args.data
-    if args.train_images is None:
+    source = open_source(args.data, "train")
+    if args.train_images is None or args.train_images >= len(source):
         return ["--data", str(args.data), "--val", str(val)]
     path = args.out / f"train-{args.train_images}.parquet"
     if not path.exists():
-        source = open_source(args.data, "train")
         _, part = split_source(source, args.train_images / len(source), seed=0)
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_parquet(part, path)

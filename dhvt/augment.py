@@ -92,21 +92,26 @@ class TrainingImages(Dataset[tuple[Tensor, int] | str]):
     """Decoded, augmented pictures ``(3, H, W)`` uint8 and labels, or a message where one is broken.
 
     Args:
-        cache: keep what was decoded, in memory that loader processes share: ``len × H × W × 3`` bytes.
+        cache: keep what was decoded: ``len × H × W × 3`` bytes.
+        is_shared: keep it in memory that loader processes share.
 
     Raises:
-        ConfigError: a cache with a recipe that cuts its crops out of the full pictures.
+        ConfigError: a cache with a recipe that cuts its crops out of the full pictures, or larger than the shared memory.
     """
 
-    def __init__(self, source: ImageSource, cfg: Preprocess, recipe: TrainRecipe, *, cache: bool = False) -> None:
+    def __init__(
+        self, source: ImageSource, cfg: Preprocess, recipe: TrainRecipe, *, cache: bool = False, is_shared: bool = False
+    ) -> None:
         if cache and recipe.crop != "pad":
             raise ConfigError('--cache keeps pictures at the size of training; it needs a recipe with crop = "pad"')
         self.source, self.cfg, self.recipe = source, cfg, recipe
         self.transform = build_transform(cfg, recipe)
         self.cache: Tensor | None = None
         if cache:
-            self.cache = torch.zeros((len(source), *cfg.size, 3), dtype=torch.uint8).share_memory_()
-            self.cached = torch.zeros(len(source), dtype=torch.bool).share_memory_()
+            self.cache = torch.zeros((len(source), *cfg.size, 3), dtype=torch.uint8)
+            self.cached = torch.zeros(len(source), dtype=torch.bool)
+            if is_shared:
+                _share(self.cache, self.cached)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -186,3 +191,15 @@ def build_mixup(recipe: TrainRecipe, num_classes: int) -> Mixup | None:
         label_smoothing=recipe.label_smoothing,
         num_classes=num_classes,
     )
+
+
+def _share(*tensors: Tensor) -> None:
+    try:
+        for tensor in tensors:
+            tensor.share_memory_()
+    except RuntimeError as error:
+        needed = sum(tensor.nbytes for tensor in tensors)
+        raise ConfigError(
+            f"--cache with --num-workers needs {needed:,} bytes of shared memory ({error}); give a container more with "
+            "--shm-size, or leave one of the two away"
+        ) from error

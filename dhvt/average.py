@@ -36,18 +36,24 @@ def average_checkpoints(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     return replace(last, weights=mean, ema=None, optimizers=[], scaler=None, metrics={}, temperature=1.0)
 
 
-def measure(checkpoint: Checkpoint, source: ImageSource, on_progress: Callable[[int], None]) -> tuple[Evaluation, float]:
+def measure(
+    checkpoint: Checkpoint,
+    source: ImageSource,
+    on_progress: Callable[[int], None],
+    on_error: Callable[[str], None] | None = None,
+) -> tuple[Evaluation, float]:
     """How good it is on held-out pictures, and the temperature that was fitted on them.
 
     Args:
         source: with the checkpoint's classes.
         on_progress: called with the number of pictures done since the last call.
+        on_error: called with a message for each picture that cannot be read, which is then left out.
 
     Raises:
-        DataError: a picture cannot be read.
+        DataError: a picture cannot be read, without ``on_error``.
     """
     cfg = checkpoint.build_preprocess()
     graph = ServedModel(checkpoint.build_model(), cfg).eval()
-    outputs = collect_outputs(torch_predict(graph), source, cfg, on_progress=on_progress)
+    outputs = collect_outputs(torch_predict(graph), source, cfg, on_progress=on_progress, on_error=on_error)
     temperature = fit_temperature(outputs.logits, outputs.labels)
     return evaluate(outputs, temperature), temperature

@@ -204,7 +204,8 @@ def train(
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CKPT CKPT…")
 @click.option("--data", required=True, help="As in the training: the pictures that it held out measure the average.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The checkpoint to write.")
-def average(checkpoints: tuple[Path, ...], data: str, out: Path) -> None:
+@on_broken_option
+def average(checkpoints: tuple[Path, ...], data: str, out: Path, on_broken: str) -> None:
     """Average the weights of several checkpoints of one run, which is often better than the best of them.
 
     Copy ckpt.pt away before you go on with --resume --change-recipe and more --epochs: the ends of both, averaged, gain most.
@@ -224,9 +225,10 @@ def average(checkpoints: tuple[Path, ...], data: str, out: Path) -> None:
     _, source, held_out = reopen_training_data(data, mean.classes, mean.data, mean.recipe.get("seed", 0))
     if not held_out:
         raise DataError(f"{data} is not known to have the pictures that the training held out; give its --data or --val")
+    on_error = None if on_broken == "stop" else lambda message: tqdm.write(f"left out: {message}")
     for name, checkpoint in zip([*map(str, checkpoints), "their average"], [*loaded, mean], strict=True):
         with tqdm(total=len(source), unit="image", desc=name, leave=False) as bar:
-            result, temperature = measure(checkpoint, source, bar.update)
+            result, temperature = measure(checkpoint, source, bar.update, on_error)
         click.echo(f"{name}: top-1 {result.top1:.2f} %, log loss {result.nll:.4f}, of {result.images} held-out pictures")
     command = {"from_step": mean.step, "command": click.get_current_context().find_root().obj}
     provenance = mean.provenance | {"commands": [*mean.provenance.get("commands", []), command]}

@@ -120,7 +120,7 @@ def _of_split(entries: list[Path], split: str | None, name: Callable[[Path], str
 
 
 def split_source(source: ImageSource, fraction: float, seed: int) -> tuple[Subset, Subset]:
-    """A training and a validation part, the latter with ``fraction`` of each class (at least one of two or more).
+    """A training and a validation part, the latter with ``fraction`` of each class; of two pictures or more, each has some.
 
     Raises:
         DataError: nothing would be left for one of the two.
@@ -129,7 +129,7 @@ def split_source(source: ImageSource, fraction: float, seed: int) -> tuple[Subse
     held: list[NDArray[np.int64]] = []
     for label in range(len(source.classes)):
         rows = rng.permutation(np.flatnonzero(source.labels == label))
-        count = max(round(len(rows) * fraction), 1) if len(rows) > 1 else 0
+        count = min(max(round(len(rows) * fraction), 1), len(rows) - 1) if len(rows) > 1 else 0
         held.append(rows[:count])
     val = np.sort(np.concatenate(held))
     train = np.setdiff1d(np.arange(len(source)), val)

@@ -97,13 +97,14 @@ def _class_table(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[str]
     """Worst first; the most frequent wrong answer tells where to look."""
     lines = ["| class | pictures | recall | precision | most often taken for |", "|---|---|---|---|---|"]
     counts, answers, right = matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()
-    recall = right / np.maximum(counts, 1)
+    recall = np.where(counts, right / np.maximum(counts, 1), 2.0)  # those without a picture come last
     wrong = matrix - np.diag(right)
     for label in np.argsort(recall, kind="stable"):
         other = int(wrong[label].argmax())
         taken = f"{_cell(classes[other])} ({wrong[label, other]})" if wrong[label, other] else ""
-        precision = right[label] / max(answers[label], 1)
-        lines.append(f"| {_cell(classes[label])} | {counts[label]} | {recall[label]:.1%} | {precision:.1%} | {taken} |")
+        precision = f"{right[label] / answers[label]:.1%}" if answers[label] else "–"
+        found = f"{recall[label]:.1%}" if counts[label] else "–"
+        lines.append(f"| {_cell(classes[label])} | {counts[label]} | {found} | {precision} | {taken} |")
     return lines
 
 

@@ -187,7 +187,7 @@ class ListSource(_FileSource):
             for number, line in enumerate(_read_lines(path), start=1):
                 name, _, label = line.rpartition(" ")
                 picture = Path(name)
-                if not name or not label.isdigit() or len(picture.parts) < 2:
+                if not name or not label.isdigit() or len(picture.parts) < 2 or picture.is_absolute():
                     raise DataError(f"{path} line {number} is {line!r}; expected <domain>/<class>/<picture> <label>")
                 if names.setdefault(int(label), picture.parent.name) != picture.parent.name:
                     raise DataError(

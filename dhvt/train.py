@@ -63,6 +63,8 @@ class Trainer:
         tracking = {"log_with": options.tracker, "project_dir": options.out} if options.tracker else {}
         self.accelerator = open_accelerator(options.device, options.amp, **tracking)
         self.device, processes = self.accelerator.device, self.accelerator.num_processes
+        if processes > 1 and any(other != (self.classes, self.data) for other in gather_object([(self.classes, self.data)])):
+            raise DataError("the processes found different pictures or classes; every machine needs the same --data and --val")
         if options.tracker:
             self.accelerator.init_trackers("tracker", {key: str(value) for key, value in recipe.to_dict().items()})
         seed_everything(recipe.seed)
@@ -87,7 +89,7 @@ class Trainer:
             multiple=processes * options.accumulate * (2 if recipe.mixes() else 1),
         )
         self.loader: DataLoader[Any] = DataLoader(
-            TrainingImages(source, cfg, recipe, cache=options.cache),
+            TrainingImages(source, cfg, recipe, cache=options.cache, is_shared=options.num_workers > 0),
             batch_sampler=self.sampler,
             num_workers=options.num_workers,
             persistent_workers=options.num_workers > 0,

@@ -13,8 +13,8 @@ from tests.dhvt.test_train import run
 SMALL = ["--model-option", "depth=1", "--model-option", "embed_dim=32"]
 
 
-def average(data, out, *checkpoints):
-    return CliRunner().invoke(main, ["average", *map(str, checkpoints), "--data", str(data), "--out", str(out)])
+def average(data, out, *arguments):
+    return CliRunner().invoke(main, ["average", *map(str, arguments), "--data", str(data), "--out", str(out)])
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,18 @@ def test_the_average_is_the_mean_measured_on_what_was_held_out(picture_folder, e
     assert f"their average: top-1 {mean.metrics['val_top1']:.2f} %" in result.output
     assert [entry["from_step"] for entry in mean.provenance["commands"]] == [0, 3, 6]
     assert "exists" in average(picture_folder, tmp_path / "mean.pt", *ends).output
+
+
+def test_a_held_out_picture_that_cannot_be_read_stops_or_is_left_out(picture_folder, ends, tmp_path):
+    data = shutil.copytree(picture_folder, tmp_path / "data")
+    for picture in (data / "circle").iterdir():
+        picture.write_bytes(b"no picture")
+    stopped = average(data, tmp_path / "mean.pt", *ends)
+    assert stopped.exit_code == 1
+    assert "not an image" in stopped.output
+    result = average(data, tmp_path / "mean.pt", *ends, "--on-broken", "skip")
+    assert result.exit_code == 0, result.output
+    assert load_checkpoint(tmp_path / "mean.pt").metrics["val_images"] == 4
 
 
 def test_an_average_is_not_resumed(picture_folder, ends, tmp_path):

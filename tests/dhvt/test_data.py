@@ -142,6 +142,14 @@ def test_split_is_stratified_seeded_and_complete(picture_folder):
     assert [val.locate(i) for i in range(6)] != [other.locate(i) for i in range(6)]
 
 
+def test_no_class_is_held_out_whole(picture_folder):
+    source = open_source(picture_folder)
+    few = Subset(source, np.array([*range(20), 20, 21, 40]))
+    train, val = split_source(few, 0.9, seed=0)
+    assert class_counts(val) == dict(zip(CLASSES, (18, 1, 0), strict=True))
+    assert class_counts(train) == dict(zip(CLASSES, (2, 1, 1), strict=True))
+
+
 def test_a_broken_picture_is_named_or_skipped(tmp_path):
     entries = rows()
     entries[5] = (entries[5][0][: len(entries[5][0]) // 2], 2)
@@ -217,6 +225,9 @@ def test_domainnet_lists_that_are_wrong(tmp_path):
         open_source(domain_lists(tmp_path, label=0))
     (tmp_path / "notes_train.txt").write_text("hello there\n")
     with pytest.raises(DataError, match="line 1 is 'hello there'; expected <domain>"):
+        open_source(tmp_path / "notes_train.txt")
+    (tmp_path / "notes_train.txt").write_text("/a/circle/0.png 0\n")
+    with pytest.raises(DataError, match=r"line 1 is '/a/circle/0\.png 0'; expected <domain>"):
         open_source(tmp_path / "notes_train.txt")
     with pytest.raises(DataError, match="cannot read"):
         open_source(tmp_path / "nowhere.txt")

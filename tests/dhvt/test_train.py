@@ -315,14 +315,12 @@ def test_what_is_no_checkpoint_says_so(tmp_path):
 
 
 def train_in_two_processes(data, out, *options):
-    """``$RANK`` in ``out`` is a process's number."""
+    """``@RANK`` in ``data`` and ``out`` is a process's number."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    program = shlex.join([sys.executable, "-m", "dhvt.cli", *arguments(data, "OUT", *options)]).replace("OUT", f'"{out}"')
+    program = shlex.join([sys.executable, "-m", "dhvt.cli", *arguments(data, out, *options)]).replace("@RANK", "@RANK")
     command = [*torchrun, "sh", "-c", f"exec {program}"]
-    result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240, env=environment)
-    assert result.returncode == 0, result.stderr
-    return result
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=240, env=environment)
 
 
 def test_two_processes_learn_what_one_does_with_the_same_batch(picture_folder, tmp_path):
@@ -334,6 +332,7 @@ def test_two_processes_learn_what_one_does_with_the_same_batch(picture_folder, t
     options += ["--amp", "off", "--val", str(tmp_path / "val")]
     assert run(picture_folder, tmp_path / "one", *options).exit_code == 0
     result = train_in_two_processes(picture_folder, tmp_path / "two", *options)
+    assert result.returncode == 0, result.stderr
     one, two = (load_checkpoint(tmp_path / name / "ckpt.pt") for name in ("one", "two"))
     assert two.provenance["processes"] == 2
     assert (one.step, one.metrics["val_images"]) == (two.step, two.metrics["val_images"])
@@ -347,14 +346,35 @@ def test_two_processes_learn_what_one_does_with_the_same_batch(picture_folder, t
 
 def test_processes_without_a_common_disk_resume_from_the_first_ones(picture_folder, tmp_path):
     options = ["--model-option", "depth=1", "--model-option", "embed_dim=32", "--random-erasing", "0"]
-    train_in_two_processes(picture_folder, tmp_path / "$RANK", *options, "--epochs", "1")
+    assert train_in_two_processes(picture_folder, tmp_path / "@RANK", *options, "--epochs", "1").returncode == 0
     assert [path.name for path in tmp_path.glob("*/ckpt.pt")] == ["ckpt.pt"]
     first = load_checkpoint(tmp_path / "0" / "ckpt.pt")
     frozen = ["--resume", "--change-recipe", "--epochs", "2", "--lr", "1e-12", "--min-lr", "0", "--warmup-epochs", "0"]
-    train_in_two_processes(picture_folder, tmp_path / "$RANK", *options, *frozen)
+    assert train_in_two_processes(picture_folder, tmp_path / "@RANK", *options, *frozen).returncode == 0
     last = load_checkpoint(tmp_path / "0" / "ckpt.pt")
     assert (first.step, last.step) == (3, 6)
     torch.testing.assert_close(last.weights["head.weight"], first.weights["head.weight"])
+
+
+def test_processes_with_other_pictures_do_not_train_together(picture_folder, tmp_path):
+    for rank, dropped in enumerate(("circle", "square")):
+        shutil.copytree(picture_folder, tmp_path / f"data{rank}", ignore=shutil.ignore_patterns(dropped))
+    result = train_in_two_processes(tmp_path / "data@RANK", tmp_path / "out", "--epochs", "1", "--model-option", "depth=1")
+    assert result.returncode != 0
+    assert "the processes found different pictures or classes" in result.stderr
+    assert not (tmp_path / "out" / "ckpt.pt").exists()
+
+
+def test_a_cache_that_shared_memory_cannot_hold_is_one_line(picture_folder, tmp_path, monkeypatch):
+    def no_space(tensor):
+        raise RuntimeError("unable to allocate shared memory(shm)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", no_space)
+    options = ["--epochs", "1", "--model-option", "depth=1", "--cache"]
+    result = run(picture_folder, tmp_path / "shared", *options, "--num-workers", "1")
+    assert result.exit_code == 1
+    assert "needs 165,942 bytes of shared memory" in result.output
+    assert run(picture_folder, tmp_path / "own", *options).exit_code == 0
 
 
 def test_two_processes_train_in_bfloat16(picture_folder, tmp_path):
@@ -362,7 +382,8 @@ def test_two_processes_train_in_bfloat16(picture_folder, tmp_path):
     options = ["--epochs", "1", "--lr", "1e-6", "--random-erasing", "0", "--amp", "bf16"]
     options += ["--model-option", "depth=2", "--model-option", "embed_dim=32"]
     assert run(picture_folder, tmp_path / "one", *options).exit_code == 0
-    train_in_two_processes(picture_folder, tmp_path / "two", *options)
+    result = train_in_two_processes(picture_folder, tmp_path / "two", *options)
+    assert result.returncode == 0, result.stderr
     one, two = (load_checkpoint(tmp_path / name / "ckpt.pt") for name in ("one", "two"))
     assert two.provenance["precision"] == "bf16"
     for name, weight in one.weights.items():

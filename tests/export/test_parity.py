@@ -34,6 +34,19 @@ def test_a_runtime_that_fails_in_its_largest_batch_alone_is_found():
         compare_outputs("it", predict, candidate, IMAGES, FP32, batch_sizes=(1, 128))
 
 
+def test_two_classes_that_float32_hardly_tells_apart_may_change_places():
+    expected = np.array([[1.0, 1.0 - 1e-6, 0.0], [2.0, 1.9, 0.0]], dtype=np.float32)
+    pictures = np.arange(2, dtype=np.uint8).reshape(2, 1, 1, 1)
+
+    def candidate(images):
+        shift = np.array([[0, 2e-6, 0], [0, 0, 0]], dtype=np.float32)
+        return (expected + shift)[images.ravel()]
+
+    assert compare("it", expected, candidate, pictures, batch_sizes=(1, 2)).top1_agreement == 1
+    swapped = compare("it", expected, lambda images: candidate(images)[:, [1, 0, 2]], pictures, batch_sizes=(1, 2))
+    assert swapped.top1_agreement == 0.5  # in the second picture they are told apart
+
+
 def test_accuracy_of_both_where_there_are_labels():
     labels = predict(IMAGES).argmax(1)
     labels[:5] = (labels[:5] + 1) % 3  # where the reference is wrong
