@@ -15,14 +15,30 @@ def available_cpus() -> int:
     return max(min(cpus, cpus if quota is None else round(quota)), 1)
 
 
-def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Processors' worth of time that cgroup v2 or v1 grants, None for no limit."""
+def _cgroup_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Processors' worth of time that cgroup v2 or v1 grants this process or a group above its own, None for no limit."""
+    own = {"": "", "cpu": ""}  # by controller; v2 has one group for all, which has no name
     try:
-        if (root / "cpu.max").is_file():
-            limit, period = (root / "cpu.max").read_text().split()
+        for line in membership.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            own |= {name: path.lstrip("/") for name in controllers.split(",") if name in own}
+    except (OSError, ValueError):
+        pass
+    quotas = []
+    for top, path in ((root, own[""]), (root / "cpu", own["cpu"])):
+        group = top / path
+        groups = [folder for folder in (group, *group.parents) if folder.is_relative_to(top)]
+        quotas += [quota for quota in map(_read_quota, groups) if quota is not None]
+    return min(quotas, default=None)
+
+
+def _read_quota(group: Path) -> float | None:
+    try:
+        if (group / "cpu.max").is_file():
+            limit, period = (group / "cpu.max").read_text().split()
         else:
-            limit = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
+            limit = (group / "cpu.cfs_quota_us").read_text().strip()
+            period = (group / "cpu.cfs_period_us").read_text().strip()
         return int(limit) / int(period) if limit not in ("max", "-1") else None
     except (OSError, ValueError):
         return None

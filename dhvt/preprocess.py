@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from dhvt.config import Preprocess
 from dhvt.errors import ImageError
@@ -21,6 +24,24 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", 
 
 DEFAULT_MAX_PIXELS = 64_000_000
 """Larger pictures are refused before their pixels are read; a 64-megapixel camera's still pass."""
+
+_SCANS_OF_LARGEST = 15
+"""Scans of a JPEG with the most pixels that are accepted; a progressive one has about 10. Smaller ones may have more."""
+_JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # but for restarts, which stand in a scan, and stuffed zeros
+_MAX_TIFF_PARTS = 65_536
+"""Strips or tiles."""
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # of TIFF 6.0
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation. Pillow's exif_transpose also writes the EXIF block anew, which one odd tag prevents."""
 
 _RESAMPLING = {name.lower(): value for name, value in Image.Resampling.__members__.items()}
 _REDUCING_GAP = 2.0  # Pillow shrinks by whole factors down to this many times the target, then filters properly.
@@ -64,11 +85,13 @@ def decode_rgb(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: t
         width, height = image.size
         if width * height > max_pixels:
             raise ImageTooLargeError(f"the image has {width}x{height} pixels; at most {max_pixels:,} are accepted")
+        _require_bounded(image, data, max_pixels)
         if at_least is not None:
             side = round(max(at_least) * _REDUCING_GAP)
             image.draft(None, (side, side))
-        ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
+        image.load()  # PNG may have its EXIF after the pixels
+        upright = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _to_rgb(image if upright is None else image.transpose(upright))
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -77,6 +100,38 @@ def decode_rgb(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: t
         raise ImageTooLargeError(f"the image has too many pixels: {error}") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
         raise ImageError(f"the image is damaged or truncated ({type(error).__name__}: {error})") from error
+
+
+def _require_bounded(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Raises ImageTooLargeError where decoding would take far more time or memory than the picture's size tells."""
+    if isinstance(image, JpegImageFile):
+        scans = _count_scans(data, image.layers, "progressive" in image.info)
+        if scans * image.width * image.height > _SCANS_OF_LARGEST * max_pixels:
+            raise ImageTooLargeError(f"the JPEG has {image.width}x{image.height} pixels in {scans} scans, which is too much")
+    elif isinstance(image, TiffImageFile):
+        tile = int(image.tag_v2.get(_TILE_WIDTH, 0)) * int(image.tag_v2.get(_TILE_LENGTH, 0))
+        if tile > max_pixels or len(image.tile) > _MAX_TIFF_PARTS:
+            raise ImageTooLargeError(
+                f"the TIFF has {len(image.tile):,} strips or tiles of up to {tile:,} pixels; at most {_MAX_TIFF_PARTS:,} of "
+                f"{max_pixels:,} are accepted"
+            )
+
+
+def _count_scans(data: bytes, components: int, is_progressive: bool) -> int:
+    """How many times libjpeg goes over a JPEG's pixels; of one that is neither progressive nor in planes, once."""
+    position, scans = 2, 0
+    while (marker := _JPEG_MARKER.search(data, position)) is not None:
+        position = marker.end()
+        if marker[1] == b"\xd9":  # the end; what follows, as a phone's video, is not read
+            break
+        if marker[1] in b"\x01\xd8":  # without a length
+            continue
+        if marker[1] == b"\xda":
+            scans += 1
+            if not is_progressive and data[position + 2 : position + 3] >= bytes([components]):
+                break
+        position += int.from_bytes(data[position : position + 2], "big")
+    return scans
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

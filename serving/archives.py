@@ -15,6 +15,7 @@ from serving.pictures import Picture, picture_too_large
 
 _SPOOL_BYTES = 8_000_000  # a larger archive goes to the disk
 _TAR_HEADER_BYTES = 8192  # a path of Linux has 4096; before Python 3.11.10 tarfile takes seconds for 30,000 bytes of digits
+_TAR_HEADERS_BYTES = 65_536  # of all headers of one file: tarfile follows a sparse file's without end
 _ZIP_ENTRY_BYTES = 400  # of a zip's table of contents for each picture that may be in it, on average
 _ZIP_SMALL_BYTES = 70_000  # its end with a comment; the name of a file
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # Python unpacks the others without a limit
@@ -28,6 +29,7 @@ class ArrivingFile:
     """A body on its way, as a file: what has come can be read, for the rest :class:`NotYet` is raised.
 
     Attributes:
+        max_total: bytes that may be read until who reads sets it anew.
         max_read: bytes that may be read at once; who reads sets it to what it can want here. A zip's table of contents is
             read at once, and so is each header of a tar.
         is_complete: whether all of it is here.
@@ -35,7 +37,7 @@ class ArrivingFile:
     """
 
     def __init__(self) -> None:
-        self.max_read = 0
+        self.max_read, self.max_total = 0, math.inf
         self.is_complete = False
         self.awaited = 0.0
         self._file = SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 (close does it)
@@ -59,8 +61,9 @@ class ArrivingFile:
             NotYet: some of them have not come.
             ValueError: they are too many.
         """
-        if min(self._received - self._position if size < 0 else size, self._received) > self.max_read:
-            raise ValueError(f"its table of contents or a file's header has more than {self.max_read:,} bytes")
+        limit = min(self.max_read, self.max_total)
+        if min(self._received - self._position if size < 0 else size, self._received) > limit:
+            raise ValueError(f"its table of contents or a file's header has more than {limit:,} bytes")
         if not self.is_complete:
             end = math.inf if size < 0 else self._position + size
             if end > self._received:
@@ -69,6 +72,7 @@ class ArrivingFile:
         self._file.seek(self._position)
         data = self._file.read(size)
         self._position += len(data)
+        self.max_total -= len(data)
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -96,7 +100,7 @@ def read_tar(file: ArrivingFile, max_bytes: int, max_images: int) -> Iterator[Pi
     last_offset = -1
     while True:
         try:
-            file.max_read = _TAR_HEADER_BYTES
+            file.max_read, file.max_total = _TAR_HEADER_BYTES, _TAR_HEADERS_BYTES
             if archive is None:
                 file.seek(0)
                 archive = tarfile.open(fileobj=cast("IO[bytes]", file), mode="r:")  # noqa: SIM115 (holds nothing else)
@@ -108,7 +112,7 @@ def read_tar(file: ArrivingFile, max_bytes: int, max_images: int) -> Iterator[Pi
                     raise tarfile.ReadError(f"the header at byte {member.offset:,} comes a second time")
                 else:
                     last_offset = member.offset
-            file.max_read = max_bytes
+            file.max_read, file.max_total = max_bytes, math.inf
             picture = None if member is None else _read_member(archive, member, max_bytes)
         except NotYet:  # what was begun is begun anew
             yield None

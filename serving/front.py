@@ -46,7 +46,7 @@ class Front:
     ) -> None:
         self.bentoml, self.find_app, self.routes = bentoml, find_app, routes
         self.stall_timeout_s, self.upload_timeout_s = stall_timeout_s, upload_timeout_s
-        self._authorization = f"Bearer {token}".encode() if token else b""
+        self._token = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,7 +59,7 @@ class Front:
             return  # unfinished, for which uvicorn closes the connection
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._authorization and scope["path"] not in HEALTH_ROUTES and not self._is_authorized(scope):
+        if self._token and scope["path"] not in HEALTH_ROUTES and not self._is_authorized(scope):
             message = "this server asks for a token; send the header Authorization: Bearer TOKEN"
             answer = self.find_app().refuse(scope, Unauthorized(message))
         elif (method := self.routes.get(scope["path"])) is None:
@@ -73,7 +73,8 @@ class Front:
         await _send_answer(answer, send)
 
     def _is_authorized(self, scope: Scope) -> bool:
-        return hmac.compare_digest(read_header(scope, b"authorization"), self._authorization)
+        scheme, _, token = read_header(scope, b"authorization").partition(b" ")
+        return hmac.compare_digest(token.strip(), self._token) and scheme.lower() == b"bearer"
 
 
 async def _send_answer(answer: Answer, send: Send) -> None:

@@ -38,6 +38,7 @@ from serving.classifier import Classifier, check_model
 from serving.errors import InternalError, NotFound, NotReady, RequestError, WrongMethod
 from serving.front import Front
 from serving.handlers import Handlers
+from serving.protocol import use_no_upgrade_protocol
 from serving.schemas import BatchInput, BatchOutput, ClassifyInput, ClassifyOutput
 from serving.settings import Settings, count_workers
 
@@ -125,6 +126,7 @@ class DHVTBentoService(bentoml.Service):
 
     def to_asgi(self, is_main: bool = True) -> Any:
         settings = Settings.from_environ()
+        use_no_upgrade_protocol()
         app = super().to_asgi(is_main)
         app.add_exception_handler(HTTPException, _answer_http_exception)
         app.user_middleware = [layer for layer in app.user_middleware if layer.cls not in _UNWANTED]

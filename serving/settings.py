@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from dhvt.cpus import available_cpus
@@ -18,6 +18,7 @@ _OF_KUBERNETES = re.compile(r".*_SERVICE_(HOST|PORT(_\w+)?)|(DHVT(_\w+)?)_PORT(_
 
 BUNDLED_MODEL = Path(__file__).parent / "models" / "dhvt_tiny_cifar10"
 ACCESS_LOG_LEVELS = ("off", "errors", "all")
+_MAX_DIGITS = 15
 _MAY_BE_ZERO = {"threads", "max_queue_ms"}
 
 
@@ -83,7 +84,10 @@ class Settings:
         settings = cls(**values)  # type: ignore[arg-type]  # each value has its default's type
         if settings.access_log not in ACCESS_LOG_LEVELS:
             raise ConfigError(f"{PREFIX}ACCESS_LOG is {settings.access_log!r}; it must be {', '.join(ACCESS_LOG_LEVELS)}")
-        return settings
+        token = settings.token.strip()  # files of secrets often end in a new line
+        if not token.isprintable():
+            raise ConfigError(f"{PREFIX}TOKEN has a character in it that no header can carry, such as a new line")
+        return replace(settings, token=token)
 
     def model_path(self) -> Path:
         """The folder to serve: ``model`` itself, or where BentoML's model store keeps the model of this tag.
@@ -107,8 +111,10 @@ class Settings:
 
 def _number(name: str, text: str, may_be_zero: bool) -> int:
     least = 0 if may_be_zero else 1
-    if not text.isascii() or not text.isdigit() or int(text) < least:
-        raise ConfigError(f"{name} is {text!r}; it must be a whole number of at least {least}")
+    if not text.isascii() or not text.isdigit() or len(text) > _MAX_DIGITS or int(text) < least:
+        raise ConfigError(
+            f"{name} is {text[:40]!r}; it must be a whole number of at least {least}, with up to {_MAX_DIGITS} digits"
+        )
     return int(text)
 
 

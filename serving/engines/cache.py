@@ -10,6 +10,11 @@ from pathlib import Path
 
 from dhvt.gpus import read_driver
 
+CUDA_LIBRARIES = tuple(
+    f"nvidia-{name}{suffix}" for name in ("cudnn", "cublas", "cuda-runtime", "cufft") for suffix in ("-cu12", "-cu13", "")
+)
+"""What pip calls the libraries that ONNX Runtime's providers load."""
+
 
 def cache_folder(name: str) -> Path:
     """``$XDG_CACHE_HOME/dhvt-serve/NAME``; it may not exist, and this user may be unable to make or to read it."""

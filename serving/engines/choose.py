@@ -24,7 +24,7 @@ from dhvt.artifact import Artifact
 from dhvt.cpus import processor_flags, processor_name
 from dhvt.errors import DHVTError, EngineError, EngineUnavailable, SelfTestError
 from serving.engines.base import Engine
-from serving.engines.cache import cache_folder, gpu_facts, versions
+from serving.engines.cache import CUDA_LIBRARIES, cache_folder, gpu_facts, versions
 from serving.engines.selftest import self_test
 from serving.engines.verdicts import is_lasting_crash, read_verdict, write_verdict
 
@@ -71,7 +71,7 @@ ENGINES: dict[str, Runtime] = {
         module="serving.engines.onnx_gpu",
         class_name="OnnxRuntimeTensorRTEngine",
         package="onnxruntime",
-        distributions=(*ONNXRUNTIME, *TENSORRT),
+        distributions=(*ONNXRUNTIME, *TENSORRT, *CUDA_LIBRARIES),
         on_gpu=True,
         timeout_s=BUILD_TIMEOUT_S,
     ),
@@ -79,7 +79,7 @@ ENGINES: dict[str, Runtime] = {
         module="serving.engines.onnx_gpu",
         class_name="OnnxRuntimeCUDAEngine",
         package="onnxruntime",
-        distributions=ONNXRUNTIME,
+        distributions=(*ONNXRUNTIME, *CUDA_LIBRARIES),
         on_gpu=True,
     ),
     "openvino": Runtime(

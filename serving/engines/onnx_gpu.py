@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from dhvt.artifact import INPUT_NAME, OUTPUT_NAME, Artifact
 from dhvt.batches import run_in_parts
 from dhvt.errors import EngineError, EngineUnavailable
-from serving.engines.cache import cache_folder, gpu_facts, versions
+from serving.engines.cache import CUDA_LIBRARIES, cache_folder, gpu_facts, versions
 from serving.engines.onnx import require_fp32
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -35,7 +35,7 @@ INSTALL = {
 SHAPE_OPS = frozenset({"Shape", "Size", "Gather", "Concat", "Unsqueeze", "Squeeze", "Slice", "Cast"})
 """What may run on the CPU: a handful of numbers that say how large a tensor is."""
 OPT_BATCH_SIZE = 16
-TENSORRT_PACKAGES = ("onnxruntime-gpu", "tensorrt", "tensorrt-cu12", "tensorrt-cu13")
+TENSORRT_PACKAGES = ("onnxruntime-gpu", "tensorrt", "tensorrt-cu12", "tensorrt-cu13", *CUDA_LIBRARIES)
 
 
 class OnnxRuntimeCUDAEngine:

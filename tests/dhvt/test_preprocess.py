@@ -1,3 +1,5 @@
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -111,6 +113,41 @@ def test_what_is_no_picture():
     for data in (b"hello" * 100, b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.4 ", b"%!PS-Adobe-3.0 EPSF-3.0\n"):
         with pytest.raises(UnsupportedFormatError, match="JPEG, PNG, WEBP"):
             preprocess(data, CFG)
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_decoding():
+    data = encode(gradient(800, 600), "JPEG", progressive=True)
+    last = data[data.rfind(b"\xff\xda") : -2]
+    assert np.array_equal(preprocess(data[:-2] + 5 * last + data[-2:], CFG), preprocess(data, CFG))
+    with pytest.raises(ImageTooLargeError, match="in 2010 scans"):
+        preprocess(data[:-2] + 2000 * last + data[-2:], CFG)
+    with pytest.raises(ImageTooLargeError, match="in 18 scans"):
+        decode_rgb(data[:-2] + 8 * last + data[-2:], max_pixels=800 * 600)
+    phone = encode(gradient(800, 600), "JPEG") + 5000 * b"\xff\xda\0\2"  # a film behind the picture
+    assert decode_rgb(phone, max_pixels=800 * 600).size == (800, 600)
+
+
+def test_a_tiff_with_larger_tiles_than_pictures_is_refused():
+    data = bytearray(encode(gradient(16, 16), "TIFF", compression="tiff_adobe_deflate"))
+    count = int.from_bytes(data[int.from_bytes(data[4:8], "little") :][:2], "little")
+    entries = int.from_bytes(data[4:8], "little") + 2
+    for place in range(entries, entries + 12 * count, 12):
+        tag = int.from_bytes(data[place : place + 2], "little")
+        if tag in (273, 279):  # strips' offsets and lengths become tiles'
+            data[place : place + 2] = (tag + 51 if tag == 273 else 325).to_bytes(2, "little")
+        elif tag in (278, 284):  # rows per strip, planes: the tile's sides
+            data[place : place + 12] = b"".join(
+                value.to_bytes(size, "little") for value, size in ((322 if tag == 278 else 323, 2), (4, 2), (1, 4), (16000, 4))
+            )
+    with pytest.raises(ImageTooLargeError, match="tiles of up to 256,000,000 pixels"):
+        preprocess(bytes(data), CFG)
+
+
+def test_an_odd_exif_tag_beside_the_orientation_costs_nothing():
+    entries = [(0x112, 3, 1, struct.pack("<HH", 6, 0)), (0x11A, 7, 4, b"abcd")]  # orientation; a resolution without a type
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries))
+    exif += b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries) + bytes(4)
+    assert decode_rgb(encode(gradient(64, 48), "JPEG", exif=exif)).size == (48, 64)
 
 
 def test_too_many_pixels_are_refused_before_decoding():

@@ -103,6 +103,20 @@ def test_a_table_of_contents_or_a_name_may_not_take_all_memory():
             arrivals(read_tar, make_tar({"n" * 9000: b"1"}, format), 50_000)
 
 
+@pytest.mark.parametrize("size", [10_000, 1_000_000])
+def test_the_headers_of_one_file_of_a_tar_end(size):
+    """A sparse file's go on for as long as each says so; here for a megabyte."""
+    member = tarfile.TarInfo("a")
+    member.type = tarfile.GNUTYPE_SPARSE
+    head = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    head[482] = 1
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    more = bytes(b"00000000001\0" * 42 + b"\1").ljust(512, b"\0")
+    with pytest.raises(ValueError, match="header has more than"):
+        arrivals(read_tar, bytes(head) + more * 2048, size)
+
+
 def test_a_tar_that_points_back_at_itself_ends():
     member = tarfile.TarInfo(".hidden")
     header = bytearray(member.tobuf(tarfile.GNU_FORMAT))

@@ -32,6 +32,19 @@ def expected(artifact_path):
     return predict
 
 
+@pytest.mark.parametrize("connection", ["Upgrade, HTTP2-Settings", "keep-alive, Upgrade, HTTP2-Settings"])
+def test_an_offer_of_http_2_costs_no_body(server, connection):
+    """As Java's client makes it with every request."""
+    offer = {"Connection": connection, "Upgrade": "h2c", "HTTP2-Settings": "AAEAAEAAAAIAAAABAAMAAAAAAAQBAAAAAAUAAEAA"}
+    with httpx.Client(base_url=server, headers=offer) as client:
+        raw = client.post("/classify", content=PNG, headers={"Content-Type": "image/png"})
+        large = client.post("/classify", files={"image": encode(draw(1, 1, (700, 900)), "BMP")})
+        chunked = client.post("/classify", content=iter([PNG[:100], PNG[100:]]), headers={"Content-Type": "image/png"})
+        info = client.get("/info")
+    assert [response.status_code for response in (raw, large, chunked, info)] == [200] * 4, raw.text
+    assert raw.json() == chunked.json()
+
+
 def assert_answer(response, predictions):
     assert response.status_code == 200, response.text
     answer = response.json()

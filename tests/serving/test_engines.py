@@ -99,6 +99,10 @@ def test_settings():
     for name, value in (("DHVT_MAX_BATCH_SIZE", "0"), ("DHVT_THREADS", "-1"), ("DHVT_MAX_PIXELS", "1e6")):
         with pytest.raises(ConfigError, match=name):
             Settings.from_environ({name: value})
+    assert Settings.from_environ({"DHVT_TOKEN": " secret\n"}).token == "secret"
+    for name, value in (("DHVT_TOKEN", "a\nb"), ("DHVT_REQUEST_TIMEOUT_S", "9" * 5000)):
+        with pytest.raises(ConfigError, match=name):
+            Settings.from_environ({name: value})
     with pytest.raises(ConfigError, match="unknown setting DHVT_MODL; there are DHVT_MODEL"):
         Settings.from_environ({"DHVT_MODL": "x"})
 
@@ -108,6 +112,24 @@ def test_cgroup_quota(tmp_path, text, quota):
     (tmp_path / "cpu.max").write_text(text)
     assert _cgroup_quota(tmp_path) == quota
     assert available_cpus() >= 1
+
+
+@pytest.mark.parametrize(
+    ("groups", "membership", "quota"),
+    [
+        ({"system.slice/x.service/cpu.max": "200000 100000"}, "0::/system.slice/x.service\n", 2.0),
+        ({"a/cpu.max": "150000 100000", "a/b/cpu.max": "max 100000"}, "0::/a/b\n", 1.5),
+        ({"cpu/a/cpu.cfs_quota_us": "50000", "cpu/a/cpu.cfs_period_us": "100000"}, "4:memory:/x\n3:cpu,cpuacct:/a\n", 0.5),
+        ({"cpu.max": "300000 100000", "other/cpu.max": "100000 100000"}, "0::/of/the/host\n", 3.0),
+    ],
+)
+def test_the_smallest_cgroup_quota_from_ones_own_group_upwards(tmp_path, groups, membership, quota):
+    for name, text in groups.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "membership").write_text(membership)
+    assert _cgroup_quota(tmp_path / "cgroup", tmp_path / "membership") == quota
 
 
 @pytest.fixture

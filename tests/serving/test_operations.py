@@ -110,6 +110,7 @@ def test_only_health_is_open(guarded):
             assert response.json()["error"]["code"] == "unauthorized"
     assert classify(url).status_code == 401
     assert classify(url, headers=AUTHORIZED).status_code == 200
+    assert classify(url, headers={"Authorization": f"bearer {TOKEN}"}).status_code == 200
     assert httpx.get(f"{url}/info", headers=AUTHORIZED).status_code == 200
 
 
