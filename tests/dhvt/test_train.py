@@ -318,7 +318,7 @@ def train_in_two_processes(data, out, *options):
     """``@RANK`` in ``data`` and ``out`` is a process's number."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    program = shlex.join([sys.executable, "-m", "dhvt.cli", *arguments(data, out, *options)]).replace("@RANK", "@RANK")
+    program = shlex.join([sys.executable, "-m", "dhvt.cli", *arguments(data, out, *options)]).replace("@RANK", "$RANK")
     command = [*torchrun, "sh", "-c", f"exec {program}"]
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=240, env=environment)
 
