@@ -10,9 +10,14 @@ from pathlib import Path
 
 def available_cpus() -> int:
     """Processors by affinity and cgroup quota, at least 1; ``os.cpu_count()`` knows of neither."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = allowed_cpus()
     quota = _cgroup_quota()
     return max(min(cpus, cpus if quota is None else round(quota)), 1)
+
+
+def allowed_cpus() -> int:
+    """Processors that this process may run on, however much of their time it gets."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cgroup_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float | None:

@@ -9,6 +9,7 @@ import openvino
 from numpy.typing import NDArray
 
 from dhvt.artifact import OUTPUT_NAME
+from dhvt.cpus import allowed_cpus
 
 _MAX_STREAMS = 8
 
@@ -36,7 +37,9 @@ class PartedGraph:
     def __init__(self, path: Path, *, threads: int, precision: str = "f32") -> None:
         core = openvino.Core()
         model = core.read_model(path)
-        options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision}
+        # Pinned threads start at the first processor that this process may use, as those of every other process do.
+        has_all = threads >= allowed_cpus()
+        options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision, "ENABLE_CPU_PINNING": has_all}
         self.streams = min(threads, _MAX_STREAMS)
         throughput = options | {"NUM_STREAMS": self.streams}
         self._alone = _FixedBatch(core, model, 1, options | {"PERFORMANCE_HINT": "LATENCY"})

@@ -6,11 +6,12 @@ import math
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from tempfile import SpooledTemporaryFile
 from typing import IO, cast
 
-from serving.errors import UnsupportedMedia
+from serving.errors import InvalidImage, UnsupportedMedia
 from serving.pictures import Picture, picture_too_large
 
 _SPOOL_BYTES = 8_000_000  # a larger archive goes to the disk
@@ -155,8 +156,12 @@ def read_zip(file: ArrivingFile, max_bytes: int, max_images: int) -> Iterator[Pi
                     member.filename, UnsupportedMedia("the file is not stored or deflated; pack it with zip's defaults")
                 )
                 continue
-            with archive.open(member) as content:
-                data = content.read(max_bytes + 1)  # the declared size may lie
+            try:
+                with archive.open(member) as content:
+                    data = content.read(max_bytes + 1)  # the declared size may lie
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:  # the others are independent of it
+                yield Picture(member.filename, InvalidImage(f"the file is damaged in the archive ({error})"))
+                continue
             yield Picture(member.filename, data if len(data) <= max_bytes else picture_too_large(max_bytes))
 
 

@@ -74,6 +74,6 @@ def parse_top_k(scope: Scope, fields: dict[str, str]) -> int:
     if scope["query_string"]:
         given += parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("top_k", [])
     for text in given:
-        if not (text.isascii() and text.isdigit() and int(text[:9]) >= 1):
+        if not (text.isascii() and text.isdigit() and text.strip("0")):
             raise BadRequest(f"top_k is {text!r}; it must be a whole number of at least 1")
-    return int(given[-1][:9]) if given else DEFAULT_TOP_K
+    return int(given[-1].lstrip("0")[:9]) if given else DEFAULT_TOP_K

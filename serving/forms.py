@@ -20,12 +20,17 @@ FIELD = "image"
 _PLAIN_BOUNDARY = re.compile(r"multipart/form-data; *boundary=([\w'()+,./:=?-]+)", re.ASCII)
 
 
+_MAX_CONTENT_TYPE = 1000
+
+
 def parse_boundary(content_type: str) -> str:
     """The boundary that a ``multipart/form-data`` header names.
 
     Raises:
         BadRequest: it names none.
     """
+    if len(content_type) > _MAX_CONTENT_TYPE:  # the parser of headers takes time with the square of their length
+        raise BadRequest(f"the Content-Type has more than {_MAX_CONTENT_TYPE} characters")
     plain = _PLAIN_BOUNDARY.fullmatch(content_type)
     boundary = plain[1] if plain else _parse_header(content_type).get("boundary", "")
     if not boundary or not boundary.isascii():

@@ -42,6 +42,9 @@ class NoUpgradeProtocol(HttpToolsProtocol):
             if self._should_upgrade():
                 self.handle_websocket_upgrade()
                 return
+            if not self._is_foreign_offer():
+                self._unsupported_upgrade_warning()
+                return
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
             self.data_received(b"".join([*self._head, b"\r\n", data[offer.args[0] :]]))
@@ -51,7 +54,9 @@ class NoUpgradeProtocol(HttpToolsProtocol):
             self.send_400_response(message)
 
     def _is_foreign_offer(self) -> bool:
-        return bool(self.parser.should_upgrade()) and not self._should_upgrade()
+        """CONNECT asks for something else, which no request's head without it would be: it is answered as uvicorn does."""
+        is_offer = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        return bool(is_offer) and not self._should_upgrade()
 
 
 def use_no_upgrade_protocol() -> None:

@@ -103,6 +103,14 @@ def test_a_table_of_contents_or_a_name_may_not_take_all_memory():
             arrivals(read_tar, make_tar({"n" * 9000: b"1"}, format), 50_000)
 
 
+def test_a_damaged_file_of_a_zip_costs_no_other():
+    body = bytearray(make_zip({"a": b"1" * 1000, "b": b"2" * 1000}))
+    body[body.index(b"a", 30) + 3] ^= 255
+    (first, damaged, _), (second, data, _) = arrivals(read_zip, bytes(body), 512)
+    assert (first, second, data) == ("a", "b", b"2" * 1000)
+    assert damaged == "too large"  # what `arrivals` calls each that is no picture
+
+
 @pytest.mark.parametrize("size", [10_000, 1_000_000])
 def test_the_headers_of_one_file_of_a_tar_end(size):
     """A sparse file's go on for as long as each says so; here for a megabyte."""

@@ -45,6 +45,25 @@ def test_an_offer_of_http_2_costs_no_body(server, connection):
     assert raw.json() == chunked.json()
 
 
+def test_connect_is_refused_at_once(server):
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 100_000 + b"\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 4")
+
+
+def test_a_content_type_without_end_is_refused_at_once(server):
+    headers = {"Content-Type": "multipart/form-data; boundary=x" + ';"' * 50_000}
+    response = httpx.post(f"{server}/classify", content=b"--x--", headers=headers, timeout=20)
+    assert response.status_code == 400
+    assert "more than 1000 characters" in response.json()["error"]["message"]
+
+
+def test_top_k_may_have_leading_zeros(server):
+    response = httpx.post(f"{server}/classify?top_k=0000000001", content=PNG, headers={"Content-Type": "image/png"})
+    assert len(response.json()["predictions"]) == 1
+
+
 def assert_answer(response, predictions):
     assert response.status_code == 200, response.text
     answer = response.json()
