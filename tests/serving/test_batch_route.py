@@ -153,7 +153,6 @@ def test_top_k(server):
         (archived(tar(PICTURES)[:700], "x-tar"), 400, "bad_request", "archive"),
         (archived(zipped(PICTURES)[:-30], "zip"), 400, "bad_request", "archive"),
         (archived(b"", "zip"), 400, "bad_request", "archive"),
-        (archived(BAD_DEFLATE, "zip"), 400, "bad_request", "archive"),
         (archived(tar({"n" * 5000: b""}), "x-tar"), 400, "bad_request", "name is longer than 4,096"),
         (archived(tar({".hidden": b"1"}), "x-tar"), 400, "bad_request", "no file"),
         (archived(b"hello", "x-tar"), 400, "bad_request", "archive"),
@@ -165,6 +164,14 @@ def test_what_is_no_batch_gets_one_clear_error(server, request_body, status, cod
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (status, code)
     assert text in error["message"]
+
+
+def test_a_damaged_file_of_a_zip_has_an_error_in_its_place(server):
+    response = httpx.post(f"{server}/classify/batch", **archived(BAD_DEFLATE, "zip"))
+    assert response.status_code == 200
+    error = response.json()["results"][0]["error"]
+    assert error["code"] == "invalid_image"
+    assert "damaged in the archive" in error["message"]
 
 
 def test_an_error_after_the_first_line_is_the_last_line(server):
