@@ -25,10 +25,10 @@ class NoUpgradeProtocol(HttpToolsProtocol):
         version = self.parser.get_http_version().encode()
         self._head = [self.parser.get_method(), b" ", self.url, b" HTTP/", version, b"\r\n"]
         for name, value in self.headers:
-            if name == b"connection":
-                value = b", ".join(token for token in value.split(b",") if token.strip().lower() not in _OFFER)  # noqa: PLW2901
-            if name not in _OFFER and (value or name != b"connection"):
-                self._head += [name, b": ", value, b"\r\n"]
+            tokens = [token for token in value.split(b",") if token.strip().lower() not in _OFFER]
+            kept = b",".join(tokens) if name == b"connection" else value
+            if name not in _OFFER and (kept or name != b"connection"):
+                self._head += [name, b": ", kept, b"\r\n"]
 
     def on_message_complete(self) -> None:
         if not self._is_foreign_offer():
@@ -36,22 +36,24 @@ class NoUpgradeProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            if self._should_upgrade():
-                self.handle_websocket_upgrade()
-                return
-            if not self._is_foreign_offer():
-                self._unsupported_upgrade_warning()
-                return
-            self.parser = httptools.HttpRequestParser(self)
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
-            self.data_received(b"".join([*self._head, b"\r\n", data[offer.args[0] :]]))
-        except httptools.HttpParserError:
-            message = "Invalid HTTP request received."
-            self.logger.warning(message)
-            self.send_400_response(message)
+        while True:  # a turn for each offer that has come; without an end to their number
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                if self._should_upgrade():
+                    self.handle_websocket_upgrade()
+                elif self._is_foreign_offer():
+                    self.parser = httptools.HttpRequestParser(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+                    data = b"".join([*self._head, b"\r\n", data[offer.args[0] :]])
+                    continue
+                else:
+                    self._unsupported_upgrade_warning()
+            except httptools.HttpParserError:
+                message = "Invalid HTTP request received."
+                self.logger.warning(message)
+                self.send_400_response(message)
+            return
 
     def _is_foreign_offer(self) -> bool:
         """CONNECT asks for something else, which no request's head without it would be: it is answered as uvicorn does."""
