@@ -54,16 +54,22 @@ class Contender:
 
 _OURS = {"arguments": "-m bentoml serve --host 127.0.0.1 --port {port}", "package": "bentoml", "folder": ROOT}
 
+_MOSEC = {
+    "arguments": "-m peers.mosec --address 127.0.0.1 --port {port} --timeout 30000 --log-level warning",
+    "package": "mosec",
+    "path": "/inference",
+    "upload": "raw",
+}
+_LITSERVE = {"arguments": "-m peers.litserve --port {port}", "package": "litserve", "path": "/predict", "upload": "multipart"}
+_PLAIN = {"environment": {"PEER_ENGINE": "plain"}}
+
 CONTENDERS = {
     "dhvt (raw)": Contender(path="/classify", upload="raw", **_OURS),
     "dhvt (multipart)": Contender(path="/classify", upload="multipart", **_OURS),
-    "mosec": Contender(
-        arguments="-m peers.mosec --address 127.0.0.1 --port {port} --timeout 30000 --log-level warning",
-        package="mosec",
-        path="/inference",
-        upload="raw",
-    ),
-    "litserve": Contender(arguments="-m peers.litserve --port {port}", package="litserve", path="/predict", upload="multipart"),
+    "mosec": Contender(**_MOSEC),
+    "mosec (plain engine)": Contender(**_MOSEC, **_PLAIN),
+    "litserve": Contender(**_LITSERVE),
+    "litserve (plain engine)": Contender(**_LITSERVE, **_PLAIN),
     "bentoml": Contender(
         arguments="-m bentoml serve peers.bentoml:Front --host 127.0.0.1 --port {port}",
         package="bentoml",

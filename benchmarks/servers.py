@@ -10,6 +10,8 @@ All contenders serve the same model with the same engine, decoding and answer, a
     bentoml                        a form; BentoML's own batching, behind a service that decodes
     fastapi                        a form; a thread per picture, no batches
 
+mosec and litserve are measured twice: with our engine lent to them, so that only what lies around it differs, and as
+``… (plain engine)``, where they call OpenVINO as its documentation has it, with the same graph and precision
 (their files are in benchmarks/peers, what they need in benchmarks/requirements.txt; one that is not installed is left
 out). They take turns: each is started, warmed up, measured with every number of clients and stopped, then the next; the
 order changes from round to round, and figures are medians of the rounds. How much of the processors other programs took

@@ -48,7 +48,6 @@ class PartedGraph:
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Images ``(B, H, W, 3)`` uint8 RGB, any B ≥ 1, to logits ``(B, classes)``; from several threads, too."""
-        images = np.ascontiguousarray(images)
         if len(images) == 1:
             return self._alone.finish(self._alone.start(images))
         rounds, rest = divmod(len(images), PART * self.streams)
@@ -61,6 +60,24 @@ class PartedGraph:
         return np.concatenate([graph.finish(request) for graph, request in zip(graphs, requests, strict=True)])
 
 
+class _Request:
+    """One that OpenVINO runs, over tensors of its own: it is told once, and not with each batch, where they are."""
+
+    def __init__(self, compiled: openvino.CompiledModel) -> None:
+        self._request = compiled.create_infer_request()
+        self._images = self._request.get_input_tensor().data
+        self._logits = self._request.get_tensor(OUTPUT_NAME).data
+
+    def start(self, images: NDArray[np.uint8]) -> None:
+        self._images[...] = images
+        self._request.start_async()
+
+    def finish(self) -> NDArray[np.float32]:
+        self._request.wait()
+        logits: NDArray[np.float32] = self._logits.astype(np.float32)  # a copy
+        return logits
+
+
 class _FixedBatch:
     """The graph compiled for batches of one size; they queue for its streams."""
 
@@ -69,20 +86,19 @@ class _FixedBatch:
         model.reshape([size, *list(model.input().partial_shape)[1:]])
         self.size = size
         self._compiled = core.compile_model(model, "CPU", options)
-        self._idle: list[openvino.InferRequest] = []
+        self._idle: list[_Request] = []
 
-    def start(self, images: NDArray[np.uint8]) -> openvino.InferRequest:
-        """Begins with ``(size, H, W, 3)``, which the request keeps until it is used again."""
+    def start(self, images: NDArray[np.uint8]) -> _Request:
+        """Begins with ``(size, H, W, 3)``."""
         try:
             request = self._idle.pop()
         except IndexError:
-            request = self._compiled.create_infer_request()
-        request.start_async([images], share_inputs=True)
+            request = _Request(self._compiled)
+        request.start(images)
         return request
 
-    def finish(self, request: openvino.InferRequest) -> NDArray[np.float32]:
+    def finish(self, request: _Request) -> NDArray[np.float32]:
         """Its logits, when they are there."""
-        request.wait()
-        logits: NDArray[np.float32] = request.get_tensor(OUTPUT_NAME).data.astype(np.float32)  # a copy
+        logits = request.finish()
         self._idle.append(request)
         return logits

@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import NamedTuple
 
 from serving.answers import Answer
 from serving.bodies import Receive, Scope, read_header
@@ -26,6 +27,22 @@ ROUTES = {"/classify": "POST", "/classify/batch": "POST", "/info": "GET", "/relo
 """The one method of each of the product's own routes."""
 
 _REQUEST_ID = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)
+
+
+class Visit(NamedTuple):
+    """A request by its scope, when it came (``perf_counter``), and its id."""
+
+    scope: Scope
+    start: float
+    identity: str
+
+    @classmethod
+    def begin(cls, scope: Scope) -> Visit:
+        """With the request's own id where it has a fit one, else a new one: no secret, so no system call that gives up the
+        GIL."""
+        request_id = read_header(scope, b"x-request-id")
+        identity = request_id.decode() if _REQUEST_ID.fullmatch(request_id) else f"{random.getrandbits(128):032x}"
+        return cls(scope, perf_counter(), identity)
 
 
 @dataclass(frozen=True)
@@ -56,48 +73,43 @@ class App:
 
     def refuse(self, scope: Scope, error: RequestError) -> Answer:
         """For a request that no route takes: counted and logged as any other."""
-        start, identity = perf_counter(), _identify(scope)
-        self._record(scope, error.status, start, identity)
-        return _with_identity(error.to_answer(), identity)
+        visit = Visit.begin(scope)
+        self.record(visit, error.status)
+        return _with_identity(error.to_answer(), visit)
 
     async def answer(self, scope: Scope, receive: Receive) -> Answer:
         """Never raises but for cancellation; whatever goes wrong is an answer too."""
-        start, identity = perf_counter(), _identify(scope)
-        route = self._routes[scope["path"]]
-        self._count(1)
+        visit, route = Visit.begin(scope), self._routes[scope["path"]]
+        refusal = self.refusal() if route.takes_pictures else None
+        self.count(1)
         try:
-            if route.takes_pictures:
-                self._admit()
+            if refusal:
+                raise refusal
             async with asyncio.timeout(route.timeout_s):
                 answer = await route.handle(scope, receive)
         except Exception as error:
-            answer = _explain(error, identity, f"no answer within {route.timeout_s} s").to_answer()
+            answer = explain(error, visit, f"no answer within {route.timeout_s} s").to_answer()
         finally:
-            self._count(-1)
-        answer = _with_identity(answer, identity)
+            self.count(-1)
+        answer = _with_identity(answer, visit)
         if isinstance(answer.body, bytes):
-            self._record(scope, answer.status, start, identity)
+            self.record(visit, answer.status)
             return answer
-        return replace(answer, body=self._stream(answer.body, scope, start, identity, route.timeout_s))
+        return replace(answer, body=self._stream(answer.body, visit, route.timeout_s))
 
-    def _admit(self) -> None:
-        """Refuses what could not be answered soon.
-
-        Raises:
-            Overloaded: too many requests are in flight, or the queue has become too old.
-        """
-        if self.in_flight > self.settings.max_in_flight:
-            raise Overloaded(f"{self.settings.max_in_flight} requests are being answered already; try again in a second")
+    def refusal(self) -> Overloaded | None:
+        """Why a request that comes now could not be answered soon, if so: too many are in flight, or they wait too long."""
+        if self.in_flight >= self.settings.max_in_flight:
+            return Overloaded(f"{self.settings.max_in_flight} requests are being answered already; try again in a second")
         waited_s = self.handlers.oldest_wait_s()
         if 0 < self.settings.max_queue_ms < waited_s * 1000:
-            raise Overloaded(f"pictures wait for {waited_s:.1f} s already; try again", retry_after_s=math.ceil(waited_s))
+            return Overloaded(f"pictures wait for {waited_s:.1f} s already; try again", retry_after_s=math.ceil(waited_s))
+        return None
 
-    async def _stream(
-        self, body: AsyncGenerator[bytes, None], scope: Scope, start: float, identity: str, timeout_s: int
-    ) -> AsyncGenerator[bytes, None]:
+    async def _stream(self, body: AsyncGenerator[bytes, None], visit: Visit, timeout_s: int) -> AsyncGenerator[bytes, None]:
         """The body as it is made, in flight until its end; its status has gone out, so an error is its last line."""
         deadline = asyncio.get_running_loop().time() + timeout_s
-        self._count(1)
+        self.count(1)
         try:
             while True:
                 async with asyncio.timeout_at(deadline):  # not around the yield: it would cancel whoever sends
@@ -106,43 +118,39 @@ class App:
         except StopAsyncIteration:
             pass
         except Exception as error:
-            yield _explain(error, identity, f"no complete answer within {timeout_s} s").to_line()
+            yield explain(error, visit, f"no complete answer within {timeout_s} s").to_line()
         finally:
-            self._count(-1)
-            self._record(scope, 200, start, identity)
+            self.count(-1)
+            self.record(visit, 200)
             await body.aclose()
 
-    def _count(self, change: int) -> None:
+    def count(self, change: int) -> None:
+        """Requests that are in flight now."""
         self.in_flight += change
         metrics().in_flight.inc(change)
 
-    def _record(self, scope: Scope, status: int, start: float, identity: str) -> None:
-        seconds = perf_counter() - start
-        route = scope["path"] if scope["path"] in ROUTES else "other"  # or strangers could make labels without end
-        metrics().requests.labels(route, status).inc()
-        metrics().request_seconds.labels(route).observe(seconds)
+    def record(self, visit: Visit, status: int) -> None:
+        """A request that has been answered: in the metrics, and in the log where it is to be there."""
+        seconds = perf_counter() - visit.start
+        path = visit.scope["path"]
+        route = path if path in ROUTES else "other"  # or strangers could make labels without end
+        metrics().observe_request(route, status, seconds)
         level = self.settings.access_log
         if level == "all" or (level == "errors" and status >= 400):
-            client = scope.get("client") or ("unknown",)
-            entry = {"request_id": identity, "client": client[0], "method": scope["method"], "path": scope["path"]}
+            client = visit.scope.get("client") or ("unknown",)
+            entry = {"request_id": visit.identity, "client": client[0], "method": visit.scope["method"], "path": path}
             access_logger.info(json.dumps(entry | {"status": status, "duration_ms": round(seconds * 1000, 1)}))
 
 
-def _identify(scope: Scope) -> str:
-    """The request's own id where it has a fit one, else a new one: no secret, so no system call that gives up the GIL."""
-    request_id = read_header(scope, b"x-request-id")
-    return request_id.decode() if _REQUEST_ID.fullmatch(request_id) else f"{random.getrandbits(128):032x}"
-
-
-def _with_identity(answer: Answer, identity: str) -> Answer:
-    return replace(answer, headers={**answer.headers, "X-Request-ID": identity})
-
-
-def _explain(error: Exception, identity: str, timed_out: str) -> RequestError:
+def explain(error: BaseException, visit: Visit, timed_out: str) -> RequestError:
     """What a client is told of it; what nobody foresaw goes to the log with its traceback."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, TimeoutError):
         return TimedOut(timed_out)
-    logger.error("request %s failed for a reason that nobody foresaw", identity, exc_info=error)
+    logger.error("request %s failed for a reason that nobody foresaw", visit.identity, exc_info=error)
     return InternalError("the server failed on this request; see its log")
+
+
+def _with_identity(answer: Answer, visit: Visit) -> Answer:
+    return replace(answer, headers={**answer.headers, "X-Request-ID": visit.identity})

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from dhvt.artifact import Artifact, load_artifact
 from dhvt.cpus import available_cpus
+from serving.answers import Answer, to_json
 from serving.engines import Choice, Engine, check_engine, open_engine
 from serving.errors import RequestError
 from serving.metrics import metrics
 from serving.pipeline import Pipeline
+from serving.predictions import Ranking
 from serving.settings import Settings
 
 logger = logging.getLogger("bentoml.service.dhvt")
@@ -55,6 +57,11 @@ class Classifier:
         classifier.announce(1)
         logger.info("serving %s, %d classes, with %s in %s", card.name, len(card.classes), engine.name, engine.precision)
         return classifier
+
+    def answer(self, ranking: Ranking, top_k: int) -> Answer:
+        """To who sent one picture."""
+        card = self.artifact.card
+        return Answer(to_json({"model": card.name, "predictions": ranking.top(card, top_k)}))
 
     async def close(self) -> None:
         """Answers what was accepted, then ends the threads."""

@@ -59,7 +59,7 @@ class Front:
             return  # unfinished, for which uvicorn closes the connection
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._token and scope["path"] not in HEALTH_ROUTES and not self._is_authorized(scope):
+        if not self.is_authorized(scope):
             message = "this server asks for a token; send the header Authorization: Bearer TOKEN"
             answer = self.find_app().refuse(scope, Unauthorized(message))
         elif (method := self.routes.get(scope["path"])) is None:
@@ -72,7 +72,10 @@ class Front:
             answer = await self.find_app().answer(scope, receive)
         await _send_answer(answer, send)
 
-    def _is_authorized(self, scope: Scope) -> bool:
+    def is_authorized(self, scope: Scope) -> bool:
+        """Whether the request has the token, or needs none."""
+        if not self._token or scope["path"] in HEALTH_ROUTES:
+            return True
         scheme, _, token = read_header(scope, b"authorization").partition(b" ")
         return hmac.compare_digest(token.strip(), self._token) and scheme.lower() == b"bearer"
 

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -22,6 +22,7 @@ from serving.errors import BadRequest, NotReloaded, RequestError, TooLarge, Unau
 from serving.metrics import metrics
 from serving.openapi import openapi_document
 from serving.pictures import Picture
+from serving.predictions import Ranking
 from serving.settings import Settings
 from serving.uploads import read_upload
 
@@ -29,6 +30,8 @@ logger = logging.getLogger("bentoml.service.dhvt")
 
 _PATIENT_S = 1.0
 """While pictures wait for longer, it is worth to look whether their clients still do."""
+
+GONE = "the client closed the connection before its picture's turn came"
 
 _MAX_ANSWER_BYTES = 100_000_000
 
@@ -61,10 +64,11 @@ class Handlers:
         upload = await read_upload(scope, receive, self.settings.max_upload_bytes)
         top_k = parse_top_k(scope, upload.fields)
         classifier = self.classifier
-        prediction = _predict(classifier, Picture("", upload.image), top_k)
         if classifier.pipeline.oldest_wait_s() > _PATIENT_S:
-            prediction = _unless_gone(prediction, receive)
-        return Answer(to_json({"model": classifier.artifact.card.name, **await prediction}))
+            ranking = await _unless_gone(classifier.pipeline.submit(upload.image), receive)
+        else:
+            ranking = await classifier.pipeline.submit(upload.image)
+        return classifier.answer(ranking, top_k)
 
     async def classify_batch(self, scope: Scope, receive: Receive) -> Answer:
         """``POST /classify/batch``: many, answered in order; as JSON lines, while they come, where those are accepted."""
@@ -206,39 +210,35 @@ class Handlers:
             logger.error("reloading failed for a reason that nobody foresaw", exc_info=error)
 
 
-async def _predict(classifier: Classifier, picture: Picture, top_k: int) -> dict[str, Any]:
-    try:
-        ranking = await classifier.pipeline.classify(picture.read())
-    except RequestError as error:
-        metrics().images.labels(error.code).inc()
-        raise
-    metrics().images.labels("ok").inc()
-    return {"predictions": ranking.top(classifier.artifact.card, top_k)}
-
-
 async def _predict_named(classifier: Classifier, picture: Picture, top_k: int) -> dict[str, Any]:
     """A picture's result, or its error, in a batch."""
+    if isinstance(picture.data, RequestError):
+        metrics().images.labels(picture.data.code).inc()
+        return {"name": picture.name, **picture.data.to_dict()}
     try:
-        return {"name": picture.name, **await _predict(classifier, picture, top_k)}
+        ranking = await classifier.pipeline.submit(picture.data)
     except RequestError as error:
         return {"name": picture.name, **error.to_dict()}
+    return {"name": picture.name, "predictions": ranking.top(classifier.artifact.card, top_k)}
 
 
-async def _unless_gone(prediction: Coroutine[Any, Any, dict[str, Any]], receive: Receive) -> dict[str, Any]:
+async def _unless_gone(prediction: asyncio.Future[Ranking], receive: Receive) -> Ranking:
     """The prediction, which is given up when the client closes the connection.
 
     Raises:
         BadRequest: it has.
     """
-    predicting, leaving = asyncio.create_task(prediction), asyncio.create_task(_wait_for_disconnect(receive))
+    leaving = asyncio.create_task(_wait_for_disconnect(receive))
+    waiting: list[asyncio.Future[Any]] = [prediction, leaving]
     try:
-        await asyncio.wait([predicting, leaving], return_when=asyncio.FIRST_COMPLETED)
-        if predicting.done():
-            return predicting.result()
-        raise BadRequest("the client closed the connection before its picture's turn came")
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if prediction.done():
+            return prediction.result()
+        raise BadRequest(GONE)
     finally:
-        predicting.cancel()
+        prediction.cancel()
         leaving.cancel()
+        del prediction, waiting  # or an error, its traceback, this frame and the future would hold each other, and the picture
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

@@ -19,16 +19,6 @@ class Picture:
         """Bytes that it holds in memory."""
         return len(self.data) if isinstance(self.data, bytes) else 0
 
-    def read(self) -> bytes:
-        """The file.
-
-        Raises:
-            RequestError: it cannot be had.
-        """
-        if isinstance(self.data, RequestError):
-            raise self.data
-        return self.data
-
 
 def picture_too_large(max_bytes: int) -> TooLarge:
     """In place of one."""

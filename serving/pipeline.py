@@ -65,7 +65,8 @@ class Pipeline:
         self.failures_in_a_row = 0
         self._calls: set[float] = set()  # when those began that the engine is at
         self._loop = asyncio.get_running_loop()
-        self._pending: dict[_Job, None] = {}  # in the order of submission; touched by the loop's thread alone
+        # When each was submitted, in this order; touched by the loop's thread alone.
+        self._pending: dict[asyncio.Future[Ranking], float] = {}
         self._held: set[asyncio.Future[None]] = set()
         self._encoded: _Queue = SimpleQueue()
         self._decoded: _Queue = SimpleQueue()
@@ -74,20 +75,19 @@ class Pipeline:
         for thread in self._decoders + self._callers:
             thread.start()
 
-    async def classify(self, data: bytes) -> Ranking:
-        """An encoded picture's classes. Cancelling takes it out of the queue.
-
-        Raises:
-            RequestError: it cannot be decoded, or the engine failed on its batch.
-        """
-        job = _Job(data, self._loop.create_future())
-        self._pending[job] = None
+    def submit(self, data: bytes) -> asyncio.Future[Ranking]:
+        """An encoded picture's classes, or the RequestError why there are none: it cannot be decoded, or the engine failed
+        on its batch. Cancelling takes it out of the queue."""
+        future: asyncio.Future[Ranking] = self._loop.create_future()
+        job = _Job(data, future)
+        self._pending[future] = job.submitted
+        future.add_done_callback(self._pending.__delitem__)
         self._encoded.put(job)
-        try:
-            return await job.future
-        finally:
-            del self._pending[job]
-            del job  # or an error, its traceback, this frame and the future would hold each other, and the picture
+        return future
+
+    async def classify(self, data: bytes) -> Ranking:
+        """As :meth:`submit`; raises the error."""
+        return await self.submit(data)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -102,7 +102,7 @@ class Pipeline:
 
     def oldest_wait_s(self) -> float:
         """How long the picture that was submitted first has been here, 0 when there is none."""
-        return next((perf_counter() - job.submitted for job in self._pending), 0.0)
+        return next((perf_counter() - submitted for submitted in self._pending.values()), 0.0)
 
     def longest_call_s(self) -> float:
         """How long the engine has been at a call, 0 while it is at none."""
@@ -111,8 +111,9 @@ class Pipeline:
     async def close(self) -> None:
         """Ends the threads, once everything that was submitted is answered and nobody holds it."""
         while self._pending or self._held:
-            unfinished: list[asyncio.Future[Any]] = [*(job.future for job in self._pending), *self._held]
+            unfinished: list[asyncio.Future[Any]] = [*self._pending, *self._held]
             await asyncio.wait(unfinished)
+            await asyncio.sleep(0)  # for the callbacks that take them out
         for queue, threads in ((self._encoded, self._decoders), (self._decoded, self._callers)):
             for _ in threads:
                 queue.put(None)
@@ -172,6 +173,7 @@ class Pipeline:
         return batch
 
     def _post(self, jobs: Sequence[_Job], outcome: Sequence[Ranking] | RequestError) -> None:
+        self.metrics.images.labels(outcome.code if isinstance(outcome, RequestError) else "ok").inc(len(jobs))
         self._loop.call_soon_threadsafe(_settle, jobs, outcome)
 
 

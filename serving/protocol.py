@@ -1,10 +1,18 @@
-"""HTTP/1.1 from the socket, for clients that would rather speak HTTP/2."""
+"""uvicorn's HTTP/1.1, with the usual requests past ASGI, and for clients that would rather speak HTTP/2, too."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
 import httptools
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serving.bodies import read_header
+from serving.direct import Direct, Exchange
 
 _OFFER = (b"upgrade", b"http2-settings")
 
@@ -61,6 +69,90 @@ class NoUpgradeProtocol(HttpToolsProtocol):
         return bool(is_offer) and not self._should_upgrade()
 
 
-def use_no_upgrade_protocol() -> None:
-    """For the servers that this process starts; BentoML has no setting for uvicorn's protocol."""
-    auto.AutoHTTPProtocol = NoUpgradeProtocol
+class DirectProtocol(NoUpgradeProtocol):
+    """Takes the requests that :class:`serving.direct.Direct` accepts past ASGI.
+
+    Args:
+        direct: that decides.
+        options: uvicorn's.
+    """
+
+    cycle: Any  # an Exchange, or uvicorn's own
+    scope: Any
+
+    def __init__(self, direct: Direct, **options: Any) -> None:
+        super().__init__(**options)
+        self._direct = direct
+        self._exchange: Exchange | None = None
+
+    def on_headers_complete(self) -> None:
+        if not self._begin_exchange():
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self._exchange is None or self.cycle is not self._exchange:
+            super().on_body(body)
+        elif not self._exchange.response_complete:
+            self._exchange.chunks.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._exchange is None or self.cycle is not self._exchange:
+            super().on_message_complete()
+        elif not self._exchange.response_complete and (body := self._exchange.submit()) is not None:
+            super().on_headers_complete()
+            super().on_body(body)
+            super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._exchange is not None:
+            self._exchange.abandon()
+
+    def _begin_exchange(self) -> bool:
+        path, _, query = self.url.partition(b"?")
+        is_first = self.cycle is None or self.cycle.response_complete  # and not pipelined behind another
+        is_plain = not (self.root_path or self.expect_100_continue or self.parser.should_upgrade() or b"#" in query)
+        if not is_first or not is_plain or self.flow.write_paused or self.limit_concurrency is not None:
+            return False
+        version = self.parser.get_http_version()
+        self.scope |= {
+            "method": self.parser.get_method().decode("ascii"),
+            "http_version": version,
+            "path": path.decode("latin-1"),
+            "raw_path": path,
+            "query_string": query,
+        }
+        self._exchange = self._direct.begin(
+            self.scope,
+            transport=self.transport,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            default_headers=self.server_state.default_headers,
+            on_response=self.on_response_complete,
+        )
+        if self._exchange is None:
+            return False
+        self._find_client()
+        self.cycle = self._exchange
+        return True
+
+    def _find_client(self) -> None:
+        """The client's address behind proxies that are trusted, as uvicorn's middleware, which ASGI passes, finds it."""
+        if isinstance(self.app, ProxyHeadersMiddleware) and read_header(self.scope, b"x-forwarded-for"):
+            middleware: Any = ProxyHeadersMiddleware(_end_of_middleware)
+            middleware.trusted_hosts = self.app.trusted_hosts
+            with suppress(StopIteration):  # it waits for nothing
+                middleware(self.scope, None, None).send(None)
+
+
+async def _end_of_middleware(scope: Any, receive: Any, send: Any) -> None:
+    """The application that is none."""
+
+
+def use_protocol(direct: Direct | None) -> None:
+    """For the servers that this process starts; BentoML has no setting for uvicorn's protocol.
+
+    Args:
+        direct: who takes the usual requests; None leaves all to ASGI.
+    """
+    protocol: Any = NoUpgradeProtocol if direct is None else partial(DirectProtocol, direct)
+    auto.AutoHTTPProtocol = protocol

@@ -35,10 +35,11 @@ from serving.answers import Answer
 from serving.app import ROUTES, App
 from serving.bodies import Receive, Scope, Send
 from serving.classifier import Classifier, check_model
+from serving.direct import Direct
 from serving.errors import InternalError, NotFound, NotReady, RequestError, WrongMethod
 from serving.front import Front
 from serving.handlers import Handlers
-from serving.protocol import use_no_upgrade_protocol
+from serving.protocol import use_protocol
 from serving.schemas import BatchInput, BatchOutput, ClassifyInput, ClassifyOutput
 from serving.settings import Settings, count_workers
 
@@ -126,7 +127,6 @@ class DHVTBentoService(bentoml.Service):
 
     def to_asgi(self, is_main: bool = True) -> Any:
         settings = Settings.from_environ()
-        use_no_upgrade_protocol()
         app = super().to_asgi(is_main)
         app.add_exception_handler(HTTPException, _answer_http_exception)
         app.user_middleware = [layer for layer in app.user_middleware if layer.cls not in _UNWANTED]
@@ -135,6 +135,7 @@ class DHVTBentoService(bentoml.Service):
         routes = {path: method for path, method in ROUTES.items() if not (is_traced and path in TRACED_ROUTES)}
         limits = {"stall_timeout_s": settings.request_timeout_s, "upload_timeout_s": settings.batch_timeout_s}
         front = Front(app, _find_app, routes, settings.token, **limits)
+        use_protocol(None if is_traced else Direct(front))
         origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
         if origins:
             return CORSMiddleware(front, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])

@@ -10,7 +10,9 @@ from serving.bodies import Receive, Scope, read_body, read_content_type
 from serving.errors import BadRequest, InvalidImage, TooLarge, UnsupportedMedia
 from serving.forms import FIELD, FormParser, Part, parse_boundary
 
-_FORM_BYTES = 10_000  # what the multipart frame may add to the file
+_FORM = "multipart/form-data"
+FORM_BYTES = 10_000
+"""What the multipart frame may add to the file."""
 _MAX_PARTS = 16
 _BYTES_AT_ONCE = 65_536  # parsed before the event loop has its turn; what looks like boundaries costs 1 ms for 3,000 bytes
 _ONLY_FILE = re.compile(
@@ -39,18 +41,45 @@ async def read_upload(scope: Scope, receive: Receive, max_bytes: int) -> Upload:
     """
     declared, content_type = read_content_type(scope)
     too_large = f"the upload is larger than {max_bytes:,} bytes"
-    if content_type == "multipart/form-data":
-        body = await read_body(scope, receive, max_bytes + _FORM_BYTES, too_large)
+    if content_type == _FORM:
+        body = await read_body(scope, receive, max_bytes + FORM_BYTES, too_large)
         upload = await parse_form(body, parse_boundary(declared))
         if len(upload.image) > max_bytes:
             raise TooLarge(too_large)
-    elif content_type.startswith("image/") or content_type == "application/octet-stream":
+    elif _is_picture(content_type):
         upload = Upload(await read_body(scope, receive, max_bytes, too_large))
     else:
         raise UnsupportedMedia(f"Content-Type is {content_type or 'missing'!r}; {_HINT}")
     if not upload.image:
         raise InvalidImage("the image is empty (0 bytes)")
     return upload
+
+
+def may_carry_picture(scope: Scope) -> bool:
+    """Whether the Content-Type is one that :func:`read_upload` takes."""
+    content_type = read_content_type(scope)[1]
+    return content_type == _FORM or _is_picture(content_type)
+
+
+def cut_upload(scope: Scope, body: bytes, max_bytes: int) -> bytes | None:
+    """The picture of a whole body that is the file itself or the usual form; None for any other, which
+    :func:`read_upload` takes or refuses."""
+    declared, content_type = read_content_type(scope)
+    if _is_picture(content_type):
+        image = body
+    elif content_type == _FORM:
+        try:
+            upload = _cut_only_part(body, parse_boundary(declared).encode())
+        except BadRequest:
+            return None
+        image = upload.image if upload else b""
+    else:
+        return None
+    return image if 0 < len(image) <= max_bytes else None
+
+
+def _is_picture(content_type: str) -> bool:
+    return content_type.startswith("image/") or content_type == "application/octet-stream"
 
 
 async def parse_form(body: bytes, boundary: str) -> Upload:

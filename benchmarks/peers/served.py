@@ -1,20 +1,43 @@
-"""What every peer serves: our artifact, our engine, our decoding, our answer. Only what lies between differs."""
+"""What every peer serves: our artifact, our engine, our decoding, our answer. Only what lies between differs.
+
+With ``PEER_ENGINE=plain`` a peer calls OpenVINO as its documentation has it, and as who writes such a server would: the
+same graph in the same precision, compiled once for batches of any size.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dhvt.artifact import load_artifact
+from dhvt.artifact import Artifact, load_artifact
 from dhvt.preprocess import preprocess
-from serving.engines import open_engine
+from serving.engines import Engine, open_engine
 from serving.predictions import rank
 from serving.settings import Settings
 
 MAX_BATCH_SIZE = 32
 TOP_K = 5
+_IS_PLAIN = os.environ.get("PEER_ENGINE") == "plain"
+
+
+class PlainOpenVINO:
+    """An engine without :class:`dhvt.parts.PartedGraph`."""
+
+    def __init__(self, artifact: Artifact, engine: Engine) -> None:
+        """As ``engine``, which serves the artifact, but for how OpenVINO is called."""
+        import openvino
+
+        if engine.name != "openvino" or engine.precision not in ("fp32", "bf16"):
+            raise RuntimeError(f"{engine.name}:{engine.precision} serves here; a plain one is for OpenVINO in fp32 or bf16")
+        hint = {"fp32": "f32", "bf16": "bf16"}[engine.precision]
+        self._compiled = openvino.Core().compile_model(artifact.graph_path, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self._compiled(images)[0]
+        return logits
 
 
 class Served:
@@ -26,14 +49,12 @@ class Served:
 
     def __init__(self, threads: int | None = 0) -> None:
         settings = Settings.from_environ()
-        self.card = load_artifact(settings.model_path()).card
+        artifact = load_artifact(settings.model_path())
+        self.card = artifact.card
         if threads is not None:
-            self.engine = open_engine(
-                load_artifact(settings.model_path()),
-                settings.engine,
-                threads=threads or settings.engine_threads(),
-                max_batch_size=MAX_BATCH_SIZE,
-            ).engine
+            threads = threads or settings.engine_threads()
+            self.engine = open_engine(artifact, settings.engine, threads=threads, max_batch_size=MAX_BATCH_SIZE).engine
+            self._predict = PlainOpenVINO(artifact, self.engine).predict if _IS_PLAIN else self.engine.predict
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """An encoded picture to ``(H, W, 3)``."""
@@ -41,7 +62,7 @@ class Served:
 
     def predict(self, images: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Decoded pictures to logits ``(len(images), classes)``."""
-        return self.engine.predict(np.stack(images))
+        return self._predict(np.stack(images))
 
     def answer(self, logits: NDArray[np.float32]) -> dict[str, Any]:
         """One picture's logits to what is sent as JSON."""

@@ -1,0 +1,183 @@
+"""Requests that go past ASGI, beside those that do not: over a socket, since HTTP clients send none of these at will."""
+
+import contextlib
+import json
+import socket
+import time
+
+import httpx
+import pytest
+
+from tests.conftest import draw, encode
+from tests.serving.conftest import PNG, in_flight, serving
+
+WHOLE, CHUNKED = "whole", "chunked"  # the one is taken past ASGI, the other is not
+
+
+def request(body, *headers, path="/classify", content_type="image/png", kind=WHOLE, version="1.1"):
+    length = f"Content-Length: {len(body)}" if kind == WHOLE else "Transfer-Encoding: chunked"
+    head = [f"POST {path} HTTP/{version}", "Host: x", f"Content-Type: {content_type}", length, *headers]
+    chunks = body if kind == WHOLE else (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
+    return "\r\n".join(head).encode() + b"\r\n\r\n" + chunks
+
+
+@contextlib.contextmanager
+def connected(server, timeout=20):
+    host, port = server.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=timeout) as connection, connection.makefile("rb") as answers:
+        yield connection, answers
+
+
+def read_answer(answers):
+    """Status, headers and JSON of the next answer."""
+    status = int(answers.readline().split()[1])
+    headers = {}
+    while line := answers.readline().strip():
+        name, _, value = line.decode().partition(": ")
+        headers[name] = value
+    return status, headers, json.loads(answers.read(int(headers["content-length"])))
+
+
+def ask(server, sent):
+    with connected(server) as (connection, answers):
+        connection.sendall(sent)
+        return read_answer(answers)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "path"),
+    [
+        (PNG, "image/png", "/classify"),
+        (PNG, "application/octet-stream", "/classify?top_k=2"),
+        (PNG, "image/png", "/classify?top_k=none"),
+        (PNG, "image/png", "/classify?top_k=100000"),
+        (PNG[:90], "image/png", "/classify"),
+        (b"no picture", "image/png", "/classify"),
+        (b"", "image/png", "/classify"),
+        (PNG, "text/plain", "/classify"),
+        (PNG, "multipart/form-data", "/classify"),
+        (PNG, "multipart/form-data; boundary=x", "/classify"),
+        (b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n%b\r\n--x--\r\n' % PNG,
+         "multipart/form-data; boundary=x", "/classify"),
+        (b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n\r\n--x--\r\n',
+         "multipart/form-data; boundary=x", "/classify"),
+        (b'--x\r\nContent-Disposition: form-data; name="top_k"\r\n\r\n1\r\n'
+         b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n%b\r\n--x--\r\n' % PNG,
+         "multipart/form-data; boundary=x", "/classify"),
+    ],
+)  # fmt: skip
+def test_both_ways_give_the_same_answer(server, body, content_type, path):
+    ways = {}
+    for kind in (WHOLE, CHUNKED):
+        sent = request(body, "X-Request-ID: same", content_type=content_type, path=path, kind=kind)
+        ways[kind] = ask(server, sent)
+        ways[kind][1].pop("date")
+    (status, headers, answer), other = ways[WHOLE], ways[CHUNKED]
+    assert (status, headers) == other[:2]
+    for entry in answer.get("predictions", []) + other[2].get("predictions", []):
+        entry["score"] = pytest.approx(entry["score"], abs=1e-3)
+    assert answer == other[2]
+
+
+def test_a_body_may_come_in_any_pieces(server):
+    sent = request(PNG)
+    with connected(server) as (connection, answers):
+        for start in range(0, len(sent), 17):
+            connection.sendall(sent[start : start + 17])
+            time.sleep(0.001)
+        assert read_answer(answers)[0] == 200
+
+
+def test_requests_that_do_not_wait_for_answers_are_answered_in_order(server):
+    kinds = [WHOLE, WHOLE, CHUNKED, WHOLE, CHUNKED, WHOLE]
+    sent = [request(PNG, f"X-Request-ID: {number}", kind=kind) for number, kind in enumerate(kinds)]
+    sent.insert(3, b"GET /info HTTP/1.1\r\nHost: x\r\nX-Request-ID: info\r\n\r\n")
+    with connected(server) as (connection, answers):
+        connection.sendall(b"".join(sent))
+        got = [read_answer(answers) for _ in sent]
+    assert [headers["x-request-id"] for _, headers, _ in got] == ["0", "1", "2", "info", "3", "4", "5"]
+    assert {status for status, _, _ in got} == {200}
+
+
+@pytest.mark.parametrize(("headers", "version"), [(["Connection: close"], "1.1"), ([], "1.0")])
+def test_a_connection_is_closed_for_who_wants_that(server, headers, version):
+    with connected(server) as (connection, answers):
+        connection.sendall(request(PNG, *headers, version=version))
+        status, got, _ = read_answer(answers)
+        assert (status, got["connection"]) == (200, "close")
+        assert answers.read() == b""
+
+
+def test_a_client_that_waits_for_100_continue(server):
+    with connected(server) as (connection, answers):
+        head, _, body = request(PNG, "Expect: 100-continue").partition(b"\r\n\r\n")
+        connection.sendall(head + b"\r\n\r\n")
+        assert answers.readline() == b"HTTP/1.1 100 Continue\r\n"
+        assert answers.readline() == b"\r\n"
+        connection.sendall(body)
+        assert read_answer(answers)[0] == 200
+
+
+def test_who_leaves_is_not_waited_for(server):
+    for sent in (request(PNG)[:-10], request(PNG), request(PNG) * 3):
+        with connected(server) as (connection, _):
+            connection.sendall(sent)
+    deadline = time.monotonic() + 20
+    while in_flight(server):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def impatient(artifact_path, tmp_path_factory):
+    """A server that waits for a second, takes few requests and small pictures, and logs all: its address, and its log."""
+    log = tmp_path_factory.mktemp("impatient") / "log"
+    settings = {"REQUEST_TIMEOUT_S": "1", "MAX_IN_FLIGHT": "2", "MAX_UPLOAD_BYTES": "100000", "ACCESS_LOG": "all"}
+    with serving(log, DHVT_MODEL=str(artifact_path), **{f"DHVT_{name}": value for name, value in settings.items()}) as url:
+        yield url, log
+
+
+def test_an_upload_that_stalls_is_timed_out_and_its_connection_can_go_on(impatient):
+    sent = request(PNG)
+    with connected(impatient[0]) as (connection, answers):
+        connection.sendall(sent[:-10])
+        status, _, answer = read_answer(answers)
+        assert (status, answer["error"]["code"]) == (504, "timed_out")
+        connection.sendall(sent[-10:] + request(PNG))
+        assert read_answer(answers)[0] == 200
+    assert in_flight(impatient[0]) == 0
+
+
+def test_too_many_are_refused_before_their_bodies(impatient):
+    with contextlib.ExitStack() as stack:
+        busy = [stack.enter_context(connected(impatient[0]))[0] for _ in range(2)]
+        for connection in busy:
+            connection.sendall(request(PNG)[:-10])
+        while in_flight(impatient[0]) < 2:
+            time.sleep(0.01)
+        connection, answers = stack.enter_context(connected(impatient[0]))
+        connection.sendall(request(PNG)[:-10])
+        status, headers, answer = read_answer(answers)
+    assert (status, answer["error"]["code"], headers["retry-after"]) == (503, "overloaded", "1")
+
+
+def test_large_pictures_are_refused_before_they_come(impatient):
+    large = encode(draw(1, 1, (300, 300)), "BMP")
+    with connected(impatient[0]) as (connection, answers):
+        connection.sendall(request(large)[:1000])
+        assert read_answer(answers)[0] == 413
+    form = {"image": large[:105_000]}  # which the form's frame might have been, by its declared length
+    assert httpx.post(f"{impatient[0]}/classify", files=form).status_code == 413
+
+
+def test_the_log_has_the_address_that_a_trusted_proxy_forwards(impatient):
+    url, log = impatient
+    for kind in (WHOLE, CHUNKED):
+        ask(url, request(PNG, f"X-Request-ID: proxied-{kind}", "X-Forwarded-For: 203.0.113.7", kind=kind))
+        ask(url, request(PNG, f"X-Request-ID: plain-{kind}", kind=kind))
+        lines = {
+            name: next(line for line in log.read_text().splitlines() if f"{name}-{kind}" in line)
+            for name in ("proxied", "plain")
+        }
+        clients = {name: json.loads(line[line.index("{") :])["client"] for name, line in lines.items()}
+        assert clients == {"proxied": "203.0.113.7", "plain": "127.0.0.1"}
