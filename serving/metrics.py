@@ -40,10 +40,6 @@ class Metrics:
             "dhvt_engine_info", "1 for the model and engine that serve", ["model", "engine", "precision"],
             multiprocess_mode="livemax",
         )  # fmt: skip
-        # Their labels once, for what happens with every picture.
-        self._requests_of = cache(self.requests.labels)
-        self._request_seconds_of = cache(self.request_seconds.labels)
-        self._predictions_of = cache(self.predictions.labels)
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:
         """Counts an answer.
@@ -52,8 +48,8 @@ class Metrics:
             route: one of few; a label each.
             seconds: from the request's headers to its answer.
         """
-        self._requests_of(route, status).inc()
-        self._request_seconds_of(route).observe(seconds)
+        self.requests.labels(route, status).inc()
+        self.request_seconds.labels(route).observe(seconds)
 
     def observe_batch(self, seconds: float, waited: Sequence[float], rankings: Sequence[Ranking], card: ModelCard) -> None:
         """Counts one engine call.
@@ -69,7 +65,7 @@ class Metrics:
         for wait, ranking in zip(waited, rankings, strict=True):
             self.queue_seconds.observe(wait)
             self.score.observe(ranking.scores[0])
-            self._predictions_of(card.classes[ranking.indices[0]]).inc()
+            self.predictions.labels(card.classes[ranking.indices[0]]).inc()
 
 
 @cache

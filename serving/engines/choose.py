@@ -262,6 +262,7 @@ def _verdict_path(artifact: Artifact, candidate: str, threads: int, max_batch_si
     runtime = ENGINES[candidate.partition(":")[0]]
     facts = [artifact.digest, candidate, threads, max_batch_size, processor_name(), sorted(processor_flags())]
     facts += versions((*runtime.distributions, "numpy", "pillow", "dhvt-serve"))
+    facts.append(os.environ.get("LD_PRELOAD", ""))  # OpenVINO dies of a preloaded jemalloc
     if runtime.on_gpu:
         facts += gpu_facts()
     return cache_folder("engines") / hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -162,6 +162,9 @@ def test_that_an_engine_passed_is_remembered(artifact, monkeypatch, tmp_path):
     open_engine(artifact, "onnxruntime", threads=1)
     with pytest.raises(AssertionError, match="tried again"):
         open_engine(artifact, "onnxruntime", threads=2)
+    monkeypatch.setenv("LD_PRELOAD", "libanother-allocator.so")
+    with pytest.raises(AssertionError, match="tried again"):
+        open_engine(artifact, "onnxruntime", threads=1)
 
 
 @pytest.fixture
