@@ -1,13 +1,14 @@
 """``POST /classify`` from the socket to the pipeline and back, past ASGI.
 
-Its messages, its task, and two writes for each answer cost four times the processor time of what is here. Only requests
-that look as most do come this way; all others, and all that are refused before their body is read, take uvicorn's, to the
-same application. So nothing is decided here that is not decided by :mod:`serving.app` and :mod:`serving.uploads`.
+Its messages, its task, and two writes for each answer cost as much processor time as all the rest of a request outside
+decoding and the engine. Requests with a declared length come this way, unless they are to be refused before their body is
+read; those, and all others, take uvicorn's way to the same application.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,15 +17,14 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from serving.answers import Answer
 from serving.app import App, Visit, explain
 from serving.bodies import Scope, parse_top_k, read_header
-from serving.errors import BadRequest
+from serving.errors import BadRequest, RequestError
 from serving.front import Front
 from serving.handlers import GONE
 from serving.predictions import Ranking
-from serving.uploads import FORM_BYTES, cut_upload, may_carry_picture
+from serving.uploads import FORM_BYTES, cut_upload, parse_upload, require_type
 
 PATH = "/classify"
-_MOST_TOP_K = 100
-"""Larger answers are sent in pieces, as fast as the client takes them, which :mod:`serving.front` sees to."""
+_LARGE_BYTES = 65_536
 
 
 class Exchange:
@@ -33,11 +33,10 @@ class Exchange:
     Args:
         app: that answers.
         scope: ASGI's, of the request.
-        top_k: classes asked for.
         transport: to write the answer to.
         keep_alive: whether the connection stays open after it.
         default_headers: of every answer.
-        on_response: called at the end.
+        on_response: called after it.
     """
 
     message_event = asyncio.Event()
@@ -47,77 +46,113 @@ class Exchange:
         self,
         app: App,
         scope: Scope,
-        top_k: int,
         *,
         transport: asyncio.Transport,
         keep_alive: bool,
         default_headers: Sequence[tuple[bytes, bytes]],
         on_response: Callable[[], None],
     ) -> None:
-        self.app, self.scope, self.top_k = app, scope, top_k
+        self.app, self.scope = app, scope
         self.transport, self.default_headers, self.on_response = transport, default_headers, on_response
         self.keep_alive, self.response_complete, self.disconnected = keep_alive, False, False
-        self.chunks: list[bytes] = []
         self._visit = Visit.begin(scope)
-        self._classifier = app.handlers.classifier
-        self._prediction: asyncio.Future[Ranking] | None = None
+        self._chunks: list[bytes] = []
+        self._work: asyncio.Future[Any] | None = None
         self._timer = asyncio.get_running_loop().call_later(app.settings.request_timeout_s, self._refuse, TimeoutError())
         app.count(1)
 
-    def submit(self) -> bytes | None:
-        """Sends the picture of the body, which is complete, on its way.
+    def feed(self, chunk: bytes) -> None:
+        """Some of the body."""
+        if not self.response_complete:
+            self._chunks.append(chunk)
 
-        Returns:
-            The body where it is none of the usual ones; then this ends, and nothing has been answered.
-        """
-        body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-        self.chunks = []
+    def finish(self) -> None:
+        """The body is complete."""
+        if self.response_complete:
+            return
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
         image = cut_upload(self.scope, body, self.app.settings.max_upload_bytes)
         if image is None:
-            self._end()
-            return body
-        self._prediction = self._classifier.pipeline.submit(image)
-        self._prediction.add_done_callback(self._finish)
-        return None
+            self._work = asyncio.ensure_future(self._parse(body))
+            return
+        try:
+            self._submit(image, {})
+        except BadRequest as error:
+            self._refuse(error)
 
     def abandon(self) -> None:
         """The client has closed the connection."""
         if not self.response_complete:
             self._refuse(BadRequest(GONE))
 
-    def _finish(self, prediction: asyncio.Future[Ranking]) -> None:
-        if self.response_complete:
-            return
-        error = prediction.exception()  # which is not raised: its traceback would hold this frame, and this the error
-        if error is None:
-            self._answer(self._classifier.answer(prediction.result(), self.top_k))
-        else:
+    async def _parse(self, body: bytes) -> None:
+        """A form with several fields, or what is none."""
+        try:
+            upload = await parse_upload(self.scope, body, self.app.settings.max_upload_bytes)
+            self._submit(upload.image, upload.fields)
+        except Exception as error:  # as App.answer does
             self._refuse(error)
+
+    def _submit(self, image: bytes, fields: dict[str, str]) -> None:
+        """Sends a picture on its way.
+
+        Raises:
+            BadRequest: for ``top_k``.
+        """
+        top_k = parse_top_k(self.scope, fields)
+        classifier = self.app.handlers.classifier
+
+        def answer(prediction: asyncio.Future[Ranking]) -> None:
+            if self.response_complete:
+                return
+            error = prediction.exception()  # which is not raised: its traceback would hold this frame, and this the error
+            if error is None:
+                self._answer(classifier.answer(prediction.result(), top_k))
+            else:
+                self._refuse(error)
+
+        self._work = classifier.pipeline.submit(image)
+        self._work.add_done_callback(answer)
 
     def _refuse(self, error: BaseException) -> None:
         self._answer(explain(error, self._visit, f"no answer within {self.app.settings.request_timeout_s} s").to_answer())
 
     def _answer(self, answer: Answer) -> None:
+        assert isinstance(answer.body, bytes)
+        on_response = self.on_response
         self._end()
         self.app.record(self._visit, answer.status)
         if self.transport.is_closing():
             return
-        assert isinstance(answer.body, bytes)
         lines = [f"content-type: {answer.content_type}", f"content-length: {len(answer.body)}"]
         lines += [f"{name.lower()}: {value}" for name, value in answer.headers.items()]
         lines += [f"x-request-id: {self._visit.identity}", "\r\n" if self.keep_alive else "connection: close\r\n\r\n"]
         head = [STATUS_LINE[answer.status], *(b"%b: %b\r\n" % header for header in self.default_headers)]
         self.transport.write(b"".join([*head, "\r\n".join(lines).encode("latin-1"), answer.body]))
+        if len(answer.body) > _LARGE_BYTES:
+            self._watch(sys.maxsize)
         if not self.keep_alive:
             self.transport.close()
-        self.on_response()
+        on_response()
+
+    def _watch(self, left: int) -> None:
+        """Closes the connection of a client that takes nothing of a large answer for as long as one may take to be made."""
+        still_left = self.transport.get_write_buffer_size()
+        if still_left >= left:
+            self.transport.abort()
+        elif still_left:
+            asyncio.get_running_loop().call_later(self.app.settings.request_timeout_s, self._watch, still_left)
 
     def _end(self) -> None:
         self.response_complete = True
         self._timer.cancel()
+        self._chunks.clear()
         self.app.count(-1)
-        if self._prediction is not None:
-            self._prediction.cancel()
+        if self._work is not None and self._work is not asyncio.current_task():
+            self._work.cancel()
+        self._work = None
+        del self.on_response  # it holds the connection, and that this
 
 
 class Direct:
@@ -131,7 +166,7 @@ class Direct:
         self.front = front
 
     def begin(self, scope: Scope, **connection: Any) -> Exchange | None:
-        """None for a request that is not usual, or is to be refused.
+        """None for a request that is another one, or is to be refused at once.
 
         Args:
             scope: complete but for the body.
@@ -139,16 +174,12 @@ class Direct:
         """
         if scope["path"] != PATH or scope["method"] != "POST" or not self.front.is_authorized(scope):
             return None
-        if read_header(scope, b"origin"):  # of a page, for which CORS is decided elsewhere
-            return None
         app = self.front.find_app()
         length = read_header(scope, b"content-length")
         if not length.isdigit() or not 0 < int(length[:18]) <= app.settings.max_upload_bytes + FORM_BYTES:
             return None
         try:
-            top_k = parse_top_k(scope, {})
-        except BadRequest:
+            require_type(scope)
+        except RequestError:
             return None
-        if top_k > _MOST_TOP_K or not may_carry_picture(scope) or app.refusal() is not None:
-            return None
-        return Exchange(app, scope, top_k, **connection)
+        return Exchange(app, scope, **connection) if app.refusal() is None else None

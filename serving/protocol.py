@@ -83,37 +83,44 @@ class DirectProtocol(NoUpgradeProtocol):
     def __init__(self, direct: Direct, **options: Any) -> None:
         super().__init__(**options)
         self._direct = direct
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange | None = None  # the last; those before it have been answered
+        self._reading: Exchange | None = None  # the same, while this message is its request
+
+    def on_message_begin(self) -> None:
+        self._reading = None
+        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        if not self._begin_exchange():
+        self._reading = self._begin_exchange()
+        if self._reading is None:
             super().on_headers_complete()
+        else:
+            self.cycle = self._exchange = self._reading
 
     def on_body(self, body: bytes) -> None:
-        if self._exchange is None or self.cycle is not self._exchange:
+        if self._reading is None:
             super().on_body(body)
-        elif not self._exchange.response_complete:
-            self._exchange.chunks.append(body)
+        else:
+            self._reading.feed(body)
 
     def on_message_complete(self) -> None:
-        if self._exchange is None or self.cycle is not self._exchange:
+        if self._reading is None:
             super().on_message_complete()
-        elif not self._exchange.response_complete and (body := self._exchange.submit()) is not None:
-            super().on_headers_complete()
-            super().on_body(body)
-            super().on_message_complete()
+        else:
+            self._reading.finish()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         if self._exchange is not None:
             self._exchange.abandon()
+            self._exchange = self._reading = None
 
-    def _begin_exchange(self) -> bool:
+    def _begin_exchange(self) -> Exchange | None:
         path, _, query = self.url.partition(b"?")
         is_first = self.cycle is None or self.cycle.response_complete  # and not pipelined behind another
         is_plain = not (self.root_path or self.expect_100_continue or self.parser.should_upgrade() or b"#" in query)
         if not is_first or not is_plain or self.flow.write_paused or self.limit_concurrency is not None:
-            return False
+            return None
         version = self.parser.get_http_version()
         self.scope |= {
             "method": self.parser.get_method().decode("ascii"),
@@ -122,18 +129,16 @@ class DirectProtocol(NoUpgradeProtocol):
             "raw_path": path,
             "query_string": query,
         }
-        self._exchange = self._direct.begin(
+        exchange = self._direct.begin(
             self.scope,
             transport=self.transport,
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             default_headers=self.server_state.default_headers,
             on_response=self.on_response_complete,
         )
-        if self._exchange is None:
-            return False
-        self._find_client()
-        self.cycle = self._exchange
-        return True
+        if exchange is not None:
+            self._find_client()
+        return exchange
 
     def _find_client(self) -> None:
         """The client's address behind proxies that are trusted, as uvicorn's middleware, which ASGI passes, finds it."""

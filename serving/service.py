@@ -135,8 +135,8 @@ class DHVTBentoService(bentoml.Service):
         routes = {path: method for path, method in ROUTES.items() if not (is_traced and path in TRACED_ROUTES)}
         limits = {"stall_timeout_s": settings.request_timeout_s, "upload_timeout_s": settings.batch_timeout_s}
         front = Front(app, _find_app, routes, settings.token, **limits)
-        use_protocol(None if is_traced else Direct(front))
         origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+        use_protocol(None if is_traced or origins else Direct(front))
         if origins:
             return CORSMiddleware(front, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
         return front

@@ -39,47 +39,50 @@ async def read_upload(scope: Scope, receive: Receive, max_bytes: int) -> Upload:
     Raises:
         BadRequest, InvalidImage, TooLarge, UnsupportedMedia: see :mod:`serving.errors`.
     """
+    content_type = require_type(scope)
+    limit = max_bytes + FORM_BYTES if content_type == _FORM else max_bytes
+    return await parse_upload(scope, await read_body(scope, receive, limit, _too_large(max_bytes)), max_bytes)
+
+
+async def parse_upload(scope: Scope, body: bytes, max_bytes: int) -> Upload:
+    """As :func:`read_upload`, of a body that has come."""
     declared, content_type = read_content_type(scope)
-    too_large = f"the upload is larger than {max_bytes:,} bytes"
-    if content_type == _FORM:
-        body = await read_body(scope, receive, max_bytes + FORM_BYTES, too_large)
-        upload = await parse_form(body, parse_boundary(declared))
-        if len(upload.image) > max_bytes:
-            raise TooLarge(too_large)
-    elif _is_picture(content_type):
-        upload = Upload(await read_body(scope, receive, max_bytes, too_large))
-    else:
-        raise UnsupportedMedia(f"Content-Type is {content_type or 'missing'!r}; {_HINT}")
+    upload = await parse_form(body, parse_boundary(declared)) if content_type == _FORM else Upload(body)
+    if len(upload.image) > max_bytes:
+        raise TooLarge(_too_large(max_bytes))
     if not upload.image:
         raise InvalidImage("the image is empty (0 bytes)")
     return upload
 
 
-def may_carry_picture(scope: Scope) -> bool:
-    """Whether the Content-Type is one that :func:`read_upload` takes."""
-    content_type = read_content_type(scope)[1]
-    return content_type == _FORM or _is_picture(content_type)
-
-
 def cut_upload(scope: Scope, body: bytes, max_bytes: int) -> bytes | None:
-    """The picture of a whole body that is the file itself or the usual form; None for any other, which
-    :func:`read_upload` takes or refuses."""
+    """The picture of a body that is the file itself or the usual form; None for any other, which :func:`parse_upload` takes
+    or refuses."""
     declared, content_type = read_content_type(scope)
-    if _is_picture(content_type):
-        image = body
-    elif content_type == _FORM:
+    image = body
+    if content_type == _FORM:
         try:
-            upload = _cut_only_part(body, parse_boundary(declared).encode())
+            upload = _cut_only_part(body, parse_boundary(declared).encode("latin-1"))
         except BadRequest:
             return None
         image = upload.image if upload else b""
-    else:
-        return None
     return image if 0 < len(image) <= max_bytes else None
 
 
-def _is_picture(content_type: str) -> bool:
-    return content_type.startswith("image/") or content_type == "application/octet-stream"
+def require_type(scope: Scope) -> str:
+    """The Content-Type without parameters.
+
+    Raises:
+        UnsupportedMedia: it is neither a form nor a picture.
+    """
+    content_type = read_content_type(scope)[1]
+    if content_type != _FORM and not content_type.startswith("image/") and content_type != "application/octet-stream":
+        raise UnsupportedMedia(f"Content-Type is {content_type or 'missing'!r}; {_HINT}")
+    return content_type
+
+
+def _too_large(max_bytes: int) -> str:
+    return f"the upload is larger than {max_bytes:,} bytes"
 
 
 async def parse_form(body: bytes, boundary: str) -> Upload:

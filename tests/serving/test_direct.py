@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import time
 
@@ -9,14 +11,22 @@ import httpx
 import pytest
 
 from tests.conftest import draw, encode
-from tests.serving.conftest import PNG, in_flight, serving
+from tests.serving.conftest import PNG, in_flight, serving, worker_pids
+
+TOKEN = "a-token"
+FORM = {"content_type": "multipart/form-data; boundary=x"}
+UNUSUAL_FORM = (
+    b'--x\r\nContent-Disposition: form-data; name="top_k"\r\n\r\n1\r\n'
+    b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n%b\r\n--x--\r\n' % PNG
+)
 
 WHOLE, CHUNKED = "whole", "chunked"  # the one is taken past ASGI, the other is not
 
 
 def request(body, *headers, path="/classify", content_type="image/png", kind=WHOLE, version="1.1"):
     length = f"Content-Length: {len(body)}" if kind == WHOLE else "Transfer-Encoding: chunked"
-    head = [f"POST {path} HTTP/{version}", "Host: x", f"Content-Type: {content_type}", length, *headers]
+    head = [f"POST {path} HTTP/{version}", "Host: x", f"Authorization: Bearer {TOKEN}", f"Content-Type: {content_type}"]
+    head += [length, *headers]
     chunks = body if kind == WHOLE else (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
     return "\r\n".join(head).encode() + b"\r\n\r\n" + chunks
 
@@ -61,9 +71,9 @@ def ask(server, sent):
          "multipart/form-data; boundary=x", "/classify"),
         (b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n\r\n--x--\r\n',
          "multipart/form-data; boundary=x", "/classify"),
-        (b'--x\r\nContent-Disposition: form-data; name="top_k"\r\n\r\n1\r\n'
-         b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n%b\r\n--x--\r\n' % PNG,
-         "multipart/form-data; boundary=x", "/classify"),
+        (UNUSUAL_FORM, "multipart/form-data; boundary=x", "/classify"),
+        (UNUSUAL_FORM, "multipart/form-data; boundary=x", "/classify?top_k=two"),
+        (UNUSUAL_FORM[:-20], "multipart/form-data; boundary=x", "/classify"),
     ],
 )  # fmt: skip
 def test_both_ways_give_the_same_answer(server, body, content_type, path):
@@ -99,6 +109,17 @@ def test_requests_that_do_not_wait_for_answers_are_answered_in_order(server):
     assert {status for status, _, _ in got} == {200}
 
 
+@pytest.mark.parametrize("method", ["GET /info", "POST /classify"])
+def test_an_offer_of_http_2_waits_for_the_answers_before_it(server, method):
+    offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__"
+    sent = request(PNG, "X-Request-ID: first") + request(PNG, "X-Request-ID: second", offer).replace(
+        b"POST /classify", method.encode(), 1
+    )
+    with connected(server) as (connection, answers):
+        connection.sendall(sent)
+        assert [read_answer(answers)[1]["x-request-id"] for _ in range(2)] == ["first", "second"]
+
+
 @pytest.mark.parametrize(("headers", "version"), [(["Connection: close"], "1.1"), ([], "1.0")])
 def test_a_connection_is_closed_for_who_wants_that(server, headers, version):
     with connected(server) as (connection, answers):
@@ -129,33 +150,81 @@ def test_who_leaves_is_not_waited_for(server):
 
 
 @pytest.fixture(scope="module")
-def impatient(artifact_path, tmp_path_factory):
-    """A server that waits for a second, takes few requests and small pictures, and logs all: its address, and its log."""
-    log = tmp_path_factory.mktemp("impatient") / "log"
-    settings = {"REQUEST_TIMEOUT_S": "1", "MAX_IN_FLIGHT": "2", "MAX_UPLOAD_BYTES": "100000", "ACCESS_LOG": "all"}
-    with serving(log, DHVT_MODEL=str(artifact_path), **{f"DHVT_{name}": value for name, value in settings.items()}) as url:
+def guarded(artifact_path, tmp_path_factory):
+    """A server with a token that logs all: its address, and its log."""
+    log = tmp_path_factory.mktemp("guarded") / "log"
+    with serving(log, DHVT_MODEL=str(artifact_path), DHVT_TOKEN=TOKEN, DHVT_ACCESS_LOG="all") as url:
         yield url, log
+
+
+def read_log(log, identity):
+    line = next(line for line in log.read_text().splitlines() if f'"{identity}"' in line)
+    return json.loads(line[line.index("{") :])
+
+
+def test_the_token_is_asked_for(guarded):
+    assert ask(guarded[0], request(PNG))[0] == 200
+    for other in (b"", b"Bearer a-toke", b"Bearer a-tokens", b"a-token", b"Basic a-token"):
+        sent = request(PNG).replace(b"Authorization: Bearer a-token", b"Authorization: " + other)
+        assert ask(guarded[0], sent)[0] == 401
+
+
+def test_a_reload_in_the_middle_of_an_upload(guarded):
+    url, log = guarded
+    loaded = log.read_text().count(" classes, with ")
+    with connected(url) as (connection, answers):
+        connection.sendall(request(PNG)[:-10])
+        for pid in worker_pids(url):
+            os.kill(pid, signal.SIGHUP)
+        while log.read_text().count(" classes, with ") == loaded:
+            time.sleep(0.05)
+        time.sleep(0.5)  # the old model ends
+        connection.sendall(PNG[-10:])
+        assert read_answer(answers)[0] == 200
+
+
+@pytest.mark.parametrize("kind", [WHOLE, CHUNKED])
+def test_the_log_has_the_address_that_a_trusted_proxy_forwards_and_the_time_from_the_headers_on(guarded, kind):
+    url, log = guarded
+    ask(url, request(PNG, f"X-Request-ID: proxied-{kind}", "X-Forwarded-For: 203.0.113.7", kind=kind))
+    sent = request(UNUSUAL_FORM, f"X-Request-ID: slow-{kind}", kind=kind, **FORM)
+    with connected(url) as (connection, answers):
+        connection.sendall(sent[:-10])
+        time.sleep(0.5)
+        connection.sendall(sent[-10:])
+        assert len(read_answer(answers)[2]["predictions"]) == 1
+    proxied, slow = (read_log(log, f"{name}-{kind}") for name in ("proxied", "slow"))
+    assert (proxied["client"], slow["client"]) == ("203.0.113.7", "127.0.0.1")
+    assert slow["duration_ms"] > 450
+
+
+@pytest.fixture(scope="module")
+def impatient(artifact_path, tmp_path_factory):
+    """A server that waits for a second, and takes few requests and small pictures."""
+    settings = {"DHVT_REQUEST_TIMEOUT_S": "1", "DHVT_MAX_IN_FLIGHT": "2", "DHVT_MAX_UPLOAD_BYTES": "100000"}
+    with serving(tmp_path_factory.mktemp("impatient") / "log", DHVT_MODEL=str(artifact_path), **settings) as url:
+        yield url
 
 
 def test_an_upload_that_stalls_is_timed_out_and_its_connection_can_go_on(impatient):
     sent = request(PNG)
-    with connected(impatient[0]) as (connection, answers):
+    with connected(impatient) as (connection, answers):
         connection.sendall(sent[:-10])
         status, _, answer = read_answer(answers)
         assert (status, answer["error"]["code"]) == (504, "timed_out")
         connection.sendall(sent[-10:] + request(PNG))
         assert read_answer(answers)[0] == 200
-    assert in_flight(impatient[0]) == 0
+    assert in_flight(impatient) == 0
 
 
 def test_too_many_are_refused_before_their_bodies(impatient):
     with contextlib.ExitStack() as stack:
-        busy = [stack.enter_context(connected(impatient[0]))[0] for _ in range(2)]
+        busy = [stack.enter_context(connected(impatient))[0] for _ in range(2)]
         for connection in busy:
             connection.sendall(request(PNG)[:-10])
-        while in_flight(impatient[0]) < 2:
+        while in_flight(impatient) < 2:
             time.sleep(0.01)
-        connection, answers = stack.enter_context(connected(impatient[0]))
+        connection, answers = stack.enter_context(connected(impatient))
         connection.sendall(request(PNG)[:-10])
         status, headers, answer = read_answer(answers)
     assert (status, answer["error"]["code"], headers["retry-after"]) == (503, "overloaded", "1")
@@ -163,21 +232,8 @@ def test_too_many_are_refused_before_their_bodies(impatient):
 
 def test_large_pictures_are_refused_before_they_come(impatient):
     large = encode(draw(1, 1, (300, 300)), "BMP")
-    with connected(impatient[0]) as (connection, answers):
+    with connected(impatient) as (connection, answers):
         connection.sendall(request(large)[:1000])
         assert read_answer(answers)[0] == 413
     form = {"image": large[:105_000]}  # which the form's frame might have been, by its declared length
-    assert httpx.post(f"{impatient[0]}/classify", files=form).status_code == 413
-
-
-def test_the_log_has_the_address_that_a_trusted_proxy_forwards(impatient):
-    url, log = impatient
-    for kind in (WHOLE, CHUNKED):
-        ask(url, request(PNG, f"X-Request-ID: proxied-{kind}", "X-Forwarded-For: 203.0.113.7", kind=kind))
-        ask(url, request(PNG, f"X-Request-ID: plain-{kind}", kind=kind))
-        lines = {
-            name: next(line for line in log.read_text().splitlines() if f"{name}-{kind}" in line)
-            for name in ("proxied", "plain")
-        }
-        clients = {name: json.loads(line[line.index("{") :])["client"] for name, line in lines.items()}
-        assert clients == {"proxied": "203.0.113.7", "plain": "127.0.0.1"}
+    assert httpx.post(f"{impatient}/classify", files=form).status_code == 413
