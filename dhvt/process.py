@@ -20,11 +20,13 @@ def restart_with_allocator() -> None:
     """Replaces this process by itself with jemalloc or tcmalloc preloaded, where one is installed (on Linux).
 
     The C library returns a training step's activations to the system and takes them back in the next one, so that on
-    a CPU up to a third of the time goes to the kernel clearing pages. These two keep them.
+    a CPU up to a third of the time goes to the kernel clearing pages. These two keep them; jemalloc, when it is told to.
     """
-    if sys.platform != "linux" or "LD_PRELOAD" in os.environ:
+    preloaded = os.environ.get("LD_PRELOAD")
+    is_untold_jemalloc = preloaded is not None and "jemalloc" in preloaded and "MALLOC_CONF" not in os.environ
+    if sys.platform != "linux" or not (preloaded is None or is_untold_jemalloc):
         return
-    library = _find_allocator()
+    library = preloaded or _find_allocator()
     if library is not None:
         environment = {"MALLOC_CONF": JEMALLOC_CONF} | os.environ | {"LD_PRELOAD": str(library)}
         os.execve(sys.executable, sys.orig_argv, environment)

@@ -433,6 +433,18 @@ def test_training_restarts_itself_with_a_faster_allocator(picture_folder, tmp_pa
     assert found
 
 
+@pytest.mark.skipif(sys.platform != "linux" or not find_library("jemalloc"), reason="needs jemalloc on Linux")
+def test_a_jemalloc_that_is_there_is_told_to_keep_memory(picture_folder, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "MALLOC_CONF"}
+    environment["LD_PRELOAD"] = find_library("jemalloc")
+    script = shutil.which("dhvt", path=str(Path(sys.executable).parent))
+    command = [script, *arguments(picture_folder, tmp_path, "--epochs", "50")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:
+        told = wait_until(lambda: b"MALLOC_CONF=" in Path(f"/proc/{process.pid}/environ").read_bytes())
+        process.kill()
+    assert told
+
+
 def test_the_architecture_can_be_changed(picture_folder, tmp_path):
     options = ["--epochs", "1", "--model-option", "depth=2", "--model-option", "attention=mhsa", "--resolutions", "0.5:0.5,1:1"]
     assert run(picture_folder, tmp_path, *options).exit_code == 0
