@@ -1,15 +1,20 @@
 """Requests that go past ASGI, beside those that do not: over a socket, since HTTP clients send none of these at will."""
 
+import asyncio
 import contextlib
 import json
 import os
 import signal
 import socket
 import time
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
+from serving.answers import Answer
+from serving.direct import Exchange
+from serving.settings import Settings
 from tests.conftest import draw, encode
 from tests.serving.conftest import PNG, in_flight, serving, worker_pids
 
@@ -237,3 +242,37 @@ def test_large_pictures_are_refused_before_they_come(impatient):
         assert read_answer(answers)[0] == 413
     form = {"image": large[:105_000]}  # which the form's frame might have been, by its declared length
     assert httpx.post(f"{impatient}/classify", files=form).status_code == 413
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_large_answer_waits_as_long_as_it_is_taken(reads):
+    """Over a socket whose buffers are small; no answer of the small model is large."""
+    body = b"x" * 1_000_000
+    app = SimpleNamespace(settings=Settings(request_timeout_s=1), count=lambda change: None, record=lambda *answered: None)
+
+    async def run():
+        ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
+        transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+        exchange = Exchange(
+            app,
+            {"headers": [], "path": "/classify"},
+            transport=transport,
+            keep_alive=True,
+            default_headers=[],
+            on_response=lambda: None,
+        )
+        exchange._answer(Answer(body))
+        received = 0
+        for _ in range(5):
+            await asyncio.sleep(0.5)
+            if reads:
+                received += len(theirs.recv(50_000))
+        is_open = not transport.is_closing()
+        transport.abort()
+        theirs.close()
+        return is_open, received
+
+    is_open, received = asyncio.run(run())
+    assert is_open is reads
+    assert bool(received) is reads
