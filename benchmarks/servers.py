@@ -123,7 +123,7 @@ def draw(results: dict[str, dict[int, Figures]], ceiling: float, path: Path) -> 
     """Requests/s and the 99th percentile of latency, a group of bars per number of clients."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.5))
+    figure = Figure(figsize=(11, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     width = 0.8 / len(results)
     for index, (name, entry) in enumerate(results.items()):
@@ -138,9 +138,9 @@ def draw(results: dict[str, dict[int, Figures]], ceiling: float, path: Path) -> 
         axes.grid(alpha=0.3, axis="y")
     left.set(ylabel="requests/s")
     right.set(ylabel="99th percentile, ms", yscale="log")
-    figure.legend(*left.get_legend_handles_labels(), loc="upper center", ncols=4)
-    figure.suptitle(processor_name(), y=0)
-    figure.savefig(path, bbox_inches="tight", dpi=150)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    figure.supxlabel(processor_name())
+    figure.savefig(path, dpi=150)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -26,6 +26,7 @@ access_logger = logging.getLogger("bentoml.service.dhvt.access")
 ROUTES = {"/classify": "POST", "/classify/batch": "POST", "/info": "GET", "/reload": "POST", "/docs.json": "GET"}
 """The one method of each of the product's own routes."""
 
+_REFUSALS_LOGGED_PER_S = 10
 _REQUEST_ID = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)
 
 
@@ -63,6 +64,7 @@ class App:
     def __init__(self, settings: Settings, handlers: Handlers) -> None:
         self.settings, self.handlers = settings, handlers
         self.in_flight = 0
+        self._second = self._refusals = 0  # the last second in which there were any, and how many
         self._routes = {
             "/classify": _Route(handlers.classify, settings.request_timeout_s, True),
             "/classify/batch": _Route(handlers.classify_batch, settings.batch_timeout_s, True),
@@ -136,10 +138,19 @@ class App:
         route = path if path in ROUTES else "other"  # or strangers could make labels without end
         metrics().observe_request(route, status, seconds)
         level = self.settings.access_log
-        if level == "all" or (level == "errors" and status >= 400):
+        if level == "all" or (level == "errors" and status >= 400 and not self._is_one_of_many(status)):
             client = visit.scope.get("client") or ("unknown",)
             entry = {"request_id": visit.identity, "client": client[0], "method": visit.scope["method"], "path": path}
             access_logger.info(json.dumps(entry | {"status": status, "duration_ms": round(seconds * 1000, 1)}))
+
+    def _is_one_of_many(self, status: int) -> bool:
+        """Whether this second's refusals for want of room have their lines already: a line costs more than a refusal."""
+        if status != Overloaded.status:
+            return False
+        second = int(perf_counter())
+        self._refusals = self._refusals + 1 if second == self._second else 1
+        self._second = second
+        return self._refusals > _REFUSALS_LOGGED_PER_S
 
 
 def explain(error: BaseException, visit: Visit, timed_out: str) -> RequestError:

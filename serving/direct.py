@@ -1,8 +1,8 @@
 """``POST /classify`` from the socket to the pipeline and back, past ASGI.
 
 Its messages, its task, and two writes for each answer cost as much processor time as all the rest of a request outside
-decoding and the engine. Requests with a declared length come this way, unless they are to be refused before their body is
-read; those, and all others, take uvicorn's way to the same application.
+decoding and the engine, and more than a refusal may cost when there are too many requests. Those with a declared length
+that is not too large come this way; all others take uvicorn's, to the same application.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Exchange:
         self._visit = Visit.begin(scope)
         self._chunks: list[bytes] = []
         self._work: asyncio.Future[Any] | None = None
-        self._timer = asyncio.get_running_loop().call_later(app.settings.request_timeout_s, self._refuse, TimeoutError())
+        self._timer = asyncio.get_running_loop().call_later(app.settings.request_timeout_s, self.refuse, TimeoutError())
         app.count(1)
 
     def feed(self, chunk: bytes) -> None:
@@ -79,12 +79,12 @@ class Exchange:
         try:
             self._submit(image, {})
         except BadRequest as error:
-            self._refuse(error)
+            self.refuse(error)
 
     def abandon(self) -> None:
         """The client has closed the connection."""
         if not self.response_complete:
-            self._refuse(BadRequest(GONE))
+            self.refuse(BadRequest(GONE))
 
     async def _parse(self, body: bytes) -> None:
         """A form with several fields, or what is none."""
@@ -92,7 +92,7 @@ class Exchange:
             upload = await parse_upload(self.scope, body, self.app.settings.max_upload_bytes)
             self._submit(upload.image, upload.fields)
         except Exception as error:  # as App.answer does
-            self._refuse(error)
+            self.refuse(error)
 
     def _submit(self, image: bytes, fields: dict[str, str]) -> None:
         """Sends a picture on its way.
@@ -110,12 +110,13 @@ class Exchange:
             if error is None:
                 self._answer(classifier.answer(prediction.result(), top_k))
             else:
-                self._refuse(error)
+                self.refuse(error)
 
         self._work = classifier.pipeline.submit(image)
         self._work.add_done_callback(answer)
 
-    def _refuse(self, error: BaseException) -> None:
+    def refuse(self, error: BaseException) -> None:
+        """Answers with an error, whether or not the body has come."""
         self._answer(explain(error, self._visit, f"no answer within {self.app.settings.request_timeout_s} s").to_answer())
 
     def _answer(self, answer: Answer) -> None:
@@ -166,7 +167,7 @@ class Direct:
         self.front = front
 
     def begin(self, scope: Scope, **connection: Any) -> Exchange | None:
-        """None for a request that is another one, or is to be refused at once.
+        """None for another request, or one whose headers are wrong; one that is too many has been answered then.
 
         Args:
             scope: complete but for the body.
@@ -182,4 +183,8 @@ class Direct:
             require_type(scope)
         except RequestError:
             return None
-        return Exchange(app, scope, **connection) if app.refusal() is None else None
+        refusal = app.refusal()
+        exchange = Exchange(app, scope, **connection)
+        if refusal is not None:
+            exchange.refuse(refusal)
+        return exchange

@@ -129,16 +129,14 @@ class DirectProtocol(NoUpgradeProtocol):
             "raw_path": path,
             "query_string": query,
         }
-        exchange = self._direct.begin(
+        self._find_client()
+        return self._direct.begin(
             self.scope,
             transport=self.transport,
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             default_headers=self.server_state.default_headers,
             on_response=self.on_response_complete,
         )
-        if exchange is not None:
-            self._find_client()
-        return exchange
 
     def _find_client(self) -> None:
         """The client's address behind proxies that are trusted, as uvicorn's middleware, which ASGI passes, finds it."""

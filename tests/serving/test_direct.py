@@ -204,10 +204,15 @@ def test_the_log_has_the_address_that_a_trusted_proxy_forwards_and_the_time_from
 
 
 @pytest.fixture(scope="module")
-def impatient(artifact_path, tmp_path_factory):
+def impatient_log(tmp_path_factory):
+    return tmp_path_factory.mktemp("impatient") / "log"
+
+
+@pytest.fixture(scope="module")
+def impatient(artifact_path, impatient_log):
     """A server that waits for a second, and takes few requests and small pictures."""
     settings = {"DHVT_REQUEST_TIMEOUT_S": "1", "DHVT_MAX_IN_FLIGHT": "2", "DHVT_MAX_UPLOAD_BYTES": "100000"}
-    with serving(tmp_path_factory.mktemp("impatient") / "log", DHVT_MODEL=str(artifact_path), **settings) as url:
+    with serving(impatient_log, DHVT_MODEL=str(artifact_path), **settings) as url:
         yield url
 
 
@@ -233,6 +238,24 @@ def test_too_many_are_refused_before_their_bodies(impatient):
         connection.sendall(request(PNG)[:-10])
         status, headers, answer = read_answer(answers)
     assert (status, answer["error"]["code"], headers["retry-after"]) == (503, "overloaded", "1")
+
+
+def test_refusals_without_number_do_not_fill_the_log(impatient, impatient_log):
+    before = impatient_log.read_text().count('"status": 503')
+    began, refused = time.monotonic(), 0
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(connected(impatient))[0].sendall(request(PNG)[:-10])
+        while in_flight(impatient) < 2:
+            time.sleep(0.01)
+        connection, answers = stack.enter_context(connected(impatient))
+        connection.sendall(request(PNG) * 200)
+        for _ in range(200):
+            refused += read_answer(answers)[0] == 503
+    lines = impatient_log.read_text().count('"status": 503') - before
+    assert refused > 30
+    assert 0 < lines <= 10 * (time.monotonic() - began + 2)
+    assert lines < refused
 
 
 def test_large_pictures_are_refused_before_they_come(impatient):
