@@ -11,9 +11,10 @@ All contenders serve the same model with the same engine, decoding and answer, a
     fastapi                        a form; a thread per picture, no batches
 
 mosec and litserve are measured twice: with our engine lent to them, so that only what lies around it differs, and as
-``… (plain engine)``, where they call OpenVINO as its documentation has it, with the same graph and precision
-(their files are in benchmarks/peers, what they need in benchmarks/requirements.txt; one that is not installed is left
-out). They take turns: each is started, warmed up, measured with every number of clients and stopped, then the next; the
+``… (plain engine)``, where they call OpenVINO as its documentation has it, with the same graph and precision. Their files
+are in benchmarks/peers, what they need in benchmarks/requirements.txt; one that is not installed is left out.
+
+They take turns: each is started, warmed up, measured with every number of clients and stopped, then the next; the
 order changes from round to round, and figures are medians of the rounds. How much of the processors other programs took
 meanwhile is reported; a measurement that they disturbed is repeated, and a round in which that did not help is left out
 of the medians where there is a better one.

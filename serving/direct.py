@@ -74,7 +74,7 @@ class Exchange:
         self._chunks.clear()
         image = cut_upload(self.scope, body, self.app.settings.max_upload_bytes)
         if image is None:
-            self._work = asyncio.ensure_future(self._parse(body))
+            self._work = asyncio.create_task(self._parse(body))
             return
         try:
             self._submit(image, {})

@@ -24,16 +24,21 @@ _IS_PLAIN = os.environ.get("PEER_ENGINE") == "plain"
 
 
 class PlainOpenVINO:
-    """An engine without :class:`dhvt.parts.PartedGraph`."""
+    """An engine without :class:`dhvt.parts.PartedGraph`.
 
-    def __init__(self, artifact: Artifact, engine: Engine) -> None:
-        """As ``engine``, which serves the artifact, but for how OpenVINO is called."""
+    Args:
+        artifact: whose graph is run.
+        precision: ``fp32`` or ``bf16``.
+    """
+
+    concurrency = 1
+
+    def __init__(self, artifact: Artifact, precision: str) -> None:
         import openvino
 
-        if engine.name != "openvino" or engine.precision not in ("fp32", "bf16"):
-            raise RuntimeError(f"{engine.name}:{engine.precision} serves here; a plain one is for OpenVINO in fp32 or bf16")
-        hint = {"fp32": "f32", "bf16": "bf16"}[engine.precision]
-        self._compiled = openvino.Core().compile_model(artifact.graph_path, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+        self.name, self.precision = "openvino", precision
+        options = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision]}
+        self._compiled = openvino.Core().compile_model(artifact.graph_path, "CPU", options)
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self._compiled(images)[0]
@@ -53,8 +58,12 @@ class Served:
         self.card = artifact.card
         if threads is not None:
             threads = threads or settings.engine_threads()
-            self.engine = open_engine(artifact, settings.engine, threads=threads, max_batch_size=MAX_BATCH_SIZE).engine
-            self._predict = PlainOpenVINO(artifact, self.engine).predict if _IS_PLAIN else self.engine.predict
+            engine = open_engine(artifact, settings.engine, threads=threads, max_batch_size=MAX_BATCH_SIZE).engine
+            self.engine: Engine | PlainOpenVINO = engine
+            if _IS_PLAIN:
+                if engine.name != "openvino" or engine.precision not in ("fp32", "bf16"):
+                    raise RuntimeError(f"{engine.name}:{engine.precision} serves here; plain is OpenVINO in fp32 or bf16")
+                self.engine = PlainOpenVINO(artifact, engine.precision)
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """An encoded picture to ``(H, W, 3)``."""
@@ -62,7 +71,7 @@ class Served:
 
     def predict(self, images: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Decoded pictures to logits ``(len(images), classes)``."""
-        return self._predict(np.stack(images))
+        return self.engine.predict(np.stack(images))
 
     def answer(self, logits: NDArray[np.float32]) -> dict[str, Any]:
         """One picture's logits to what is sent as JSON."""
