@@ -2,7 +2,7 @@
 
     python benchmarks/ablation.py --data cifar-100/ --train-images 10000 --epochs 10 --out runs/ablation
 
-From a DeiT-T with 4 heads to a DHVT-T, one modification after the other; the same pictures, epochs and recipe, two
+From a DeiT-T with 4 heads to a DHVT-T, one modification after the other; the same images, epochs and recipe, two
 seeds at the two ends. Writes OUT/ablation.md, the measured accuracy beside the published one, and prints one JSON line.
 """
 
@@ -63,7 +63,7 @@ def main() -> None:
             f"| {row.name} | {results[0]['parameters']:,} | {mean(measured[row.name]):.2f} | {by_seed} | {published} |"
         )
     images = args.train_images or "all"
-    budget = f"{args.epochs} epochs of {images} training pictures, recipe `{args.recipe}`"
+    budget = f"{args.epochs} epochs of {images} training images, recipe `{args.recipe}`"
     head = f"# Ablation\n\nMeasured: {budget}. Published: {PAPER}."
     (args.out / "ablation.md").write_text("\n".join([head, "", *lines, ""]), encoding="utf-8")
     print(json.dumps({"benchmark": "ablation", "epochs": args.epochs, "train_images": images, "top1": measured}))

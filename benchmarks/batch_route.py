@@ -23,26 +23,26 @@ import httpx
 from tqdm import trange
 
 from contenders import CONTENDERS, measure_ceiling, running
-from dhvt.cpus import available_cpus, processor_name
-from load import BOUNDARY, Upload, make_upload, sample_picture
+from dhvt.hardware.cpus import available_cpus, processor_name
+from load import BOUNDARY, Upload, make_upload, sample_image
 from serving.settings import BUNDLED_MODEL
 
 
-def make_form(picture: bytes, count: int) -> Upload:
-    """A form with the picture ``count`` times."""
-    one = make_upload("multipart", picture)
+def make_form(image: bytes, count: int) -> Upload:
+    """A form with the image ``count`` times."""
+    one = make_upload("multipart", image)
     end = f"--{BOUNDARY}--\r\n".encode()
     return Upload(content_type=one.content_type, body=one.body.removesuffix(end) * count + end)
 
 
-def make_tar(picture: bytes, count: int) -> Upload:
-    """An archive with the picture ``count`` times."""
+def make_tar(image: bytes, count: int) -> Upload:
+    """An archive with the image ``count`` times."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for index in range(count):
             member = tarfile.TarInfo(f"{index}.jpg")
-            member.size = len(picture)
-            archive.addfile(member, io.BytesIO(picture))
+            member.size = len(image)
+            archive.addfile(member, io.BytesIO(image))
     return Upload(content_type="application/x-tar", body=buffer.getvalue())
 
 
@@ -50,7 +50,7 @@ def measure(url: str, upload: Upload, count: int) -> float:
     """Images/s of one request.
 
     Raises:
-        RuntimeError: not every picture was answered.
+        RuntimeError: not every image was answered.
     """
     headers = {"Content-Type": upload.content_type, "Accept": "application/x-ndjson"}
     start = time.perf_counter()
@@ -58,7 +58,7 @@ def measure(url: str, upload: Upload, count: int) -> float:
     seconds = time.perf_counter() - start
     answered = sum("predictions" in json.loads(line) for line in response.text.splitlines())
     if answered != count:
-        raise RuntimeError(f"{answered} of {count} pictures were answered: {response.text[-300:]}")
+        raise RuntimeError(f"{answered} of {count} images were answered: {response.text[-300:]}")
     return count / seconds
 
 
@@ -68,18 +68,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="model folder; default: the bundled one")
     args = parser.parse_args()
-    model, picture = args.model.resolve(), sample_picture()
-    uploads = {"form": make_form(picture, args.images), "tar": make_tar(picture, args.images)}
+    model, image = args.model.resolve(), sample_image()
+    uploads = {"form": make_form(image, args.images), "tar": make_tar(image, args.images)}
     rates: dict[str, list[float]] = {name: [] for name in uploads}
     ceilings = [measure_ceiling(model, 3)["images_per_s"]]
     for _ in trange(args.rounds, desc="rounds"):
         single = CONTENDERS["dhvt (raw)"]
         with (
             tempfile.TemporaryDirectory() as folder,
-            running(single, make_upload("raw", picture), Path(folder), DHVT_MODEL=str(model)) as server,
+            running(single, make_upload("raw", image), Path(folder), DHVT_MODEL=str(model)) as server,
         ):
             url = urljoin(server.url, "/classify/batch")
-            measure(url, make_tar(picture, 64), 64)
+            measure(url, make_tar(image, 64), 64)
             for name, upload in uploads.items():
                 rates[name].append(measure(url, upload, args.images))
         ceilings.append(measure_ceiling(model, 3)["images_per_s"])

@@ -4,7 +4,7 @@
 
 ``decode_images_per_s``: a thread per processor decodes, and nothing else. ``engine_images_per_s``: batches of 32, as many
 at once as the engine takes, and nothing else. Both need the same processors, so no server can give more than ``images_per_s`` =
-1 / (1 / decode + 1 / engine). ``single_ms`` is one picture at a time, decoded and predicted.
+1 / (1 / decode + 1 / engine). ``single_ms`` is one image at a time, decoded and predicted.
 Prints one JSON line.
 """
 
@@ -21,8 +21,8 @@ from statistics import median
 
 import numpy as np
 
-from dhvt.cpus import available_cpus
-from load import sample_picture
+from dhvt.hardware.cpus import available_cpus
+from load import sample_image
 from peers.served import MAX_BATCH_SIZE, Served
 
 
@@ -39,19 +39,19 @@ def call_times(function: Callable[[], object], seconds: float) -> list[float]:
     return times
 
 
-def measure(picture: bytes, seconds: float) -> dict[str, object]:
-    """The figures of the module's docstring, and the label that the picture gets."""
+def measure(image: bytes, seconds: float) -> dict[str, object]:
+    """The figures of the module's docstring, and the label that the image gets."""
     served, threads = Served(), available_cpus()
-    pixels = served.decode(picture)
+    pixels = served.decode(image)
     batch = np.stack([pixels] * MAX_BATCH_SIZE)
     with ThreadPoolExecutor(threads) as pool:
-        decode = 64 / median(call_times(lambda: list(pool.map(served.decode, [picture] * 64)), seconds))
+        decode = 64 / median(call_times(lambda: list(pool.map(served.decode, [image] * 64)), seconds))
     with ThreadPoolExecutor(served.engine.concurrency) as pool:
         batches = [batch] * 4 * served.engine.concurrency
         engine = (
             MAX_BATCH_SIZE * len(batches) / median(call_times(lambda: list(pool.map(served.engine.predict, batches)), seconds))
         )
-    single = median(call_times(lambda: served.answer(served.predict([served.decode(picture)])[0]), seconds))
+    single = median(call_times(lambda: served.answer(served.predict([served.decode(image)])[0]), seconds))
     return {
         "images_per_s": round(1 / (1 / decode + 1 / engine), 1),
         "decode_images_per_s": round(decode, 1),
@@ -70,7 +70,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.model:
         os.environ["DHVT_MODEL"] = str(args.model)
-    print(json.dumps(measure(sample_picture(), args.seconds)))
+    print(json.dumps(measure(sample_image(), args.seconds)))
 
 
 if __name__ == "__main__":

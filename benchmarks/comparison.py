@@ -1,11 +1,11 @@
-"""DHVT-T against what one would take instead: the same pictures, epochs and recipe for each.
+"""DHVT-T against what one would take instead: the same images, epochs and recipe for each.
 
     python benchmarks/comparison.py --data ../shared/data/cifar10/train.parquet \\
         --val ../shared/data/cifar10/test.parquet --train-images 10000 --epochs 10 --out runs/comparison
 
 Each model is trained by ``dhvt train``, exported, and measured in the engine that would serve it here. With
 ``--all-models``, the others of the paper's table are trained for one short epoch, to show that they run. Speeds are those
-of pictures of the full size, measured when all are trained, so that what else ran meanwhile does not matter.
+of images of the full size, measured when all are trained, so that what else ran meanwhile does not matter.
 Writes OUT/comparison.md and prints one JSON line.
 """
 
@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dhvt.checkpoint import load_checkpoint
-from dhvt.cpus import available_cpus, processor_name
+from dhvt.engines import open_engine
+from dhvt.hardware.cpus import available_cpus, processor_name
+from dhvt.model.checkpoint import load_checkpoint
 from export.to_onnx import export_onnx
 from runs import add_budget_options, prepare_data, train_once
-from serving.engines import open_engine
 from train_throughput import run_contender
 
 MODELS = ("dhvt_tiny_cifar_patch4", "resnet18", "resnet50", "vit_tiny_patch16_224")
@@ -72,7 +72,7 @@ def main() -> None:
         lines.append(f"| {name} | {entry['epochs']} | {entry['parameters']:,} | {entry['top1']:.2f} | {rates} |")
     recipe = " ".join([f"`{args.recipe}`", *args.train_option])
     text = (
-        f"# Comparison\n\n{args.train_images or 'All'} training pictures, recipe {recipe}. Speeds on {processor_name()}, "
+        f"# Comparison\n\n{args.train_images or 'All'} training images, recipe {recipe}. Speeds on {processor_name()}, "
         f"{available_cpus()} processors, in batches of {TRAIN_BATCH_SIZE} (training) and {BATCH_SIZE} (serving).\n"
     )
     (args.out / "comparison.md").write_text("\n".join([text, *lines, ""]), encoding="utf-8")

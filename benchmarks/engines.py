@@ -27,14 +27,14 @@ from onnx import TensorProto, helper, numpy_helper
 from tqdm import tqdm
 
 from dhvt.artifact import INT8_NAMES, Artifact, load_artifact
-from dhvt.cpus import available_cpus, processor_name
-from dhvt.data import open_source
+from dhvt.data.splits import open_source
+from dhvt.engines import all_candidates, open_engine
 from dhvt.errors import EngineError
-from dhvt.parity import top1
+from dhvt.evaluation.agreement import top1
+from dhvt.hardware.cpus import available_cpus, processor_name
 from export.parity import onnxruntime_predict
-from export.quantize import quantize
+from export.targets.int8 import quantize
 from export.to_onnx import OPSET_VERSION, export_graph, sample
-from serving.engines import all_candidates, open_engine
 from serving.settings import BUNDLED_MODEL
 
 Predict = Callable[[np.ndarray], Any]
@@ -60,8 +60,8 @@ def torch_contenders(checkpoint: Path, compiled: bool) -> dict[str, Predict]:
     """The plain export in ONNX Runtime with its defaults, PyTorch eager, and ``torch.compile``."""
     import torch
 
-    from dhvt.checkpoint import load_checkpoint
-    from dhvt.graph import ServedModel, torch_predict
+    from dhvt.model.checkpoint import load_checkpoint
+    from dhvt.model.inference import ServedModel, torch_predict
 
     class Plain(ServedModel):
         """As written: the last block computes every token, and the head reads one."""
@@ -70,11 +70,11 @@ def torch_contenders(checkpoint: Path, compiled: bool) -> dict[str, Predict]:
             return self.model.forward_head(self.model.forward_features(self.normalize(images)))
 
     loaded = load_checkpoint(checkpoint)
-    network, cfg = loaded.build_model(), loaded.build_preprocess()
+    network, preprocess = loaded.build_model(), loaded.build_preprocess()
     with tempfile.TemporaryDirectory() as folder:
-        export_graph(Plain(network, cfg).eval(), cfg, Path(folder) / "plain.onnx", OPSET_VERSION)
+        export_graph(Plain(network, preprocess).eval(), preprocess, Path(folder) / "plain.onnx", OPSET_VERSION)
         found = {PLAIN: onnxruntime_predict(Path(folder) / "plain.onnx")}
-    model = ServedModel(network, cfg).eval()
+    model = ServedModel(network, preprocess).eval()
     found["torch eager"] = torch_predict(model)
     if compiled:
         found["torch.compile"] = torch_predict(torch.compile(model, dynamic=False))
@@ -82,17 +82,17 @@ def torch_contenders(checkpoint: Path, compiled: bool) -> dict[str, Predict]:
 
 
 def largest_product(checkpoint: Path) -> tuple[tuple[int, int, int], float]:
-    """The linear layer or 1×1 convolution with the most work, as rows, inputs and outputs for :data:`GEMM_IMAGES` pictures;
+    """The linear layer or 1×1 convolution with the most work, as rows, inputs and outputs for :data:`GEMM_IMAGES` images;
     and the GFLOP of the whole network for one, an addition and a multiplication counting as two."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from dhvt.checkpoint import load_checkpoint
-    from dhvt.graph import ServedModel
+    from dhvt.model.checkpoint import load_checkpoint
+    from dhvt.model.inference import ServedModel
 
     loaded = load_checkpoint(checkpoint)
-    cfg = loaded.build_preprocess()
-    model = ServedModel(loaded.build_model(), cfg).eval()
+    preprocess = loaded.build_preprocess()
+    model = ServedModel(loaded.build_model(), preprocess).eval()
     found = [(0, 0, 0)]
 
     def note(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -108,7 +108,7 @@ def largest_product(checkpoint: Path) -> tuple[tuple[int, int, int], float]:
             layer.register_forward_hook(note)
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), counter:
-        model(torch.zeros(1, *cfg.size, 3, dtype=torch.uint8))
+        model(torch.zeros(1, *preprocess.size, 3, dtype=torch.uint8))
     return max(found, key=np.prod), counter.get_total_flops() / 1e9
 
 
@@ -152,7 +152,7 @@ class Gemm:
 
 
 def measure_top1(contenders: dict[str, Predict], artifact: Artifact, data: str, count: int) -> dict[str, float]:
-    """Accuracy in percent on up to ``count`` labelled pictures."""
+    """Accuracy in percent on up to ``count`` labelled images."""
     batch = sample(open_source(data, "test", artifact.card.classes), artifact.card.preprocess, count)
     found = {}
     for name, predict in contenders.items():
@@ -202,7 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL)
     parser.add_argument("--checkpoint", type=Path, help="what the model came from: measure PyTorch and the plain export too")
-    parser.add_argument("--data", help="labelled pictures, laid out as for dhvt train: measure accuracy too")
+    parser.add_argument("--data", help="labelled images, laid out as for dhvt train: measure accuracy too")
     parser.add_argument("--images", type=int, default=1000, help="of these, at most")
     parser.add_argument("--compile", action="store_true", help="and torch.compile, which takes minutes")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])

@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from dhvt.artifact import load_artifact
+from dhvt.engines import ENGINES, open_engine
+from dhvt.engines.cache import versions
 from dhvt.errors import DHVTError, EngineError
-from dhvt.gpus import Gpu, read_driver
+from dhvt.hardware.gpus import Gpu, read_driver
 from engines import measure
-from serving.engines import ENGINES, open_engine
-from serving.engines.cache import versions
 from serving.settings import BUNDLED_MODEL
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,7 +42,7 @@ ROUNDS = 200
 def find_gpu() -> Gpu | str:
     """The GPU that engines use, or why there is none."""
     try:
-        from serving.engines import cuda
+        from dhvt.engines import cuda
     except ImportError as error:
         return f"{error}; pip install -e '.[gpu]'"
     return cuda.find_gpu()

@@ -18,7 +18,7 @@ SIZE = (640, 480)
 BOUNDARY = "dhvt-benchmark"
 
 
-def sample_picture() -> bytes:
+def sample_image() -> bytes:
     """A JPEG of 640×480: scikit-image's cat, or where that is not installed, drawn waves with noise."""
     try:
         from skimage.data import chelsea
@@ -42,14 +42,14 @@ class Upload:
     body: bytes
 
 
-def make_upload(kind: str, picture: bytes) -> Upload:
+def make_upload(kind: str, image: bytes) -> Upload:
     """``raw``: the file is the body; ``multipart``: a form with the file in the field ``image``, as ``curl -F`` sends."""
     if kind == "raw":
-        return Upload(content_type="image/jpeg", body=picture)
+        return Upload(content_type="image/jpeg", body=image)
     head = (
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="cat.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
     )
-    body = head.encode() + picture + f"\r\n--{BOUNDARY}--\r\n".encode()
+    body = head.encode() + image + f"\r\n--{BOUNDARY}--\r\n".encode()
     return Upload(content_type=f"multipart/form-data; boundary={BOUNDARY}", body=body)
 
 

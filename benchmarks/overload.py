@@ -33,8 +33,8 @@ import numpy as np
 from tqdm import tqdm
 
 from contenders import CONTENDERS, Server, ask, running, top_label
-from dhvt.cpus import available_cpus, processor_name
-from load import Upload, closed_loop, make_upload, require_wrk, sample_picture
+from dhvt.hardware.cpus import available_cpus, processor_name
+from load import Upload, closed_loop, make_upload, require_wrk, sample_image
 from serving.settings import BUNDLED_MODEL
 
 CLIENTS = 64
@@ -226,7 +226,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max-connections", type=int, default=2000, help="requests that may be unanswered at once")
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="model folder; default: the bundled one")
     parser.add_argument("--out", type=Path, help="file for the JSON line too")
-    parser.add_argument("--plot", type=Path, help="picture of answers over time, .png or .svg")
+    parser.add_argument("--plot", type=Path, help="image of answers over time, .png or .svg")
     args = parser.parse_args()
     args.model = args.model.resolve()
     return args
@@ -237,7 +237,7 @@ def main() -> None:
     require_wrk()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped
     contender = CONTENDERS[args.contender]
-    upload = make_upload(contender.upload, sample_picture())
+    upload = make_upload(contender.upload, sample_image())
     with (
         tqdm(total=4, desc="starting") as bar,
         tempfile.TemporaryDirectory() as temporary,

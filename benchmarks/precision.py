@@ -1,9 +1,9 @@
-"""What half precision costs in accuracy: a checkpoint's fp16 and bf16 graphs beside float32, on labelled pictures.
+"""What half precision costs in accuracy: a checkpoint's fp16 and bf16 graphs beside float32, on labelled images.
 
     python benchmarks/precision.py runs/mine/ckpt.pt --data test.parquet
 
 All on the processor: ONNX Runtime runs the fp16 graph that TensorRT would be given, PyTorch the bf16 one, which ONNX
-Runtime cannot. That takes minutes for 10,000 pictures; what is done so far is shown.
+Runtime cannot. That takes minutes for 10,000 images; what is done so far is shown.
 Prints one JSON line.
 """
 
@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dhvt.checkpoint import load_checkpoint
-from dhvt.cpus import processor_name
-from dhvt.data import iterate_batches, open_source
-from dhvt.graph import ServedModel, torch_predict
-from dhvt.parity import Predict
+from dhvt.data.batches import Predict, iterate_batches
+from dhvt.data.splits import open_source
+from dhvt.hardware.cpus import processor_name
+from dhvt.model.checkpoint import load_checkpoint
+from dhvt.model.inference import ServedModel, torch_predict
 from export.parity import onnxruntime_predict
 from export.precision import DTYPES, cast
 from export.to_onnx import OPSET_VERSION, export_graph
@@ -30,7 +30,7 @@ from export.to_onnx import OPSET_VERSION, export_graph
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--data", required=True, help="labelled pictures, laid out as for dhvt train")
+    parser.add_argument("--data", required=True, help="labelled images, laid out as for dhvt train")
     parser.add_argument(
         "--precisions", nargs="+", default=["fp16", "bf16"], choices=[name for name in DTYPES if name != "fp32"]
     )
@@ -39,8 +39,8 @@ def main() -> None:
     checkpoint = load_checkpoint(args.checkpoint)
     if args.resize_mode:
         checkpoint.preprocess["resize_mode"] = args.resize_mode
-    cfg = checkpoint.build_preprocess()
-    model = ServedModel(checkpoint.build_model(), cfg).eval()
+    preprocess = checkpoint.build_preprocess()
+    model = ServedModel(checkpoint.build_model(), preprocess).eval()
     predictors: dict[str, Predict] = {"fp32": torch_predict(model)}
     with tempfile.TemporaryDirectory() as folder:
         for precision in args.precisions:
@@ -49,13 +49,13 @@ def main() -> None:
                 predictors[precision] = torch_predict(converted)
             else:
                 path = Path(folder) / f"{precision}.onnx"
-                export_graph(converted, cfg, path, OPSET_VERSION)
+                export_graph(converted, preprocess, path, OPSET_VERSION)
                 predictors[precision] = onnxruntime_predict(path)
     source = open_source(args.data, "val", checkpoint.classes)
     logits: dict[str, list[np.ndarray]] = {name: [] for name in predictors}
     labels = []
     with tqdm(total=len(source), unit="image") as bar:
-        for batch in iterate_batches(source, cfg, 100):
+        for batch in iterate_batches(source, preprocess, 100):
             labels.append(batch.labels)
             for name, predict in predictors.items():
                 logits[name].append(predict(batch.images))

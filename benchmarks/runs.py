@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dhvt.checkpoint import load_checkpoint
-from dhvt.data import open_source, split_source
+from dhvt.data.splits import open_source, split_source
+from dhvt.model.checkpoint import load_checkpoint
 
 
 def add_budget_options(parser: argparse.ArgumentParser) -> None:
     """What all trainings of a comparison share."""
     parser.add_argument("--data", type=Path, required=True, help="as for dhvt train, with a test part or --val")
-    parser.add_argument("--val", type=Path, help="the pictures that accuracy is measured on, where --data has no such part")
+    parser.add_argument("--val", type=Path, help="the images that accuracy is measured on, where --data has no such part")
     parser.add_argument("--train-images", type=int, help="use only so many, the same part of each class; default: all")
     parser.add_argument("--recipe", default="short")
     parser.add_argument("--epochs", type=int, default=10)

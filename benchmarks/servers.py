@@ -4,11 +4,11 @@
 
 All contenders serve the same model with the same engine, decoding and answer, and get the same photograph of 640×480:
 
-    dhvt (raw), dhvt (multipart)   ``bentoml serve`` in this repository, the picture as the body and in a form
+    dhvt (raw), dhvt (multipart)   ``bentoml serve`` in this repository, the image as the body and in a form
     mosec                          raw; processes that decode, one that predicts in batches
     litserve                       a form; one worker, which decodes in threads and predicts in batches
     bentoml                        a form; BentoML's own batching, behind a service that decodes
-    fastapi                        a form; a thread per picture, no batches
+    fastapi                        a form; a thread per image, no batches
 
 mosec and litserve are measured twice: with our engine lent to them, so that only what lies around it differs, and as
 ``… (plain engine)``, where they call OpenVINO as its documentation has it, with the same graph and precision. Their files
@@ -43,8 +43,8 @@ from typing import Any
 from tqdm import tqdm
 
 from contenders import CONTENDERS, Contender, Server, ask, machine_cpu_s, measure_ceiling, running, top_label
-from dhvt.cpus import available_cpus, processor_name
-from load import Upload, closed_loop, make_upload, require_wrk, sample_picture
+from dhvt.hardware.cpus import available_cpus, processor_name
+from load import Upload, closed_loop, make_upload, require_wrk, sample_image
 from serving.settings import BUNDLED_MODEL
 
 Figures = dict[str, float]
@@ -157,7 +157,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tries", type=int, default=3, help="at most so many of each measurement; the least disturbed counts")
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="model folder; default: the bundled one")
     parser.add_argument("--out", type=Path, help="file for the JSON line too")
-    parser.add_argument("--plot", type=Path, help="picture of bars, .png or .svg")
+    parser.add_argument("--plot", type=Path, help="image of bars, .png or .svg")
     args = parser.parse_args()
     args.model = args.model.resolve()
     return args
@@ -167,7 +167,7 @@ def main() -> None:
     args = parse_arguments()
     require_wrk()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are stopped
-    picture = sample_picture()
+    image = sample_image()
     left_out = [name for name in args.contenders if not CONTENDERS[name].installed]
     names = [name for name in args.contenders if name not in left_out]
     rounds: list[dict[str, dict[int, Figures]]] = []
@@ -180,7 +180,7 @@ def main() -> None:
             measured = {}
             for name in names[index % len(names) :] + names[: index % len(names)]:
                 bar.set_description(name)
-                upload = make_upload(CONTENDERS[name].upload, picture)
+                upload = make_upload(CONTENDERS[name].upload, image)
                 measured[name] = measure_contender(CONTENDERS[name], upload, Path(temporary), str(ceilings[0]["label"]), args)
                 bar.update()
                 tqdm.write(f"{name}: {json.dumps(measured[name])}", file=sys.stderr)
@@ -206,7 +206,7 @@ def main() -> None:
         f"fraction_of_ceiling_at_{most}_clients": {
             name: round(entry[most]["requests_per_s"] / ceiling["images_per_s"], 3) for name, entry in results.items()
         },
-        "picture": {"bytes": len(picture), "width": 640, "height": 480},
+        "image": {"bytes": len(image), "width": 640, "height": 480},
         "rounds": args.rounds,
         "seconds": args.seconds,
         "processor": processor_name(),

@@ -4,7 +4,7 @@
 
 Straightforward: PyTorch in fp32 as one writes it down, with fused attention, feature maps as (B, D, gh, gw) in memory,
 and the C library's allocator. Ours: what ``dhvt train`` does here. They take turns, each in a process of its own;
-the figures are medians of the rounds. ``ratio`` compares them on pictures of the full size. A recipe's first steps may see
+the figures are medians of the rounds. ``ratio`` compares them on images of the full size. A recipe's first steps may see
 smaller ones: ``ratio_over_recipe`` compares a whole training by the preset ``--recipe`` with one on full size throughout.
 Prints one JSON line.
 """
@@ -28,7 +28,7 @@ def compute_straightforwardly() -> None:
     import torch
     from torch.nn import functional
 
-    from dhvt.layers import DAFF, MHSA
+    from dhvt.model.layers import DAFF, MHSA
 
     def attend(self, x):
         B, N, D = x.shape
@@ -54,13 +54,13 @@ def measure(contender: str, name: str, batch_size: int, steps: int, img_size: in
 
     Args:
         name: a DHVT variant or, for ours, any classifier of timm.
-        img_size: pixels of a picture's side; by default the model's.
+        img_size: pixels of a image's side; by default the model's.
     """
     import torch
     from torch.nn import functional
 
-    from dhvt.distributed import open_accelerator
-    from dhvt.zoo import build, configure
+    from dhvt.model.factory import build, configure
+    from dhvt.training.distributed import open_accelerator
 
     torch.manual_seed(0)
     ours = contender == "ours"
@@ -98,13 +98,13 @@ def run_contender(contender: str, name: str, batch_size: int, steps: int, img_si
 
 
 def sizes_of(recipe_name: str, variant: str) -> dict[int, float]:
-    """The sides of the pictures that a training sees, in pixels, each with its part of the steps, of 1."""
-    from dhvt.config import VARIANTS
-    from dhvt.recipe import load_recipe
+    """The sides of the images that a training sees, in pixels, each with its part of the steps, of 1."""
+    from dhvt.model.config import VARIANTS
+    from dhvt.training.recipe import load_recipe
 
-    cfg, parts, start = VARIANTS[variant], {}, 0.0
+    preprocess, parts, start = VARIANTS[variant], {}, 0.0
     for until, scale in load_recipe(recipe_name).resolutions:
-        parts[max(round(cfg.img_size[0] * scale / cfg.patch_size), 1) * cfg.patch_size] = until - start
+        parts[max(round(preprocess.img_size[0] * scale / preprocess.patch_size), 1) * preprocess.patch_size] = until - start
         start = until
     return parts
 
@@ -121,14 +121,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.contender:
         if args.contender == "ours":
-            from dhvt.process import restart_with_allocator
+            from dhvt.training.allocator import restart_with_allocator
 
             restart_with_allocator()
         print(json.dumps(measure(args.contender, args.variant, args.batch_size, args.steps, args.img_size)))
         return
     import torch
 
-    from dhvt.cpus import processor_name
+    from dhvt.hardware.cpus import processor_name
 
     budget = (args.variant, args.batch_size, args.steps)
     parts = sizes_of(args.recipe, args.variant)

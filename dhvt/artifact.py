@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dhvt.config import Preprocess, from_dict
+from dhvt.configuration import from_dict
+from dhvt.data.preprocess import Preprocess
 from dhvt.errors import ArtifactError, ConfigError
 
 FORMAT = "dhvt-artifact-1"
@@ -37,7 +38,7 @@ OUTPUT_NAME = "logits"
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """Small drawn pictures, encoded, with the logits that PyTorch gave for them.
+    """Small drawn images, encoded, with the logits that PyTorch gave for them.
 
     Args:
         images: PNG files in base64.
@@ -48,7 +49,7 @@ class Golden:
     logits: list[list[float]]
 
     def encoded(self) -> list[bytes]:
-        """The pictures as files' bytes."""
+        """The images as files' bytes."""
         return [base64.b64decode(image) for image in self.images]
 
     def expected(self) -> NDArray[np.float32]:
@@ -63,13 +64,13 @@ class ModelCard:
     Args:
         name: the variant.
         classes: class names in label order.
-        preprocess: how a picture becomes the input.
+        preprocess: how a image becomes the input.
         precision: of the graph's weights, ``fp32``.
         opset_version: of the ONNX graph.
         golden: the self-test.
-        temperature: what logits are divided by before they become scores; fitted on held-out pictures.
+        temperature: what logits are divided by before they become scores; fitted on held-out images.
         files: SHA-256 by file name.
-        int8: where there is a quantized graph: ``logits`` that it gave for the golden pictures, and what was measured of
+        int8: where there is a quantized graph: ``logits`` that it gave for the golden images, and what was measured of
             it at export.
         engine: where there is a TensorRT engine: what it was built with and for.
         parity: how far each runtime's outputs were from PyTorch's at export.

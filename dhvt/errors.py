@@ -2,8 +2,8 @@
 
 DHVTError
 ├── ConfigError       a setting, option or recipe field that cannot be
-├── DataError         a data set or picture that cannot be read
-│   └── ImageError    one picture that cannot be decoded
+├── DataError         a data set or image that cannot be read
+│   └── ImageError    one image that cannot be decoded
 ├── TrainError        training cannot go on: a loss that is not finite, a full disk
 ├── CheckpointError   a checkpoint that is missing, broken or of another model
 ├── ArtifactError     a model folder that is missing, incomplete or was changed
@@ -28,7 +28,7 @@ class DataError(DHVTError):
 
 
 class ImageError(DataError):
-    """Bytes that are not a picture we decode: unknown format, truncated, or too large."""
+    """Bytes that are not a image we decode: unknown format, truncated, or too large."""
 
 
 class TrainError(DHVTError):

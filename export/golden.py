@@ -1,4 +1,4 @@
-"""The self-test that an artifact carries: pictures drawn by code, so that nobody's photograph is shipped."""
+"""The self-test that an artifact carries: images drawn by code, so that nobody's photograph is shipped."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from PIL import Image, ImageDraw
 SIZES = ((32, 32), (96, 64), (57, 120), (200, 200))  # as it is, wide, high, and larger than most inputs
 
 
-def draw_pictures() -> list[bytes]:
+def draw_images() -> list[bytes]:
     """Four PNG files of different shapes: shapes, colours, gradients and noise."""
     return [_encode(_draw(size, seed)) for seed, size in enumerate(SIZES)]
 
 
 def draw_inputs(count: int, size: tuple[int, int]) -> np.ndarray:
-    """``(count, height, width, 3)`` uint8 for comparing runtimes where there are no real pictures."""
+    """``(count, height, width, 3)`` uint8 for comparing runtimes where there are no real images."""
     height, width = size
     return np.stack([np.asarray(_draw((width, height), seed)) for seed in range(count)])
 
@@ -45,6 +45,6 @@ def _encode(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def encode_base64(pictures: list[bytes]) -> list[str]:
+def encode_base64(images: list[bytes]) -> list[str]:
     """As JSON holds them."""
-    return [base64.b64encode(picture).decode("ascii") for picture in pictures]
+    return [base64.b64encode(image).decode("ascii") for image in images]

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhvt.artifact import INPUT_NAME, OUTPUT_NAME
-from dhvt.batches import run_in_parts
+from dhvt.data.batches import Predict
+from dhvt.engines.chunks import run_in_parts
 from dhvt.errors import ParityError
-from dhvt.parity import Comparison, Predict, Tolerance, compare
+from dhvt.evaluation.agreement import Comparison, Tolerance, compare
 
 BATCH_SIZES = (1, 2, 7, 64)
 """One, the batch it was traced with, an odd one and a large one."""
@@ -44,11 +45,11 @@ def compare_outputs(
     return comparison
 
 
-def describe(parity: Mapping[str, Any], pictures: str = "pictures") -> str:
+def describe(parity: Mapping[str, Any], images: str = "images") -> str:
     """A comparison as ``model.json`` has it, for people; those of earlier versions have no accuracy."""
     text = (
         f"largest logit error {parity['max_abs_error']:.2g}, same top-1 for {parity['top1_agreement']:.1%} "
-        f"of {parity['images']} {pictures}"
+        f"of {parity['images']} {images}"
     )
     if parity.get("top1") is None:
         return text

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dhvt.errors import ExportError
-from dhvt.graph import Normalize, ServedModel
-from dhvt.model import DHVT
+from dhvt.model.dhvt import DHVT
+from dhvt.model.inference import Normalize, ServedModel
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -1,4 +1,4 @@
-"""Checkpoint to artifact: ``python export/to_onnx.py runs/mine/ckpt.pt --data pictures/``."""
+"""Checkpoint to artifact: ``python export/to_onnx.py runs/mine/ckpt.pt --data images/``."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ from dhvt.artifact import (
     write_card,
     writing_artifact,
 )
-from dhvt.checkpoint import Checkpoint, load_checkpoint
-from dhvt.config import Preprocess
-from dhvt.cpus import available_cpus
-from dhvt.data import Batch, iterate_batches, reopen_training_data
+from dhvt.data.batches import Batch, iterate_batches
+from dhvt.data.preprocess import Preprocess, preprocess_image
+from dhvt.data.sources import ImageSource, Subset
+from dhvt.data.splits import reopen_training_data
+from dhvt.engines.openvino_chunks import PartedGraph
 from dhvt.errors import DHVTError, ExportError
-from dhvt.graph import ServedModel, torch_predict
-from dhvt.parity import FP32
-from dhvt.parts import PartedGraph
-from dhvt.preprocess import preprocess
-from dhvt.sources import ImageSource, Subset
-from export.golden import draw_inputs, draw_pictures, encode_base64
+from dhvt.evaluation.agreement import FP32
+from dhvt.hardware.cpus import available_cpus
+from dhvt.model.checkpoint import Checkpoint, load_checkpoint
+from dhvt.model.inference import ServedModel, torch_predict
+from export.golden import draw_images, draw_inputs, encode_base64
 from export.parity import BATCH_SIZES, RUNTIMES, compare_outputs, describe
-from export.quantize import (
+from export.store import store_artifact
+from export.targets.int8 import (
     CALIBRATION_IMAGES,
     CHECK_IMAGES,
     compare_quantized,
     quantize,
     reason_to_drop,
 )
-from export.store import store_artifact
 
 OPSET_VERSION = 20
 PARITY_IMAGES = 2 * max(BATCH_SIZES)
@@ -59,13 +59,13 @@ REAL_PARITY_IMAGES = 8 * PARITY_IMAGES
 """Enough to tell accuracy to a point or two; ``dhvt verify --data`` runs all of a test set."""
 
 
-def export_graph(model: torch.nn.Module, cfg: Preprocess, path: Path, opset_version: int = OPSET_VERSION) -> None:
+def export_graph(model: torch.nn.Module, preprocess: Preprocess, path: Path, opset_version: int = OPSET_VERSION) -> None:
     """Writes the ONNX graph, one file, the batch being its only free dimension.
 
     Raises:
         ExportError: torch.export or the ONNX checker rejects it, or a LayerNorm was taken apart.
     """
-    height, width = cfg.size
+    height, width = preprocess.size
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     try:
         with warnings.catch_warnings():
@@ -105,18 +105,20 @@ def strip_metadata(graph: onnx.ModelProto) -> None:
         node.doc_string = ""
 
 
-def sample(source: ImageSource, cfg: Preprocess, count: int) -> Batch:
-    """Up to ``count`` pictures of a data set, preprocessed, spread over its whole length."""
+def sample(source: ImageSource, preprocess: Preprocess, count: int) -> Batch:
+    """Up to ``count`` images of a data set, preprocessed, spread over its whole length."""
     chosen = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(np.int64)
-    batches = list(iterate_batches(Subset(source, chosen), cfg, 256, on_error=lambda message: click.echo(message, err=True)))
+    batches = list(
+        iterate_batches(Subset(source, chosen), preprocess, 256, on_error=lambda message: click.echo(message, err=True))
+    )
     if not batches:
-        raise ExportError(f"not one of the pictures can be read; the first is {source.locate(0)}")
+        raise ExportError(f"not one of the images can be read; the first is {source.locate(0)}")
     return Batch(*map(np.concatenate, zip(*batches, strict=True)))
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Real pictures for an export; where they are what the checkpoint was trained on, parted as they were then.
+    """Real images for an export; where they are what the checkpoint was trained on, parted as they were then.
 
     Args:
         calibration: to calibrate on.
@@ -132,15 +134,15 @@ class Parts:
 def open_parts(
     data: str | None, classes: Sequence[str], record: Mapping[str, Any] = MappingProxyType({}), seed: int = 0
 ) -> Parts | None:
-    """None without ``data``; for the other arguments see :func:`dhvt.data.reopen_training_data`."""
+    """None without ``data``; for the other arguments see :func:`dhvt.data.splits.reopen_training_data`."""
     return Parts(*reopen_training_data(data, classes, record, seed)) if data else None
 
 
-def parity_pictures(parts: Parts | None, cfg: Preprocess) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
-    """Pictures ``(N, H, W, 3)`` to compare on, and their labels; without ``parts`` drawn ones, which have none."""
+def parity_images(parts: Parts | None, preprocess: Preprocess) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
+    """Images ``(N, H, W, 3)`` to compare on, and their labels; without ``parts`` drawn ones, which have none."""
     if parts is None:
-        return draw_inputs(PARITY_IMAGES, cfg.size), None
-    batch = sample(parts.check, cfg, REAL_PARITY_IMAGES)
+        return draw_inputs(PARITY_IMAGES, preprocess.size), None
+    batch = sample(parts.check, preprocess, REAL_PARITY_IMAGES)
     return batch.images, batch.labels
 
 
@@ -160,7 +162,7 @@ def add_int8(folder: Path, card: ModelCard, parts: Parts) -> tuple[ModelCard, st
         for name in INT8_NAMES:
             (folder / name).unlink()
         return card, reason
-    golden = np.stack([preprocess(picture, card.preprocess) for picture in card.golden.encoded()])
+    golden = np.stack([preprocess_image(image, card.preprocess) for image in card.golden.encoded()])
     return replace(card, int8=result.to_dict() | {"held_out": parts.held_out, "logits": int8(golden).tolist()}), None
 
 
@@ -176,7 +178,7 @@ def export_onnx(
     Args:
         checkpoint: a trained model.
         out: the folder to write or, atomically, to replace.
-        data: labelled pictures to compare and to measure accuracy on, as for ``dhvt train``; drawn ones by default.
+        data: labelled images to compare and to measure accuracy on, as for ``dhvt train``; drawn ones by default.
         opset_version: of ONNX, at least 17 so that LayerNorm is one node.
         int8: quantize too, for processors that gain from it; needs ``data``, with labels.
 
@@ -187,18 +189,18 @@ def export_onnx(
     """
     parts = open_parts(data, checkpoint.classes, checkpoint.data, checkpoint.recipe.get("seed", 0))
     if int8 and parts is None:
-        raise ExportError("int8 needs data: pictures to calibrate with, and to prove that accuracy is kept")
-    cfg = checkpoint.build_preprocess()
-    model = ServedModel(checkpoint.build_model(), cfg).eval()
+        raise ExportError("int8 needs data: images to calibrate with, and to prove that accuracy is kept")
+    preprocess = checkpoint.build_preprocess()
+    model = ServedModel(checkpoint.build_model(), preprocess).eval()
     reference = torch_predict(model)
-    images, labels = parity_pictures(parts, cfg)
-    pictures = draw_pictures()
+    images, labels = parity_images(parts, preprocess)
+    golden_images = draw_images()
     golden = Golden(
-        images=encode_base64(pictures),
-        logits=reference(np.stack([preprocess(picture, cfg) for picture in pictures])).tolist(),
+        images=encode_base64(golden_images),
+        logits=reference(np.stack([preprocess_image(image, preprocess) for image in golden_images])).tolist(),
     )
     with writing_artifact(out) as folder:
-        export_graph(model, cfg, folder / GRAPH_NAME, opset_version)
+        export_graph(model, preprocess, folder / GRAPH_NAME, opset_version)
         comparisons = [
             compare_outputs(name, reference, load(folder / GRAPH_NAME), images, FP32, labels=labels)
             for name, load in RUNTIMES.items()
@@ -206,7 +208,7 @@ def export_onnx(
         card = ModelCard(
             name=checkpoint.name,
             classes=checkpoint.classes,
-            preprocess=cfg,
+            preprocess=preprocess,
             precision="fp32",
             opset_version=opset_version,
             golden=golden,
@@ -232,13 +234,11 @@ def export_onnx(
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write. Default: artifact/ beside the checkpoint.")
-@click.option(
-    "--data", help="Real pictures to compare on and measure accuracy, laid out as for dhvt train. Default: drawn ones."
-)
+@click.option("--data", help="Real images to compare on and measure accuracy, laid out as for dhvt train. Default: drawn ones.")
 @click.option(
     "--resize-mode",
     type=click.Choice(["crop", "squash", "pad"]),
-    help="How pictures of another shape become the input's. Default: as in training.",
+    help="How images of another shape become the input's. Default: as in training.",
 )
 @click.option("--int8", is_flag=True, help="Add a graph in int8, where it keeps the accuracy on --data and is faster here.")
 @click.option("--opset-version", default=OPSET_VERSION, show_default=True, type=click.IntRange(min=17))
@@ -266,12 +266,12 @@ def main(
     except DHVTError as error:
         raise click.ClickException(str(error)) from error
     for row in artifact.card.parity["runtimes"]:
-        click.echo(f"{row['runtime']}: {describe(row, artifact.card.parity['images'] + ' pictures')}")
+        click.echo(f"{row['runtime']}: {describe(row, artifact.card.parity['images'] + ' images')}")
     if artifact.card.int8:
         measured = artifact.card.int8
         click.echo(
             f"int8: top-1 {measured['top1']:.2f} %, fp32 {measured['top1_fp32']:.2f} %, the same for "
-            f"{measured['top1_agreement']:.1%} of {measured['images']} pictures "
+            f"{measured['top1_agreement']:.1%} of {measured['images']} images "
             f"{'held out in training' if measured['held_out'] else 'of --data'}; {measured['speedup']:.2f} times as fast"
         )
     click.echo(f"wrote {artifact.path}; serve it with DHVT_MODEL={artifact.path} bentoml serve")

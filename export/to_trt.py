@@ -34,16 +34,17 @@ from dhvt.artifact import (
     write_card,
     writing_artifact,
 )
-from dhvt.batches import run_in_parts
-from dhvt.checkpoint import Checkpoint, load_checkpoint
+from dhvt.data.batches import Predict
+from dhvt.engines.chunks import run_in_parts
 from dhvt.errors import DHVTError, ExportError
-from dhvt.gpus import RTX_DEFAULT_CAPABILITY, read_driver
-from dhvt.parity import TOLERANCES, Comparison, Predict
+from dhvt.evaluation.agreement import TOLERANCES, Comparison
+from dhvt.hardware.gpus import RTX_DEFAULT_CAPABILITY, read_driver
+from dhvt.model.checkpoint import Checkpoint, load_checkpoint
 from export.golden import draw_inputs
-from export.original import Original, original_of_artifact, original_of_checkpoint
 from export.parity import BATCH_SIZES, compare_outputs, describe, onnxruntime_predict
 from export.precision import DTYPES
-from export.to_onnx import export_onnx, parity_pictures
+from export.source import Original, original_of_artifact, original_of_checkpoint
+from export.to_onnx import export_onnx, parity_images
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
 
@@ -282,12 +283,12 @@ def export_trt(
         artifact = load_artifact(out) if out.exists() else export_onnx(source, out, data)
         original = original_of_checkpoint(source)
         _require_same_model(artifact, original)
-    cfg = artifact.card.preprocess
-    images, labels = parity_pictures(original.open_parts(data), cfg)
+    preprocess = artifact.card.preprocess
+    images, labels = parity_images(original.open_parts(data), preprocess)
     with tempfile.TemporaryDirectory() as temporary:
         graph = Path(temporary) / f"model.{precision}.onnx"
         comparison = export_precision(original, precision, graph, images, labels)
-        engine = build_engine(graph, cfg.size, profile, flavour=flavour, **options)
+        engine = build_engine(graph, preprocess.size, profile, flavour=flavour, **options)
     here = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
     capabilities = [here] if flavour == "tensorrt" and here else list(options.get("compute_capabilities") or ())
     runs_here = here is not None and (here in capabilities if capabilities else here >= RTX_DEFAULT_CAPABILITY)
@@ -337,9 +338,7 @@ def _parse_capability(text: str) -> tuple[int, int]:
     type=click.Path(path_type=Path),
     help="Model folder to add the engine to. Default: artifact/ beside the checkpoint.",
 )
-@click.option(
-    "--data", help="Real pictures to compare on and measure accuracy, laid out as for dhvt train. Default: drawn ones."
-)
+@click.option("--data", help="Real images to compare on and measure accuracy, laid out as for dhvt train. Default: drawn ones.")
 @click.option("--precision", type=click.Choice(list(DTYPES)), default="fp16", show_default=True)
 @click.option("--min-batch-size", default=Profile.min_batch_size, show_default=True)
 @click.option("--opt-batch-size", default=Profile.opt_batch_size, show_default=True, help="The batch size to be fastest at.")

@@ -14,14 +14,14 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from serving.answers import Answer
-from serving.app import App, Visit, explain
-from serving.bodies import Scope, parse_top_k, read_header
-from serving.errors import BadRequest, RequestError
-from serving.front import Front
-from serving.handlers import GONE
-from serving.predictions import Ranking
-from serving.uploads import FORM_BYTES, cut_upload, parse_upload, require_type
+from dhvt.ranking import Ranking
+from serving.http.errors import BadRequest, RequestError
+from serving.http.front import Front
+from serving.http.lifecycle import App, Visit, explain
+from serving.http.request import Scope, parse_top_k, read_header
+from serving.http.response import Answer
+from serving.http.routes import GONE
+from serving.uploads.single import FORM_BYTES, cut_upload, parse_upload, require_type
 
 PATH = "/classify"
 _LARGE_BYTES = 65_536
@@ -95,7 +95,7 @@ class Exchange:
             self.refuse(error)
 
     def _submit(self, image: bytes, fields: dict[str, str]) -> None:
-        """Sends a picture on its way.
+        """Sends a image on its way.
 
         Raises:
             BadRequest: for ``top_k``.

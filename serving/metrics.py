@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from dhvt.artifact import ModelCard
-from serving.predictions import Ranking
+from dhvt.ranking import Ranking
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -27,14 +27,14 @@ class Metrics:
         self.in_flight = Gauge(
             "dhvt_requests_in_flight", "Requests that are read, decoded or waiting", multiprocess_mode="livesum"
         )
-        self.images = Counter("dhvt_images_total", "Pictures by outcome: ok or the error's code", ["outcome"])
-        self.decode_seconds = Histogram("dhvt_decode_duration_seconds", "Decoding one picture", buckets=_SECONDS)
+        self.images = Counter("dhvt_images_total", "Images by outcome: ok or the error's code", ["outcome"])
+        self.decode_seconds = Histogram("dhvt_decode_duration_seconds", "Decoding one image", buckets=_SECONDS)
         self.queue_seconds = Histogram(
-            "dhvt_queue_duration_seconds", "From a picture's arrival, decoding included, to its batch's start", buckets=_SECONDS
+            "dhvt_queue_duration_seconds", "From a image's arrival, decoding included, to its batch's start", buckets=_SECONDS
         )
         self.engine_seconds = Histogram("dhvt_engine_duration_seconds", "One engine call", buckets=_SECONDS)
-        self.batch_size = Histogram("dhvt_batch_size", "Pictures in one engine call", buckets=_BATCH_SIZES)
-        self.predictions = Counter("dhvt_predictions_total", "Pictures by the class that was thought most likely", ["label"])
+        self.batch_size = Histogram("dhvt_batch_size", "Images in one engine call", buckets=_BATCH_SIZES)
+        self.predictions = Counter("dhvt_predictions_total", "Images by the class that was thought most likely", ["label"])
         self.score = Histogram("dhvt_prediction_score", "Score of the most likely class", buckets=_SCORES)
         self.engine = Gauge(
             "dhvt_engine_info", "1 for the model and engine that serve", ["model", "engine", "precision"],
@@ -56,7 +56,7 @@ class Metrics:
 
         Args:
             seconds: that it took.
-            waited: seconds from each picture's arrival to the start of the call.
+            waited: seconds from each image's arrival to the start of the call.
             rankings: its results.
             card: of its model.
         """

@@ -31,16 +31,16 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from dhvt.errors import DHVTError
-from serving.answers import Answer
-from serving.app import ROUTES, App
-from serving.bodies import Receive, Scope, Send
-from serving.classifier import Classifier, check_model
 from serving.direct import Direct
-from serving.errors import InternalError, NotFound, NotReady, RequestError, WrongMethod
-from serving.front import Front
-from serving.handlers import Handlers
-from serving.protocol import use_protocol
-from serving.schemas import BatchInput, BatchOutput, ClassifyInput, ClassifyOutput
+from serving.http.errors import InternalError, NotFound, NotReady, RequestError, WrongMethod
+from serving.http.front import Front
+from serving.http.lifecycle import ROUTES, App
+from serving.http.protocol import use_protocol
+from serving.http.request import Receive, Scope, Send
+from serving.http.response import Answer
+from serving.http.routes import Handlers
+from serving.http.schemas import BatchInput, BatchOutput, ClassifyInput, ClassifyOutput
+from serving.inference.model import Classifier, check_model
 from serving.settings import Settings, count_workers
 
 logger = logging.getLogger("bentoml.service.dhvt")
@@ -123,7 +123,7 @@ class _Stream(StreamingResponse):
 
 
 class DHVTBentoService(bentoml.Service):
-    """BentoML's service, behind :class:`serving.front.Front`."""
+    """BentoML's service, behind :class:`serving.http.front.Front`."""
 
     def to_asgi(self, is_main: bool = True) -> Any:
         settings = Settings.from_environ()
@@ -144,7 +144,7 @@ class DHVTBentoService(bentoml.Service):
 
 @bentoml.service(name="dhvt", service_class=DHVTBentoService, workers=count_workers())
 class DHVTService:
-    """Names what is on a picture."""
+    """Names what is on a image."""
 
     app: App
 
@@ -179,12 +179,12 @@ class DHVTService:
 
     @bentoml.api(input_spec=ClassifyInput, output_spec=ClassifyOutput, route="/classify")
     async def classify(self, image: Any, top_k: Any) -> Response:
-        """Classify one picture: `curl -F image=@cat.jpg 'localhost:3000/classify?top_k=3'`."""
+        """Classify one image: `curl -F image=@cat.jpg 'localhost:3000/classify?top_k=3'`."""
         return await self._answer(image)
 
     @bentoml.api(input_spec=BatchInput, output_spec=BatchOutput, route="/classify/batch")
     async def classify_batch(self, image: Any) -> Response:
-        """Classify many pictures: `curl -F image=@a.jpg -F image=@b.jpg localhost:3000/classify/batch`."""
+        """Classify many images: `curl -F image=@a.jpg -F image=@b.jpg localhost:3000/classify/batch`."""
         return await self._answer(image)
 
     async def _answer(self, request: Request) -> Response:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from dhvt.cpus import available_cpus
+from dhvt.data.decode import DEFAULT_MAX_PIXELS
 from dhvt.errors import ConfigError
-from dhvt.preprocess import DEFAULT_MAX_PIXELS
+from dhvt.hardware.cpus import available_cpus
 
 PREFIX = "DHVT_"
 _OF_KUBERNETES = re.compile(r".*_SERVICE_(HOST|PORT(_\w+)?)|(DHVT(_\w+)?)_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
@@ -28,18 +28,18 @@ class Settings:
 
     Args:
         model: model folder to serve, or the tag of one in BentoML's model store, such as ``dhvt:latest``.
-        engine: ``auto``, or one of :data:`serving.engines.ENGINES`, as ``openvino``, also in a precision, as
+        engine: ``auto``, or one of :data:`dhvt.engines.ENGINES`, as ``openvino``, also in a precision, as
             ``openvino:fp32``.
         workers: processes that serve; each loads the model, and they share the processors.
         threads: processor threads of each worker's engine; 0 takes its share of what affinity and cgroup grant.
-        max_upload_bytes: largest picture, and largest body of a request with one.
+        max_upload_bytes: largest image, and largest body of a request with one.
         max_batch_upload_bytes: largest body of a request to ``/classify/batch``.
-        max_batch_images: pictures in one request to ``/classify/batch``.
-        max_pixels: largest width times height of a picture.
-        max_batch_size: pictures in one engine call.
+        max_batch_images: images in one request to ``/classify/batch``.
+        max_pixels: largest width times height of a image.
+        max_batch_size: images in one engine call.
         max_in_flight: requests that each worker reads, decodes or lets wait at once; more are refused with 503 before
             their body is read.
-        max_queue_ms: while a picture has waited for longer than this, new requests are refused with 503; 0 for no limit.
+        max_queue_ms: while a image has waited for longer than this, new requests are refused with 503; 0 for no limit.
         request_timeout_s: seconds until a request that is not answered gets 504.
         batch_timeout_s: the same for ``/classify/batch``.
         token: what a client must send as ``Authorization: Bearer …`` to all but the health routes; empty for nothing.

@@ -1,4 +1,4 @@
-"""A small seeded model and its artifact, drawn pictures, and the data of ../shared where it is there."""
+"""A small seeded model and its artifact, drawn images, and the data of ../shared where it is there."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fresh_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def draw(label: int, seed: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
-    """A picture of one of :data:`CLASSES`."""
+    """A image of one of :data:`CLASSES`."""
     rng = np.random.default_rng([label, seed])
     height, width = size
     y, x = np.mgrid[:height, :width]
@@ -46,16 +46,16 @@ def draw(label: int, seed: int, size: tuple[int, int] = (40, 36)) -> Image.Image
 
 
 def encode(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
-    """The picture as a file's bytes."""
+    """The image as a file's bytes."""
     buffer = io.BytesIO()
     image.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
 @pytest.fixture(scope="session")
-def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """3 classes × 20 drawn pictures, as ``<class>/<number>.png``."""
-    root = tmp_path_factory.mktemp("pictures")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3 classes × 20 drawn images, as ``<class>/<number>.png``."""
+    root = tmp_path_factory.mktemp("images")
     for label, name in enumerate(CLASSES):
         (root / name).mkdir()
         for seed in range(20):
@@ -68,13 +68,14 @@ def checkpoint():
     """A two-block DHVT with random weights, every BatchNorm having seen something."""
     import torch
 
-    from dhvt.checkpoint import Checkpoint
-    from dhvt.config import DHVTConfig, Preprocess
-    from dhvt.model import DHVT
+    from dhvt.data.preprocess import Preprocess
+    from dhvt.model.checkpoint import Checkpoint
+    from dhvt.model.config import DHVTConfig
+    from dhvt.model.dhvt import DHVT
 
     torch.manual_seed(0)
-    cfg = DHVTConfig(img_size=(32, 32), patch_size=4, embed_dim=32, num_heads=4, num_classes=3, depth=2)
-    model = DHVT(cfg).train()
+    preprocess = DHVTConfig(img_size=(32, 32), patch_size=4, embed_dim=32, num_heads=4, num_classes=3, depth=2)
+    model = DHVT(preprocess).train()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -83,7 +84,7 @@ def checkpoint():
             model(torch.randn(8, 3, 32, 32))
     return Checkpoint(
         name="dhvt_test",
-        config=cfg.to_dict(),
+        config=preprocess.to_dict(),
         weights=model.state_dict(),
         classes=CLASSES,
         preprocess=Preprocess(size=(32, 32)).to_dict(),

@@ -8,12 +8,12 @@ import pytest
 
 ENGINES = """
 from dhvt.artifact import load_artifact
-from serving.engines.choose import build_engine
+from dhvt.engines.registry import build_engine
 for candidate in ("onnxruntime:fp32", "openvino:fp32"):
     build_engine(load_artifact(sys.argv[1]), candidate, threads=1, max_batch_size=1)
 """
 EXPORT = """
-import export.quantize, nncf, onnxruntime
+import export.targets.int8, nncf, onnxruntime
 onnxruntime.InferenceSession(sys.argv[1] + "/model.onnx")
 """
 

@@ -27,7 +27,7 @@ class Model:
 
 @bentoml.service(workers="cpu_count")
 class Front:
-    """Picture to answer."""
+    """Image to answer."""
 
     model = bentoml.depends(Model)
 

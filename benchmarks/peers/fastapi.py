@@ -1,4 +1,4 @@
-"""FastAPI as most would write it: each picture on its own, in a thread. Takes multipart/form-data with the file ``image``."""
+"""FastAPI as most would write it: each image on its own, in a thread. Takes multipart/form-data with the file ``image``."""
 
 from __future__ import annotations
 

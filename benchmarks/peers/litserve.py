@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
-from dhvt.cpus import available_cpus
+from dhvt.hardware.cpus import available_cpus
 from peers.served import MAX_BATCH_SIZE, Served
 
 
 class ClassifyAPI(litserve.LitAPI):
-    """Decoding is in ``batch``, because ``decode_request`` is called for one picture after the other."""
+    """Decoding is in ``batch``, because ``decode_request`` is called for one image after the other."""
 
     def setup(self, device: str) -> None:
         self.served = Served()

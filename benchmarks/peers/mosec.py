@@ -8,8 +8,8 @@ import numpy as np
 from mosec import Server, ValidationError, Worker
 from numpy.typing import NDArray
 
-from dhvt.cpus import available_cpus
 from dhvt.errors import ImageError
+from dhvt.hardware.cpus import available_cpus
 from peers.served import MAX_BATCH_SIZE, Served
 
 

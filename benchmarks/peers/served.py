@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhvt.artifact import Artifact, load_artifact
-from dhvt.preprocess import preprocess
-from serving.engines import Engine, open_engine
-from serving.predictions import rank
+from dhvt.data.preprocess import preprocess_image
+from dhvt.engines import Engine, open_engine
+from dhvt.ranking import rank
 from serving.settings import Settings
 
 MAX_BATCH_SIZE = 32
@@ -24,7 +24,7 @@ _IS_PLAIN = os.environ.get("PEER_ENGINE") == "plain"
 
 
 class PlainOpenVINO:
-    """An engine without :class:`dhvt.parts.PartedGraph`.
+    """An engine without :class:`dhvt.engines.openvino_chunks.PartedGraph`.
 
     Args:
         artifact: whose graph is run.
@@ -66,13 +66,13 @@ class Served:
                 self.engine = PlainOpenVINO(artifact, engine.precision)
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """An encoded picture to ``(H, W, 3)``."""
-        return preprocess(data, self.card.preprocess)
+        """An encoded image to ``(H, W, 3)``."""
+        return preprocess_image(data, self.card.preprocess)
 
     def predict(self, images: list[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Decoded pictures to logits ``(len(images), classes)``."""
+        """Decoded images to logits ``(len(images), classes)``."""
         return self.engine.predict(np.stack(images))
 
     def answer(self, logits: NDArray[np.float32]) -> dict[str, Any]:
-        """One picture's logits to what is sent as JSON."""
+        """One image's logits to what is sent as JSON."""
         return {"model": self.card.name, "predictions": rank(logits[None], self.card)[0].top(self.card, TOP_K)}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dhvt.errors import ParityError
-from dhvt.parity import FP32, TOLERANCES, compare
+from dhvt.evaluation.agreement import FP32, TOLERANCES, compare
 from export.parity import compare_outputs, describe
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
@@ -13,7 +13,7 @@ def predict(images):
 
 
 @pytest.mark.parametrize("largest", [64, 200])
-def test_each_batch_size_is_run_in_full_even_of_few_pictures(largest):
+def test_each_batch_size_is_run_in_full_even_of_few_images(largest):
     seen = []
 
     def candidate(images):
@@ -36,15 +36,15 @@ def test_a_runtime_that_fails_in_its_largest_batch_alone_is_found():
 
 def test_two_classes_that_float32_hardly_tells_apart_may_change_places():
     expected = np.array([[1.0, 1.0 - 1e-6, 0.0], [2.0, 1.9, 0.0]], dtype=np.float32)
-    pictures = np.arange(2, dtype=np.uint8).reshape(2, 1, 1, 1)
+    images = np.arange(2, dtype=np.uint8).reshape(2, 1, 1, 1)
 
     def candidate(images):
         shift = np.array([[0, 2e-6, 0], [0, 0, 0]], dtype=np.float32)
         return (expected + shift)[images.ravel()]
 
-    assert compare("it", expected, candidate, pictures, batch_sizes=(1, 2)).top1_agreement == 1
-    swapped = compare("it", expected, lambda images: candidate(images)[:, [1, 0, 2]], pictures, batch_sizes=(1, 2))
-    assert swapped.top1_agreement == 0.5  # in the second picture they are told apart
+    assert compare("it", expected, candidate, images, batch_sizes=(1, 2)).top1_agreement == 1
+    swapped = compare("it", expected, lambda images: candidate(images)[:, [1, 0, 2]], images, batch_sizes=(1, 2))
+    assert swapped.top1_agreement == 0.5  # in the second image they are told apart
 
 
 def test_accuracy_of_both_where_there_are_labels():
@@ -62,10 +62,10 @@ def test_accuracy_of_both_where_there_are_labels():
 
 def test_what_earlier_versions_recorded_is_still_described():
     old = {"runtime": "openvino", "images": 128, "max_abs_error": 3.1e-06, "mean_abs_error": 1e-7, "top1_agreement": 1.0}
-    assert describe(old) == "largest logit error 3.1e-06, same top-1 for 100.0% of 128 pictures"
+    assert describe(old) == "largest logit error 3.1e-06, same top-1 for 100.0% of 128 images"
 
 
-def test_a_share_of_few_pictures_may_scatter():
+def test_a_share_of_few_images_may_scatter():
     assert TOLERANCES["bf16"].on_sample(60).top1_agreement < 59 / 60
     assert TOLERANCES["fp16"].on_sample(10_000).top1_agreement > 0.998
     assert TOLERANCES["fp32"].on_sample(60).top1_agreement > 59 / 60

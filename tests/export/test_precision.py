@@ -4,9 +4,9 @@ import timm
 import torch
 from torch import nn
 
-from dhvt.config import Preprocess
-from dhvt.graph import ServedModel
-from dhvt.model import create_model
+from dhvt.data.preprocess import Preprocess
+from dhvt.model.dhvt import create_model
+from dhvt.model.inference import ServedModel
 from export.precision import cast
 
 CFG = Preprocess(size=(32, 32))

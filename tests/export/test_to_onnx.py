@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from dhvt.artifact import load_artifact
-from dhvt.checkpoint import save_checkpoint
 from dhvt.errors import ArtifactError, CheckpointError, ParityError
-from dhvt.graph import ServedModel, torch_predict
-from dhvt.parity import FP32
+from dhvt.evaluation.agreement import FP32
+from dhvt.model.checkpoint import save_checkpoint
+from dhvt.model.inference import ServedModel, torch_predict
 from export.parity import compare_outputs
 from export.to_onnx import export_onnx
 
@@ -79,8 +79,8 @@ def test_a_runtime_that_disagrees_leaves_the_old_artifact(checkpoint, artifact_c
     assert load_artifact(artifact_copy).card == before
 
 
-def test_a_second_export_replaces_the_first(checkpoint, artifact_copy, picture_folder):
-    artifact = export_onnx(replace(checkpoint, metrics={"val_top1": 44.0}), artifact_copy, str(picture_folder))
+def test_a_second_export_replaces_the_first(checkpoint, artifact_copy, image_folder):
+    artifact = export_onnx(replace(checkpoint, metrics={"val_top1": 44.0}), artifact_copy, str(image_folder))
     assert artifact.card.metrics == {"val_top1": 44.0}
     assert artifact.card.parity["images"] == "real"
     for row in artifact.card.parity["runtimes"]:
@@ -92,7 +92,7 @@ def test_the_command(checkpoint, tmp_path):
     command = [sys.executable, str(ROOT / "export" / "to_onnx.py"), "--resize-mode", "squash", str(tmp_path / "ckpt.pt")]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "same top-1 for 100.0% of 128 drawn pictures" in result.stdout
+    assert "same top-1 for 100.0% of 128 drawn images" in result.stdout
     card = load_artifact(tmp_path / "artifact").card
     assert (card.name, card.preprocess.resize_mode) == ("dhvt_test", "squash")
     absent = subprocess.run([*command[:-1], "absent.pt"], capture_output=True, text=True, check=False, cwd=tmp_path)

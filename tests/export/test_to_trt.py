@@ -12,14 +12,15 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from dhvt.artifact import load_artifact
-from dhvt.config import VARIANTS, Preprocess
+from dhvt.data.preprocess import Preprocess
 from dhvt.errors import ArtifactError, ExportError, ParityError
-from dhvt.graph import ServedModel, torch_predict
-from dhvt.model import create_model
-from dhvt.parity import FP32, TOLERANCES
+from dhvt.evaluation.agreement import FP32, TOLERANCES
+from dhvt.model.config import VARIANTS
+from dhvt.model.dhvt import create_model
+from dhvt.model.inference import ServedModel, torch_predict
 from export.golden import draw_inputs
-from export.original import OPSETS
 from export.precision import cast
+from export.source import OPSETS
 from export.to_onnx import OPSET_VERSION, export_graph, export_onnx
 from export.to_trt import Profile, build_engine, compare_engine, export_trt, main, pick_flavour
 
@@ -84,9 +85,12 @@ def test_a_whole_variant_builds(name, precision, tmp_path):
 
 
 def build_variant(model, size, precision, folder):
-    cfg = Preprocess(size=size)
+    preprocess = Preprocess(size=size)
     export_graph(
-        cast(ServedModel(model, cfg).eval(), precision), cfg, folder / "model.onnx", OPSETS.get(precision, OPSET_VERSION)
+        cast(ServedModel(model, preprocess).eval(), precision),
+        preprocess,
+        folder / "model.onnx",
+        OPSETS.get(precision, OPSET_VERSION),
     )
     types = {entry.data_type for entry in onnx.load(folder / "model.onnx").graph.initializer}
     assert getattr(TensorProto, {"fp16": "FLOAT16", "bf16": "BFLOAT16"}[precision]) in types
@@ -126,7 +130,7 @@ def test_another_checkpoints_artifact_is_left_alone(checkpoint, artifact_copy):
 
 def test_a_precision_that_disagrees_builds_nothing(checkpoint, artifact_copy, monkeypatch):
     monkeypatch.setitem(TOLERANCES, "fp16", FP32)
-    monkeypatch.setattr("export.original.cast", lambda model, precision: _off_by_one(model))
+    monkeypatch.setattr("export.source.cast", lambda model, precision: _off_by_one(model))
     with pytest.raises(ParityError, match="onnxruntime in fp16 disagrees"):
         export_trt(checkpoint, artifact_copy, "fp16", PROFILE, flavour="tensorrt_rtx")
     assert not load_artifact(artifact_copy).card.engine

@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 def why_no_gpu() -> str | None:
     """What keeps CUDA from running here, None where nothing does."""
     try:
-        from serving.engines.cuda import find_gpu
+        from dhvt.engines.cuda import find_gpu
     except ImportError as error:
         return f"pip install cuda-bindings ({error})"
     found = find_gpu()

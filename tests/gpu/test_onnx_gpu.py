@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from dhvt.artifact import load_artifact
+from dhvt.engines import open_engine
+from dhvt.engines.cache import cache_folder
+from dhvt.engines.onnx_gpu import OnnxRuntimeCUDAEngine, OnnxRuntimeTensorRTEngine
 from dhvt.errors import EngineUnavailable
-from serving.engines import open_engine
-from serving.engines.cache import cache_folder
-from serving.engines.onnx_gpu import OnnxRuntimeCUDAEngine, OnnxRuntimeTensorRTEngine
 
 ENGINES = {"onnxruntime-cuda": OnnxRuntimeCUDAEngine, "onnxruntime-tensorrt": OnnxRuntimeTensorRTEngine}
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from dhvt.artifact import load_artifact, write_card
+from dhvt.engines import open_engine
+from dhvt.engines.selftest import ATOL
+from dhvt.engines.tensorrt import TensorRTEngine
 from dhvt.errors import ArtifactError, EngineError
-from serving.engines import open_engine
-from serving.engines.selftest import ATOL
-from serving.engines.tensorrt import TensorRTEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH_SIZES = (2, 8)  # of the profile
@@ -32,7 +32,7 @@ def flavour(request):
 @pytest.fixture(scope="module")
 def build(flavour, checkpoint, artifact_path, tmp_path_factory):
     """Builds by the command, because one process takes one flavour."""
-    from dhvt.checkpoint import save_checkpoint
+    from dhvt.model.checkpoint import save_checkpoint
 
     def run(precision):
         folder = tmp_path_factory.mktemp(f"{flavour}-{precision}")
@@ -98,7 +98,7 @@ def test_cuda_graphs_give_the_logits_of_plain_runs(artifact, flavour, monkeypatc
     assert "without" not in caplog.text  # a warning that they cannot be recorded
     if flavour == "tensorrt":
         assert sorted(graphs._graphs) == [2, 3, 4]  # from the profile's smallest on
-    monkeypatch.setattr("serving.engines.tensorrt.LARGEST_GRAPH_BATCH", 0)
+    monkeypatch.setattr("dhvt.engines.tensorrt.LARGEST_GRAPH_BATCH", 0)
     plain = TensorRTEngine(artifact, "fp16", threads=1, max_batch_size=8)
     assert not plain._graphs
     # Sizes in turn and again, so that a recording that reads what another size left behind is found.
@@ -115,14 +115,14 @@ def test_where_no_graph_can_be_recorded_it_runs_without(artifact, flavour, monke
     def fail(stream, record):
         raise EngineError("cudaStreamEndCapture: not permitted")
 
-    monkeypatch.setattr("serving.engines.cuda.Graph", fail)
+    monkeypatch.setattr("dhvt.engines.cuda.Graph", fail)
     engine = TensorRTEngine(artifact, "fp16", threads=1, max_batch_size=8)
     assert "batches of 2 and more run without a CUDA graph: cudaStreamEndCapture: not permitted" in caplog.text
     assert engine.predict(draw(3)).shape == (3, 3)
 
 
 def test_an_operation_that_cannot_be_recorded_leaves_the_stream_usable():
-    from serving.engines import cuda
+    from dhvt.engines import cuda
 
     cuda.use_device()
     stream = cuda.Stream()
@@ -213,11 +213,11 @@ def test_a_file_that_is_no_engine_is_refused_with_tensorrts_words(copy):
 def test_it_is_served(artifact, tmp_path):
     import httpx
 
-    from tests.conftest import draw as draw_picture
+    from tests.conftest import draw as draw_image
     from tests.conftest import encode
     from tests.serving.conftest import serving
 
     with serving(tmp_path / "log", DHVT_MODEL=str(artifact.path), DHVT_ENGINE="tensorrt") as url:
-        answer = httpx.post(f"{url}/classify", files={"image": ("a.png", encode(draw_picture(0, 1)))}, timeout=30)
+        answer = httpx.post(f"{url}/classify", files={"image": ("a.png", encode(draw_image(0, 1)))}, timeout=30)
     assert answer.status_code == 200
     assert "with tensorrt in fp16" in (tmp_path / "log").read_text()

@@ -22,7 +22,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dhvt.artifact import Artifact, load_artifact
-from serving.engines import Engine, open_engine
+from dhvt.engines import Engine, open_engine
 from tests.conftest import draw, encode
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,7 +74,7 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> N
 
 
 def classify(url: str, **options: Any) -> httpx.Response:
-    """Asks for one picture."""
+    """Asks for one image."""
     return httpx.post(f"{url}/classify", files={"image": PNG}, timeout=30, **options)
 
 
@@ -131,7 +131,7 @@ def server(artifact_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 class RecordingEngine:
-    """A real engine that notes its batch sizes, fails on a picture that is all white, and waits while it is held."""
+    """A real engine that notes its batch sizes, fails on a image that is all white, and waits while it is held."""
 
     concurrency = 1
     preferred_batch_size: int | None = None
@@ -162,5 +162,5 @@ def engine(artifact: Artifact) -> RecordingEngine:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[bytes]:
+def images() -> list[bytes]:
     return [encode(draw(seed % 3, seed)) for seed in range(50)]

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from dhvt.artifact import load_artifact
-from dhvt.checkpoint import save_checkpoint
 from dhvt.errors import ConfigError
+from dhvt.model.checkpoint import save_checkpoint
 from serving.settings import Settings
 from tests.conftest import draw, encode
 from tests.serving.conftest import ROOT, serving

@@ -5,9 +5,9 @@ from dataclasses import fields
 
 import pytest
 
-from serving import errors
-from serving.app import ROUTES
-from serving.front import HEALTH_ROUTES
+from serving.http import errors
+from serving.http.front import HEALTH_ROUTES
+from serving.http.lifecycle import ROUTES
 from serving.metrics import metrics
 from serving.settings import BUNDLED_MODEL, PREFIX, Settings
 from tests.serving.conftest import ROOT

@@ -76,7 +76,7 @@ def test_sigterm_does_not_wait_for_ever_for_clients_that_read_nothing(artifact_p
 
 
 def test_a_client_that_has_gone_takes_no_place_in_a_long_queue(artifact_path, tmp_path):
-    """Its picture is not computed, once the queue is so long that clients give up."""
+    """Its image is not computed, once the queue is so long that clients give up."""
     settings = {"DHVT_MODEL": str(artifact_path), "DHVT_MAX_BATCH_SIZE": "1", "DHVT_MAX_QUEUE_MS": "0"}
     large = encode(draw(0, 1).resize((3000, 3000)), "PNG")
     with serving(tmp_path / "log", **settings) as url:

@@ -93,7 +93,7 @@ def test_the_bundled_model_was_measured():
 def test_the_bundled_model_reaches_its_accuracy_here(shared):
     from click.testing import CliRunner
 
-    from dhvt.cli import main
+    from dhvt.cli.main import main
 
     test_images = shared / "data" / "cifar10" / "test.parquet"
     result = CliRunner().invoke(main, ["evaluate", "--data", str(test_images)])

@@ -1,0 +1,68 @@
+"""Decoded images in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhvt.data.preprocess import Preprocess, preprocess_image
+from dhvt.data.sources import ImageSource
+from dhvt.errors import DataError, ImageError
+
+
+class Batch(NamedTuple):
+    """Preprocessed images: images ``(B, H, W, 3)`` uint8, labels and places in the source, each ``(B,)`` int64."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    indices: NDArray[np.int64]
+
+
+def read_pixels(source: ImageSource, preprocess: Preprocess, index: int) -> NDArray[np.uint8] | ImageError:
+    """One preprocessed image ``(H, W, 3)``, or why there is none."""
+    try:
+        return preprocess_image(source.read(index), preprocess)
+    except ImageError as error:
+        return error
+
+
+def iterate_batches(
+    source: ImageSource,
+    preprocess: Preprocess,
+    batch_size: int,
+    on_error: Callable[[str], None] | None = None,
+    pixels: Iterable[NDArray[np.uint8] | ImageError] | None = None,
+) -> Iterator[Batch]:
+    """Preprocessed batches in order.
+
+    Args:
+        on_error: called with a message for each broken image, which is then left out; ``None`` raises instead.
+        pixels: what :func:`read_pixels` gives for each in order, where others read them.
+
+    Raises:
+        DataError: a broken image, naming its place, when ``on_error`` is None.
+    """
+    images: list[NDArray[np.uint8]] = []
+    indices: list[int] = []
+    if pixels is None:
+        pixels = (read_pixels(source, preprocess, index) for index in range(len(source)))
+    for index, found in enumerate(pixels):
+        if isinstance(found, ImageError):
+            message = f"{source.locate(index)}: {found}"
+            if on_error is None:
+                raise DataError(message) from found
+            on_error(message)
+        else:
+            images.append(found)
+            indices.append(index)
+        if images and (len(images) == batch_size or index == len(source) - 1):
+            places = np.array(indices, dtype=np.int64)
+            yield Batch(np.stack(images), source.labels[places], places)
+            images, indices = [], []
+
+
+Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""Images ``(B, H, W, 3)`` uint8 to logits ``(B, classes)`` float32."""

@@ -1,0 +1,173 @@
+"""From an encoded image file to RGB pixels, within limits."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from dhvt.errors import ImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+"""What is decoded, recognised by its first bytes and never by its name or declared type."""
+
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+"""File names that a folder of images is searched for."""
+
+
+DEFAULT_MAX_PIXELS = 64_000_000
+"""Larger images are refused before their pixels are read; a 64-megapixel camera's still pass."""
+
+
+REDUCING_GAP = 2.0
+"""Pillow shrinks by whole factors down to this many times the target, then filters properly."""
+
+_SCANS_OF_LARGEST = 15
+"""Scans of a JPEG with the most pixels that are accepted; a progressive one has about 10. Smaller ones may have more."""
+
+
+_JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # but for restarts, which stand in a scan, and stuffed zeros
+
+
+_MAX_TIFF_PARTS = 65_536
+"""Strips or tiles."""
+
+
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # of TIFF 6.0
+
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation. Pillow's exif_transpose also writes the EXIF block anew, which one odd tag prevents."""
+
+
+# Pillow warns of 90 megapixels and more; decode_rgb refuses by its own limit. (A filter set around each call, as
+# catch_warnings does, is not safe in threads.)
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+Image.init()  # Otherwise the first request pays for loading the format plugins.
+
+
+class UnsupportedFormatError(ImageError):
+    """The bytes are in no format of :data:`FORMATS`."""
+
+
+class ImageTooLargeError(ImageError):
+    """The header declares more pixels than allowed."""
+
+
+def decode_rgb(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: tuple[int, int] | None = None) -> Image.Image:
+    """Decodes a image, upright, as RGB.
+
+    The EXIF orientation is applied; an animation gives its first frame; transparency becomes white;
+    16-bit grey is scaled to 8 bits; CMYK, palette and the rest are converted by Pillow.
+
+    Args:
+        data: the encoded file.
+        max_pixels: width times height that is still accepted.
+        at_least: ``(height, width)`` that is going to be needed; a JPEG is then decoded at the smallest of its
+            scales 1, 1/2, 1/4, 1/8 that has twice that, which is several times faster.
+
+    Raises:
+        UnsupportedFormatError: no known format.
+        ImageTooLargeError: more than ``max_pixels``.
+        ImageError: empty, truncated or damaged.
+    """
+    if not data:
+        raise ImageError("the image is empty (0 bytes)")
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise ImageTooLargeError(f"the image has {width}x{height} pixels; at most {max_pixels:,} are accepted")
+        _require_bounded(image, data, max_pixels)
+        if at_least is not None:
+            side = round(max(at_least) * REDUCING_GAP)
+            image.draft(None, (side, side))
+        image.load()  # PNG may have its EXIF after the pixels
+        upright = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _to_rgb(image if upright is None else image.transpose(upright))
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnsupportedFormatError(f"not an image in a known format; send one of {', '.join(FORMATS)}") from error
+    except Image.DecompressionBombError as error:
+        raise ImageTooLargeError(f"the image has too many pixels: {error}") from error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
+        raise ImageError(f"the image is damaged or truncated ({type(error).__name__}: {error})") from error
+
+
+def _require_bounded(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Raises ImageTooLargeError where decoding would take far more time or memory than the image's size tells."""
+    if isinstance(image, JpegImageFile):
+        scans = _count_scans(data, image.layers, "progressive" in image.info)
+        if scans * image.width * image.height > _SCANS_OF_LARGEST * max_pixels:
+            raise ImageTooLargeError(f"the JPEG has {image.width}x{image.height} pixels in {scans} scans, which is too much")
+    elif isinstance(image, TiffImageFile):
+        tile = int(image.tag_v2.get(_TILE_WIDTH, 0)) * int(image.tag_v2.get(_TILE_LENGTH, 0))
+        if tile > max_pixels or len(image.tile) > _MAX_TIFF_PARTS:
+            raise ImageTooLargeError(
+                f"the TIFF has {len(image.tile):,} strips or tiles of up to {tile:,} pixels; at most {_MAX_TIFF_PARTS:,} of "
+                f"{max_pixels:,} are accepted"
+            )
+
+
+def _count_scans(data: bytes, components: int, is_progressive: bool) -> int:
+    """How many times libjpeg goes over a JPEG's pixels; of one that is neither progressive nor in planes, once."""
+    position, scans = 2, 0
+    while (marker := _JPEG_MARKER.search(data, position)) is not None:
+        position = marker.end()
+        if marker[1] == b"\xd9":  # the end; what follows, as a phone's video, is not read
+            break
+        if marker[1] in b"\x01\xd8":  # without a length
+            continue
+        if marker[1] == b"\xda":
+            scans += 1
+            if not is_progressive and data[position + 2 : position + 3] >= bytes([components]):
+                break
+        position += int.from_bytes(data[position : position + 2], "big")
+    return scans
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        image.load()
+        return image
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "I":
+        # 16-bit files that Pillow opens with 32 bits; more is clipped.
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        return Image.fromarray(np.nan_to_num(np.asarray(image)).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(canvas, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_file(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot read {path}: {error.strerror}") from error

@@ -1,0 +1,152 @@
+"""How far a runtime's logits are from the reference's, and how far they may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhvt.data.batches import Predict
+from dhvt.errors import ParityError
+
+_TIE = 1e-5  # of logits that reach about 10, which float32 in another order changes by 3e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """What still counts as equal.
+
+    Args:
+        atol: largest absolute difference of a logit.
+        top1_agreement: smallest part of the images, of 1, with the same most likely class.
+    """
+
+    atol: float
+    top1_agreement: float
+
+    def on_sample(self, images: int) -> Tolerance:
+        """The same for a share measured on so many images, which scatters: three standard deviations are granted."""
+        scatter = 3 * math.sqrt(self.top1_agreement * (1 - self.top1_agreement) / images)
+        return replace(self, top1_agreement=self.top1_agreement - scatter)
+
+    def fault(self, comparison: Comparison) -> str | None:
+        """What is beyond it, with the figures; None where nothing is."""
+        # Written so that a NaN is a fault.
+        if comparison.max_abs_error <= self.atol and comparison.top1_agreement >= self.top1_agreement:
+            return None
+        return (
+            f"largest logit error {comparison.max_abs_error:.2g} (at most {self.atol:g}), same top-1 for "
+            f"{comparison.top1_agreement:.2%} (at least {self.top1_agreement:.2%})"
+        )
+
+
+FP32 = Tolerance(atol=1e-3, top1_agreement=1.0)
+TOLERANCES = {
+    "fp32": FP32,
+    "fp16": Tolerance(atol=0.1, top1_agreement=0.999),
+    "bf16": Tolerance(atol=0.5, top1_agreement=0.99),
+}
+"""By precision of the graph. fp16 has 11 bits of mantissa, bf16 8; logits reach about 10. int8 has none of its own: how
+far a quantized graph is from float32 depends on the model, and is measured at export."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One runtime against a reference.
+
+    Args:
+        runtime: which.
+        images: how many different images.
+        batch_sizes: in which they were run.
+        max_abs_error, mean_abs_error: of the logits.
+        top1_agreement: part of the images, of 1, with the same most likely class.
+        top1, top1_reference: accuracy in percent of the runtime and of the reference, None where there are no labels.
+    """
+
+    runtime: str
+    images: int
+    batch_sizes: tuple[int, ...]
+    max_abs_error: float
+    mean_abs_error: float
+    top1_agreement: float
+    top1: float | None = None
+    top1_reference: float | None = None
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values, for ``model.json``."""
+        return asdict(self)
+
+
+def compare(
+    runtime: str,
+    expected: NDArray[np.float32],
+    predict: Predict,
+    images: NDArray[np.uint8],
+    *,
+    batch_sizes: Sequence[int],
+    labels: NDArray[np.int64] | None = None,
+) -> Comparison:
+    """Runs all of the images in the largest batch size, and some in the others.
+
+    Args:
+        expected: the reference's logits, ``(N, classes)``.
+        images: ``(N, H, W, 3)`` uint8; fewer than a batch are repeated, so that each size is run in full.
+        labels: ``(N,)``, the right answers, where they are known.
+
+    Raises:
+        ParityError: the logits have another shape.
+    """
+    sizes = tuple(sorted(set(batch_sizes)))
+    expected_rows: list[NDArray[np.float32]] = []
+    got_rows: list[NDArray[np.float32]] = []
+    for size in sizes:
+        count = len(images) if size == sizes[-1] else min(len(images), 2 * size)
+        rows = np.arange(max(count, size)) % len(images)
+        got = np.concatenate([predict(images[rows[start : start + size]]) for start in range(0, len(rows), size)])
+        expected_rows.append(expected[rows])
+        got_rows.append(got)
+        if got.shape != expected_rows[-1].shape:
+            raise ParityError(f"{runtime} gives logits of {got.shape} in batches of {size}, expected {expected_rows[-1].shape}")
+    over_all = compare_logits(runtime, np.concatenate(expected_rows), np.concatenate(got_rows), sizes)
+    return replace(
+        over_all,
+        images=len(images),
+        top1_agreement=agreement(expected, got[: len(images)]),  # each image once, whatever batches it was in
+        top1=None if labels is None else top1(got[: len(images)], labels),
+        top1_reference=None if labels is None else top1(expected, labels),
+    )
+
+
+def compare_logits(
+    runtime: str,
+    expected: NDArray[np.float32],
+    got: NDArray[np.float32],
+    batch_sizes: tuple[int, ...],
+    labels: NDArray[np.int64] | None = None,
+) -> Comparison:
+    """What was computed already, ``(N, classes)`` each."""
+    error = np.abs(expected - got)
+    return Comparison(
+        runtime=runtime,
+        images=len(expected),
+        batch_sizes=batch_sizes,
+        max_abs_error=float(error.max()),
+        mean_abs_error=float(error.mean()),
+        top1_agreement=agreement(expected, got),
+        top1=None if labels is None else top1(got, labels),
+        top1_reference=None if labels is None else top1(expected, labels),
+    )
+
+
+def agreement(expected: NDArray[np.float32], got: NDArray[np.float32]) -> float:
+    """Part of the images, of 1, with the same most likely class; either of two that float32 hardly tells apart will do."""
+    chosen = np.take_along_axis(expected, got.argmax(1)[:, None], axis=1)[:, 0]
+    return float((chosen >= expected.max(1) - _TIE).mean())
+
+
+def top1(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """Accuracy in percent."""
+    return 100 * float((logits.argmax(1) == labels).mean())

@@ -1,0 +1,176 @@
+"""A folder that shows how good a model is: ``report.md`` and the images it refers to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from dhvt.data.preprocess import Preprocess, preprocess_image
+from dhvt.data.sources import ImageSource
+from dhvt.evaluation.calibration import BINS, reliability, softmax
+from dhvt.evaluation.metrics import Evaluation, Outputs
+
+MISTAKES = 24
+_MAX_NAMED_CLASSES = 40  # more would overlap on the confusion matrix's axes
+
+mpl.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
+mpl.rcParams["text.parse_math"] = False  # a class may be named $5
+
+
+def write_report(
+    folder: Path,
+    *,
+    title: str,
+    source: ImageSource,
+    preprocess: Preprocess,
+    outputs: Outputs,
+    evaluation: Evaluation,
+    temperature: float,
+    facts: Mapping[str, str],
+    history: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """Writes the report and returns the path of its ``report.md``.
+
+    Args:
+        folder: is made if need be; files of an older report are replaced.
+        title: the heading.
+        source, preprocess: the images that ``outputs`` is about, and how they were prepared.
+        evaluation: of ``outputs`` at ``temperature``.
+        facts: rows of the first table, such as the command and the versions.
+        history: a training's ``metrics.jsonl``, for the learning curves.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    classes = [_printable(name) for name in source.classes]
+    matrix = confusion_matrix(outputs, len(classes))
+    figures = {
+        "confusion": ("Confusion matrix", _draw_confusion(matrix, classes)),
+        "reliability": ("Calibration", _draw_reliability(outputs, temperature)),
+        "mistakes": ("The most confident mistakes", _draw_mistakes(outputs, temperature, source, preprocess, classes)),
+    }
+    if history:
+        figures = {"curves": ("Learning curves", _draw_curves(history))} | figures
+    lines = [f"# {title}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {_cell(value)} |" for name, value in {**_results(evaluation, temperature), **facts}.items()]
+    for name, (heading, figure) in figures.items():
+        figure.savefig(folder / f"{name}.png", bbox_inches="tight")
+        lines += ["", f"## {heading}", "", f"![{heading}]({name}.png)"]
+    lines += ["", "## Classes", "", *_class_table(matrix, classes), ""]
+    path = folder / "report.md"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def _printable(name: str) -> str:
+    """A class's name without what no UTF-8 can say, such as a byte of a folder's name in another encoding."""
+    return name.encode(errors="replace").decode()
+
+
+def confusion_matrix(outputs: Outputs, num_classes: int) -> NDArray[np.int64]:
+    """``(classes, classes)`` counts: row the right class, column the answer."""
+    matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
+    np.add.at(matrix, (outputs.labels, outputs.logits.argmax(axis=1)), 1)
+    return matrix
+
+
+def _results(evaluation: Evaluation, temperature: float) -> dict[str, str]:
+    return {
+        "top-1": f"{evaluation.top1:.2f} %",
+        "top-5": f"{evaluation.top5:.2f} %",
+        "calibration error": f"{evaluation.ece:.2f} % at temperature {temperature:.3f}",
+        "images": f"{evaluation.images} measured, {evaluation.skipped} unreadable",
+    }
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _class_table(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
+    """Worst first; the most frequent wrong answer tells where to look."""
+    lines = ["| class | images | recall | precision | most often taken for |", "|---|---|---|---|---|"]
+    counts, answers, right = matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()
+    recall = np.where(counts, right / np.maximum(counts, 1), 2.0)  # those without a image come last
+    wrong = matrix - np.diag(right)
+    for label in np.argsort(recall, kind="stable"):
+        other = int(wrong[label].argmax())
+        taken = f"{_cell(classes[other])} ({wrong[label, other]})" if wrong[label, other] else ""
+        precision = f"{right[label] / answers[label]:.1%}" if answers[label] else "–"
+        found = f"{recall[label]:.1%}" if counts[label] else "–"
+        lines.append(f"| {_cell(classes[label])} | {counts[label]} | {found} | {precision} | {taken} |")
+    return lines
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots()
+
+
+def _draw_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
+    figure = Figure(figsize=(8, 3))
+    left, right = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in history]
+    left.plot(epochs, [row["train_loss"] for row in history], marker=".")
+    left.set(xlabel="epoch", ylabel="training loss")
+    right.plot(epochs, [row["train_top1"] for row in history], marker=".", label="training, as augmented")
+    right.plot(epochs, [row["val_top1"] for row in history], marker=".", label="validation")
+    right.set(xlabel="epoch", ylabel="top-1, %")
+    right.legend(frameon=False)
+    return figure
+
+
+def _draw_confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = min(3 + 0.35 * len(classes), 14)
+    figure, axes = _axes(side, side)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="answer", ylabel="right class")
+    if len(classes) <= _MAX_NAMED_CLASSES:
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
+    if len(classes) <= 20:
+        for (row, column), count in np.ndenumerate(matrix):
+            if count:
+                color = "white" if share[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=7)
+    return figure
+
+
+def _draw_reliability(outputs: Outputs, temperature: float) -> Figure:
+    figure, axes = _axes(4, 4)
+    axes.plot([0, 1], [0, 1], color="0.7", linestyle="--")
+    for divisor, label in ((1.0, "as trained"), (temperature, f"at temperature {temperature:.2f}, as served")):
+        bins = reliability(outputs.logits / divisor, outputs.labels)
+        filled = bins.share > 0
+        axes.plot(bins.confidence[filled], bins.accuracy[filled], marker="o", markersize=4, label=label)
+    axes.set(xlabel=f"score of the first answer ({BINS} bins)", ylabel="how often it is right", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(frameon=False)
+    return figure
+
+
+def _draw_mistakes(
+    outputs: Outputs, temperature: float, source: ImageSource, preprocess: Preprocess, classes: Sequence[str]
+) -> Figure:
+    scores = softmax(outputs.logits / temperature)
+    answers = scores.argmax(axis=1)
+    wrong = np.flatnonzero(answers != outputs.labels)
+    worst = wrong[np.argsort(-scores[wrong, answers[wrong]], kind="stable")][:MISTAKES]
+    columns = 6
+    rows = max(-(-len(worst) // columns), 1)
+    figure = Figure(figsize=(10, 1.9 * rows))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, place in zip(grid.flat, worst, strict=False):
+        axes.imshow(preprocess_image(source.read(int(outputs.indices[place])), preprocess))
+        right, answer = classes[outputs.labels[place]], classes[answers[place]]
+        axes.set_title(f"{right}\nnot {answer} ({scores[place, answers[place]]:.0%})", fontsize=8)
+    if not len(worst):
+        grid[0, 0].text(0, 0.5, "none")
+    return figure

@@ -1,0 +1,179 @@
+"""``ckpt.pt``: plain containers and tensors, so that ``torch.load(weights_only=True)`` reads it; and the authors' files."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dhvt.configuration import from_dict
+from dhvt.data.preprocess import Preprocess
+from dhvt.errors import CheckpointError, ConfigError
+from dhvt.model.factory import build
+
+FORMAT = "dhvt-checkpoint-1"
+State = dict[str, Tensor]
+
+
+@dataclass(kw_only=True)
+class Checkpoint:
+    """One trained or half-trained model, and all that export and resuming need to know about it.
+
+    Args:
+        name: the model's name.
+        config: the architecture, as :func:`dhvt.model.factory.configure` gave it.
+        weights: the model's state dict.
+        ema: the moving average's, or None; what is exported where there is one.
+        classes: class names in label order.
+        preprocess: :class:`dhvt.model.config.Preprocess` as a dict.
+        temperature: see :mod:`dhvt.evaluation.calibration`; fitted on the validation images.
+        recipe: :class:`dhvt.training.recipe.TrainRecipe` as a dict; empty for an imported model.
+        metrics: what was measured last, such as ``val_top1``; empty before the first validation.
+        provenance: the command and versions that made it.
+        data: of the images in ``train`` and ``val``, :func:`dhvt.data.splits.fingerprint`, and how many in ``train_images``
+            and ``val_images``; ``val_fraction`` where that part of ``train`` was held out. Empty in older files.
+        frozen: whether the classifier alone is trained; None in older files.
+        step: optimizer steps done.
+        optimizers: their state dicts, for resuming; empty in a slimmed file.
+        scaler: the state of fp16's loss scaling, or None.
+    """
+
+    name: str
+    config: dict[str, Any]
+    weights: State
+    classes: list[str]
+    preprocess: dict[str, Any]
+    ema: State | None = None
+    temperature: float = 1.0
+    recipe: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    frozen: bool | None = None
+    step: int = 0
+    optimizers: list[dict[str, Any]] = field(default_factory=list)
+    scaler: dict[str, Any] | None = None
+
+    def build_model(self) -> nn.Module:
+        """The model with its best weights (the moving average's if there is one), in evaluation mode.
+
+        Raises:
+            CheckpointError: weights and configuration do not fit.
+        """
+        try:
+            model = build(self.name, self.config)
+            model.load_state_dict(self.weights if self.ema is None else self.ema)
+        except (ConfigError, RuntimeError) as error:
+            raise CheckpointError(f"the checkpoint's weights do not fit its configuration: {error}") from error
+        return model.eval()
+
+    def build_preprocess(self) -> Preprocess:
+        """How its images are prepared."""
+        return from_dict(Preprocess, self.preprocess)
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes to a temporary name, syncs and renames: a crash or a full disk leaves the file before it untouched.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    values = {entry.name: getattr(checkpoint, entry.name) for entry in fields(checkpoint)}
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT} | values, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"cannot write {path}: {error}; the checkpoint before it is untouched") from error
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads a checkpoint of this package onto the CPU.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or no checkpoint of this package.
+    """
+    values = read_file(path)
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        found = f"format {values.get('format')!r}" if isinstance(values, dict) else type(values).__name__
+        raise CheckpointError(f"{path} is no checkpoint of dhvt train ({found}, expected {FORMAT!r})")
+    del values["format"]
+    try:
+        return from_dict(Checkpoint, values)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def require_equal(name: str, old: Any, new: Any, hint: str = "repeat the first command with --resume") -> None:
+    """Refuses to go on with a checkpoint that was made with something else.
+
+    Args:
+        name: of what is compared.
+        old, new: the checkpoint's, and what was asked for now.
+        hint: what to do.
+
+    Raises:
+        CheckpointError: with what differs.
+    """
+    if old == new:
+        return
+    difference = f"{old!r}, now {new!r}"
+    if isinstance(old, dict) and isinstance(new, dict):
+        changed = [f"{key} {old.get(key)!r}, now {new[key]!r}" for key in new if old.get(key) != new[key]]
+        difference = "; ".join(changed)
+    raise CheckpointError(
+        f"cannot resume: the checkpoint's {name} is {difference}; {hint}, or train into another --out, "
+        "for which --init takes the weights of this one"
+    )
+
+
+def read_file(path: str | Path) -> Any:
+    """What a file of ``torch.save`` holds, on the CPU: plain containers, tensors, and the arguments of an authors' script.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    try:
+        with torch.serialization.safe_globals([Namespace]):  # the authors' files have one under "args"
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no checkpoint at {path}") from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from error
+
+
+def from_authors(state: Mapping[str, Any], *, ema: bool = False) -> State:
+    """The authors' state dict as ours. The keys agree; wrappers around them are removed.
+
+    Args:
+        state: what :func:`read_file` gave: a state dict, or one under ``model`` and perhaps ``model_ema``.
+        ema: take ``model_ema``.
+
+    Raises:
+        CheckpointError: there is no state dict in it.
+    """
+    key = "model_ema" if ema else "model"
+    inner = state.get(key, state)
+    if ema and key not in state:
+        raise CheckpointError(f"the authors' file has no {key}; it has {', '.join(list(state)[:5])}")
+    if not isinstance(inner, Mapping) or not all(isinstance(value, Tensor) for value in inner.values()):
+        raise CheckpointError("expected the authors' state dict: tensors by name, or such a dict under 'model'")
+    return {name.removeprefix("module."): value for name, value in inner.items()}
+
+
+def to_authors(state: Mapping[str, Tensor]) -> dict[str, State]:
+    """Our state dict as the authors' file holds it: ``{"model": state}``; inverse of :func:`from_authors`."""
+    return {"model": dict(state)}

@@ -1,0 +1,39 @@
+"""Stopping between two steps."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from tqdm import tqdm
+
+
+def leave_stopping_to_the_parent(worker: int) -> None:
+    """For a process that decodes: signals often go to all processes of a group, and the training still needs its images."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+class StopRequest:
+    """Turns the first Ctrl-C or SIGTERM into a flag that is looked at between steps; the second one interrupts."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        tqdm.write("stopping after this step; press Ctrl-C again to stop without a checkpoint")
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While this is entered, signals are caught."""
+        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)

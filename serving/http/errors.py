@@ -1,0 +1,158 @@
+"""What a client sees when it goes wrong: one class per status, one JSON envelope.
+
+RequestError
+├── BadRequest 400            malformed body, wrong field, no file
+│   └── InvalidImage 400      an image that is empty, truncated or damaged
+├── Unauthorized 401          no token, or a wrong one
+├── NotFound 404, WrongMethod 405
+├── NotReloaded 409           the new model cannot be served
+├── TooLarge 413              too many bytes or pixels
+├── UnsupportedMedia 415      neither multipart nor an image we decode
+├── InternalError 500         a fault of this server
+├── EngineFailed 500          the engine raised; the server goes on
+├── Overloaded 503            too many requests at once
+├── NotReady 503              the engine failed again and again
+└── TimedOut 504              no answer in time
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from dhvt.data.decode import ImageTooLargeError, UnsupportedFormatError
+from dhvt.errors import ImageError
+from serving.http.response import Answer, to_json
+
+
+class RequestError(Exception):
+    """A request that is answered with an error.
+
+    Args:
+        message: for a person: what was received, what was expected, how to fix it.
+    """
+
+    status = 400
+    code = "bad_request"
+    headers: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+    def to_dict(self) -> dict[str, dict[str, str]]:
+        """``{"error": {"code": …, "message": …}}``."""
+        return {"error": {"code": self.code, "message": self.message}}
+
+    def to_answer(self) -> Answer:
+        """The HTTP answer."""
+        return Answer(to_json(self.to_dict()), self.status, headers=self.headers)
+
+    def to_line(self) -> bytes:
+        """The last line of an answer that had begun."""
+        return to_json(self.to_dict()) + b"\n"
+
+
+class BadRequest(RequestError):
+    """The body or a parameter is not as documented."""
+
+
+class InvalidImage(BadRequest):
+    """The file is empty, truncated or damaged."""
+
+    code = "invalid_image"
+
+
+class Unauthorized(RequestError):
+    """The server asks for a token, and the request has none or another."""
+
+    status = 401
+    code = "unauthorized"
+    headers = MappingProxyType({"WWW-Authenticate": "Bearer"})
+
+
+class NotFound(RequestError):
+    """No such route."""
+
+    status = 404
+    code = "not_found"
+
+
+class WrongMethod(RequestError):
+    """The route does not answer this HTTP method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.headers = {"Allow": allowed}
+
+
+class NotReloaded(RequestError):
+    """The new model cannot be served; the old one goes on."""
+
+    status = 409
+    code = "not_reloaded"
+
+
+class TooLarge(RequestError):
+    """More bytes or pixels than the settings allow."""
+
+    status = 413
+    code = "too_large"
+
+
+class UnsupportedMedia(RequestError):
+    """A content type or a image format that is not accepted."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class InternalError(RequestError):
+    """A fault of this server."""
+
+    status = 500
+    code = "internal_error"
+
+
+class EngineFailed(RequestError):
+    """The engine raised while it ran this request's batch."""
+
+    status = 500
+    code = "engine_failed"
+
+
+class Overloaded(RequestError):
+    """More requests are in flight than the settings allow."""
+
+    status = 503
+    code = "overloaded"
+
+    def __init__(self, message: str, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.headers = {"Retry-After": str(retry_after_s)}
+
+
+class NotReady(RequestError):
+    """The engine failed again and again; health checks see this, and send no more requests."""
+
+    status = 503
+    code = "not_ready"
+
+
+class TimedOut(RequestError):
+    """The request was not answered within the time allowed."""
+
+    status = 504
+    code = "timed_out"
+
+
+def from_image_error(error: ImageError) -> RequestError:
+    """The HTTP side of a image that could not be decoded."""
+    if isinstance(error, ImageTooLargeError):
+        return TooLarge(str(error))
+    if isinstance(error, UnsupportedFormatError):
+        return UnsupportedMedia(str(error))
+    return InvalidImage(str(error))

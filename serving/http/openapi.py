@@ -1,0 +1,131 @@
+"""The OpenAPI document of the product's own routes."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from serving.http import errors, schemas
+from serving.http.request import DEFAULT_TOP_K
+from serving.http.response import JSON, JSON_LINES
+
+_EXAMPLE = {"label": "cat", "score": 0.9321}
+_BINARY = {"type": "string", "format": "binary"}
+_TOP_K = {
+    "name": "top_k",
+    "in": "query",
+    "description": "How many classes to answer with.",
+    "schema": {"type": "integer", "minimum": 1, "default": DEFAULT_TOP_K},
+}
+_ONE_FILE = {"type": "object", "required": ["image"], "properties": {"image": _BINARY, "top_k": _TOP_K["schema"]}}
+_FILES = {"type": "object", "required": ["image"], "properties": {"image": {"type": "array", "items": _BINARY}}}
+_OF_PICTURES = (errors.BadRequest, errors.InvalidImage, errors.TooLarge, errors.UnsupportedMedia, errors.EngineFailed)
+_OF_ALL = (errors.Unauthorized, errors.InternalError, errors.TimedOut)
+
+
+@cache
+def openapi_document() -> dict[str, Any]:
+    """OpenAPI 3.1, as JSON's values."""
+    models = [(model, "serialization") for model in (schemas.ClassifyOutput, schemas.BatchOutput, schemas.Info, schemas.Error)]
+    _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]  # its modes are literals
+    images = {"image/*": {"schema": _BINARY}, "application/octet-stream": {"schema": _BINARY}}
+    archives = {"application/x-tar": {"schema": _BINARY}, "application/zip": {"schema": _BINARY}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "DHVT Serve", "version": _version(), "description": "Names what is on a image."},
+        "paths": {
+            "/classify": {
+                "post": _operation(
+                    "Classify one image",
+                    "`curl -F image=@cat.jpg 'localhost:3000/classify?top_k=3'`",
+                    schemas.ClassifyOutput,
+                    {"model": "dhvt_tiny_cifar_patch4", "predictions": [_EXAMPLE]},
+                    (*_OF_PICTURES, errors.Overloaded),
+                    parameters=[_TOP_K],
+                    body={"multipart/form-data": {"schema": _ONE_FILE}, **images},
+                )
+            },
+            "/classify/batch": {
+                "post": _operation(
+                    "Classify many images",
+                    "`curl -F image=@a.jpg -F image=@b.jpg localhost:3000/classify/batch`, or a tar or zip archive as body. "
+                    "Results are in the order of the images; one that cannot be read has an `error` in its place. With "
+                    f"`Accept: {JSON_LINES}` each result is sent as a line of JSON as soon as it is there; an "
+                    "error that ends the request early is then the last line.",
+                    schemas.BatchOutput,
+                    {"model": "dhvt_tiny_cifar_patch4", "results": [{"name": "a.jpg", "predictions": [_EXAMPLE]}]},
+                    (*_OF_PICTURES, errors.Overloaded),
+                    parameters=[_TOP_K],
+                    body={"multipart/form-data": {"schema": _FILES}, **archives},
+                    also={JSON_LINES: {"schema": {"anyOf": [_refer("BatchResult"), _refer("Error")]}}},
+                )
+            },
+            "/info": {"get": _operation("What is served, by what, within which limits", "", schemas.Info, None, ())},
+            "/reload": {
+                "post": _operation(
+                    "Read the model anew",
+                    "The old model answers until the new one is proved. Needs a server with DHVT_TOKEN.",
+                    schemas.Info,
+                    None,
+                    (errors.NotReloaded,),
+                )
+            },
+        },
+        "components": {
+            "schemas": definitions["$defs"],
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "Where DHVT_TOKEN is set."}},
+        },
+        "security": [{}, {"token": []}],
+    }
+
+
+def _operation(
+    summary: str,
+    description: str,
+    output: type,
+    example: Any,
+    kinds: tuple[type[errors.RequestError], ...],
+    *,
+    parameters: list[Any] | None = None,
+    body: dict[str, Any] | None = None,
+    also: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    answer = {"schema": _refer(output.__name__)} | ({"example": example} if example else {})
+    operation = {
+        "summary": summary,
+        "description": description,
+        "responses": {"200": {"description": (output.__doc__ or "").strip(), "content": {JSON: answer, **(also or {})}}}
+        | _error_responses((*kinds, *_OF_ALL)),
+    }
+    if parameters:
+        operation["parameters"] = parameters
+    if body:
+        operation["requestBody"] = {"required": True, "content": body}
+    return operation
+
+
+def _refer(schema: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{schema}"}
+
+
+def _error_responses(kinds: tuple[type[errors.RequestError], ...]) -> dict[str, Any]:
+    by_status: dict[str, list[type[errors.RequestError]]] = {}
+    for kind in sorted(kinds, key=lambda kind: kind.status):
+        by_status.setdefault(str(kind.status), []).append(kind)
+    return {
+        status: {
+            "description": " Or: ".join(f"`{kind.code}`: {(kind.__doc__ or '').strip()}" for kind in group),
+            "content": {JSON: {"schema": _refer("Error")}},
+        }
+        for status, group in by_status.items()
+    }
+
+
+def _version() -> str:
+    try:
+        return version("dhvt-serve")
+    except PackageNotFoundError:  # served from a folder, not installed
+        return "0"

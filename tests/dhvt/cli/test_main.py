@@ -1,0 +1,129 @@
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+
+from dhvt.artifact import load_artifact, write_card
+from dhvt.cli.main import main
+from dhvt.data.preprocess import preprocess_image
+from dhvt.engines.openvino import OpenVINOEngine
+from tests.conftest import draw
+
+
+@pytest.fixture
+def dhvt():
+    return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_help_teaches_the_whole_way():
+    result = subprocess.run([sys.executable, "-m", "dhvt.cli", "--help"], capture_output=True, text=True, check=True)
+    for word in ("dhvt train", "export/to_onnx.py", "bentoml serve"):
+        assert word in result.stdout
+
+
+def test_evaluate_and_record(dhvt, artifact_copy, image_folder):
+    report = artifact_copy.parent / "report"
+    result = dhvt("evaluate", "--model", artifact_copy, "--data", image_folder, "--record", "--report", report)
+    assert result.exit_code == 0, result.output
+    recorded = load_artifact(artifact_copy).card.metrics
+    assert recorded["val_top1"] == 33.3
+    assert recorded["test"]["images"] == 60
+    text = (report / "report.md").read_text()
+    assert f"| top-1 | {recorded['test']['top1']:.2f} % |" in text
+    assert "| circle | 20 |" in text
+    assert {path.name for path in report.glob("*.png")} == {"confusion.png", "reliability.png", "mistakes.png"}
+    assert f"top-1 {recorded['test']['top1']:.2f} %" in result.stdout
+
+
+def test_evaluate_takes_the_test_part_before_the_validation_part(dhvt, artifact_path, tmp_path):
+    for part, count in (("train", 3), ("val", 2), ("test", 1)):
+        (tmp_path / part / "circle").mkdir(parents=True)
+        for seed in range(count):
+            draw(0, seed).save(tmp_path / part / "circle" / f"{seed}.png")
+    result = dhvt("evaluate", "--model", artifact_path, "--data", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "of 1 images" in result.output
+
+
+def test_verify_proves_every_engine_here(dhvt, artifact_path, image_folder):
+    result = dhvt("verify", "--model", artifact_path, "--data", image_folder)
+    assert result.exit_code == 0, result.output
+    error = r"logits off by at most \S+, on average \S+, same top-1 for 100\.00%"
+    for engine in ("openvino:fp32", "onnxruntime:fp32"):
+        assert re.search(rf"{engine}: the model's own images, batches of 1, 7, 32: {error}\n", result.output)
+        assert re.search(rf"{engine}: 60 images, batches of 32, beside fp32: {error}, top-1 \S+ % ", result.output)
+        assert f"{engine}: passes\n" in result.output
+
+
+def test_verify_leaves_out_what_is_not_here(dhvt, artifact_copy):
+    """An engine for a TensorRT that is not installed, or a GPU that is not there, is no disagreement."""
+    card = load_artifact(artifact_copy).card
+    entry = {"flavour": "tensorrt", "version": "1.0.0", "precision": "fp16", "platform": "", "compute_capabilities": ["1.0"]}
+    entry |= {"profile": {"min_batch_size": 1, "max_batch_size": 8}, "onnx_sha256": card.files["model.onnx"]}
+    (artifact_copy / "model.engine").touch()
+    write_card(artifact_copy, replace(card, engine=entry))
+    result = dhvt("verify", "--model", artifact_copy)
+    assert "tensorrt:fp16: not here: the engine " in result.output
+    assert result.exit_code == 0, result.output
+
+
+def test_verify_fails_where_nothing_passes(dhvt, artifact_copy):
+    card = load_artifact(artifact_copy).card
+    wrong = (card.golden.expected() + 1).tolist()
+    write_card(artifact_copy, replace(card, golden=replace(card.golden, logits=wrong)))
+    result = dhvt("verify", "--model", artifact_copy)
+    assert result.exit_code == 1
+    assert "onnxruntime:fp32: FAILS: " in result.output
+    assert "is off by 1" in result.output
+
+
+def test_verify_fails_where_one_engine_is_off(dhvt, artifact_path, monkeypatch):
+    right = OpenVINOEngine.predict
+    monkeypatch.setattr(OpenVINOEngine, "predict", lambda self, images: right(self, images) + 0.5)
+    result = dhvt("verify", "--model", artifact_path)
+    assert result.exit_code == 1
+    assert "onnxruntime:fp32: passes" in result.output
+    assert "openvino:fp32: FAILS: largest logit error 0.5 (at most 0.002)" in result.output
+
+
+def test_verify_fails_where_an_engine_is_wrong_on_other_images_only(dhvt, artifact_path, image_folder, monkeypatch):
+    right, card = OpenVINOEngine.predict, load_artifact(artifact_path).card
+    golden = {preprocess_image(image, card.preprocess).tobytes() for image in card.golden.encoded()}
+
+    def predict(self, images):
+        logits = right(self, images)
+        return logits if images[0].tobytes() in golden else logits[:, ::-1]
+
+    monkeypatch.setattr(OpenVINOEngine, "predict", predict)
+    result = dhvt("verify", "--model", artifact_path, "--data", image_folder)
+    assert result.exit_code == 1
+    assert re.search(r"openvino:fp32: FAILS: largest logit error .*, same top-1 for [0-9.]+% \(at least 99\.", result.output)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_classify(dhvt, artifact_path, tmp_path, engine):
+    draw(1, 5).save(tmp_path / "a.png")
+    result = dhvt("classify", "--model", artifact_path, "--engine", engine, "--json", tmp_path / "a.png")
+    answer = json.loads(result.stdout.splitlines()[-1])
+    assert result.exit_code == 0
+    assert sum(entry["score"] for entry in answer["predictions"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_classify_goes_on_after_a_broken_image(dhvt, artifact_path, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"nothing")
+    draw(1, 5).save(tmp_path / "b.png")
+    result = dhvt("classify", "--model", artifact_path, tmp_path / "a.png", tmp_path / "absent.png", tmp_path / "b.png")
+    assert result.exit_code == 1
+    assert "a.png: not an image" in result.output
+    assert "absent.png: cannot read" in result.output
+    assert "b.png: " in result.output
+
+
+def test_a_missing_model_is_one_line(dhvt, tmp_path):
+    result = dhvt("classify", "--model", tmp_path / "absent", "cat.jpg")
+    assert result.exit_code == 1
+    assert "is no model folder" in result.output

@@ -1,0 +1,75 @@
+import pytest
+import torch
+from click.testing import CliRunner
+
+from dhvt.cli.main import main as dhvt
+from dhvt.data.preprocess import Preprocess
+from dhvt.errors import ConfigError
+from dhvt.model.checkpoint import Checkpoint
+from dhvt.model.factory import build, configure, size_multiple
+from export.to_onnx import export_onnx
+from export.to_onnx import main as export
+from tests.dhvt.training.test_trainer import run
+
+LARGE = ["resnet50", "resnext50_32x4d", "seresnet50", "skresnet50", "res2net50_26w_4s"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "densenet121", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)],
+)
+def test_the_papers_comparison_takes_small_images(name):
+    config = configure(name, num_classes=5, img_size=32)
+    model = build(name, config).eval()
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 5)
+    assert min(model.forward_features(torch.randn(1, 3, 32, 32)).shape[-2:]) >= 2
+
+
+def test_a_vision_transformer_gets_small_patches():
+    config = configure("deit_tiny_patch16_224", num_classes=5, img_size=32)
+    model = build("deit_tiny_patch16_224", config)
+    assert model.forward_features(torch.randn(1, 3, 32, 32)).shape == (1, 65, 192)
+    assert size_multiple(config) == 0
+
+
+def test_a_model_of_timm_becomes_an_artifact(tmp_path):
+    config = configure("resnet10t", num_classes=3, img_size=32)
+    model = build("resnet10t", config)
+    checkpoint = Checkpoint(
+        name="resnet10t",
+        config=config,
+        weights=model.state_dict(),
+        classes=["a", "b", "c"],
+        preprocess=Preprocess(size=(32, 32)).to_dict(),
+    )
+    assert export_onnx(checkpoint, tmp_path / "artifact").card.name == "resnet10t"
+
+
+def test_a_model_without_drop_path_goes_all_the_way(image_folder, tmp_path):
+    """Trained with a recipe that has drop path, exported, and measured in the engine that serves it."""
+    result = run(image_folder, tmp_path, "--variant", "ghostnet_050", "--recipe", "cifar100", "--epochs", "1")
+    assert result.exit_code == 0, result.output
+    assert "ghostnet_050 has no drop path; it is trained without the recipe's 0.1" in result.output
+    result = CliRunner().invoke(export, [str(tmp_path / "ckpt.pt"), "--data", str(image_folder)])
+    assert result.exit_code == 0, result.output
+    measure = ["evaluate", "--model", str(tmp_path / "artifact"), "--data", str(image_folder)]
+    result = CliRunner().invoke(dhvt, measure)
+    assert result.exit_code == 0, result.output
+    assert "of 60 images" in result.output
+
+
+def test_an_argument_that_a_model_does_not_know_is_refused():
+    config = configure("ghostnet_050", num_classes=3, options={"drop_path_rate": 0.1})
+    with pytest.raises(ConfigError, match="drop_path_rate"):
+        build("ghostnet_050", config)
+
+
+def test_a_model_with_several_last_layers_is_refused():
+    config = configure("deit_tiny_distilled_patch16_224", num_classes=3)
+    with pytest.raises(ConfigError, match="has several last layers"):
+        build("deit_tiny_distilled_patch16_224", config)
+
+
+def test_an_unknown_model_gets_a_suggestion():
+    with pytest.raises(ConfigError, match=r"did you mean .*resnet50"):
+        configure("resnet_50", num_classes=3)

@@ -1,0 +1,69 @@
+"""``dhvt average``: the mean of a run's checkpoints."""
+
+import shutil
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from dhvt.cli.main import main
+from dhvt.model.checkpoint import load_checkpoint
+from tests.dhvt.training.test_trainer import run
+
+SMALL = ["--model-option", "depth=1", "--model-option", "embed_dim=32"]
+
+
+def average(data, out, *arguments):
+    return CliRunner().invoke(main, ["average", *map(str, arguments), "--data", str(data), "--out", str(out)])
+
+
+@pytest.fixture(scope="module")
+def ends(image_folder, tmp_path_factory):
+    """The checkpoints of a run's two cycles."""
+    folder = tmp_path_factory.mktemp("run")
+    assert run(image_folder, folder, *SMALL, "--epochs", "1").exit_code == 0
+    shutil.copy(folder / "ckpt.pt", folder / "first.pt")
+    assert run(image_folder, folder, *SMALL, "--epochs", "2", "--resume", "--change-recipe").exit_code == 0
+    return folder / "first.pt", folder / "ckpt.pt"
+
+
+def test_the_average_is_the_mean_measured_on_what_was_held_out(image_folder, ends, tmp_path):
+    result = average(image_folder, tmp_path / "mean.pt", *ends)
+    assert result.exit_code == 0, result.output
+    mean, (first, last) = load_checkpoint(tmp_path / "mean.pt"), map(load_checkpoint, ends)
+    for name, weight in mean.build_model().state_dict().items():
+        if weight.is_floating_point():
+            assert torch.allclose(weight, (first.ema[name] + last.ema[name]) / 2, atol=1e-6), name
+    assert (mean.metrics["val_images"], mean.temperature > 0) == (6, True)
+    assert f"their average: top-1 {mean.metrics['val_top1']:.2f} %" in result.output
+    assert [entry["from_step"] for entry in mean.provenance["commands"]] == [0, 3, 6]
+    assert "exists" in average(image_folder, tmp_path / "mean.pt", *ends).output
+
+
+def test_a_held_out_image_that_cannot_be_read_stops_or_is_left_out(image_folder, ends, tmp_path):
+    data = shutil.copytree(image_folder, tmp_path / "data")
+    for image in (data / "circle").iterdir():
+        image.write_bytes(b"no image")
+    stopped = average(data, tmp_path / "mean.pt", *ends)
+    assert stopped.exit_code == 1
+    assert "not an image" in stopped.output
+    result = average(data, tmp_path / "mean.pt", *ends, "--on-broken", "skip")
+    assert result.exit_code == 0, result.output
+    assert load_checkpoint(tmp_path / "mean.pt").metrics["val_images"] == 4
+
+
+def test_an_average_is_not_resumed(image_folder, ends, tmp_path):
+    assert average(image_folder, tmp_path / "ckpt.pt", *ends).exit_code == 0
+    result = run(image_folder, tmp_path, *SMALL, "--epochs", "3", "--resume", "--change-recipe")
+    assert result.exit_code == 1
+    assert "cannot resume" in result.output
+
+
+def test_what_cannot_be_averaged_says_why(image_folder, ends, tmp_path):
+    assert "two checkpoints or more" in average(image_folder, tmp_path / "mean.pt", ends[0]).output
+    assert run(image_folder, tmp_path, "--model-option", "depth=1", "--epochs", "1").exit_code == 0
+    assert "differ in config" in average(image_folder, tmp_path / "mean.pt", ends[0], tmp_path / "ckpt.pt").output
+    other = shutil.copytree(image_folder, tmp_path / "other")
+    (other / "circle" / "00.png").unlink()
+    assert "held out" in average(other, tmp_path / "mean.pt", *ends).output
+    assert not (tmp_path / "mean.pt").exists()

@@ -1,0 +1,90 @@
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dhvt.artifact import load_artifact
+from dhvt.data.fingerprint import fingerprint
+from dhvt.data.preprocess import preprocess_image
+from dhvt.data.splits import open_training_data, reopen_training_data
+from dhvt.engines import open_engine
+from dhvt.errors import ArtifactError, EngineError, ExportError
+from export.targets.int8 import Quantization, reason_to_drop
+from export.to_onnx import export_onnx
+
+MEASURED = Quantization(
+    calibration_images=300,
+    images=1000,
+    top1=90.0,
+    top1_fp32=90.1,
+    top1_agreement=0.99,
+    max_abs_error=0.5,
+    mean_abs_error=0.05,
+    speedup=1.5,
+)
+
+
+@pytest.fixture(scope="module")
+def quantized(checkpoint, image_folder, tmp_path_factory):
+    """The small model with an int8 graph, whether or not that pays for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.targets.int8.LARGEST_LOSS", 100.0)
+        patch.setattr("export.targets.int8.LEAST_SPEEDUP", 0.0)
+        return export_onnx(checkpoint, tmp_path_factory.mktemp("int8") / "artifact", str(image_folder), int8=True)
+
+
+def test_int8_travels_with_the_artifact_and_runs(quantized):
+    assert sorted(quantized.card.files) == ["model.int8.bin", "model.int8.xml", "model.onnx"]
+    assert quantized.card.int8["images"] == 60
+    assert quantized.card.int8["held_out"] is False  # the checkpoint does not say what it was trained on
+    assert quantized.card.int8["max_abs_error"] > 0
+    engine = open_engine(quantized, "openvino:int8", threads=2).engine
+    assert (engine.name, engine.precision) == ("openvino", "int8")
+    inputs = np.stack([preprocess_image(image, quantized.card.preprocess) for image in quantized.card.golden.encoded()])
+    assert np.allclose(engine.predict(inputs), quantized.card.int8["logits"], atol=0.1)
+    assert not np.allclose(engine.predict(inputs), quantized.card.golden.expected(), atol=1e-4)
+
+
+def test_int8_is_compared_on_what_training_held_out(checkpoint, image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("export.targets.int8.LARGEST_LOSS", 100.0)
+    monkeypatch.setattr("export.targets.int8.LEAST_SPEEDUP", 0.0)
+    parts = open_training_data(image_folder, val_fraction=0.2, seed=3)
+    record = {"train": fingerprint(parts.train), "train_images": 48, "val": fingerprint(parts.val), "val_images": 12}
+    trained = replace(checkpoint, recipe={"seed": 3}, data=record | {"val_fraction": 0.2})
+    int8 = export_onnx(trained, tmp_path / "artifact", str(image_folder), int8=True).card.int8
+    assert (int8["held_out"], int8["images"], int8["calibration_images"]) == (True, 12, 48)
+    other = shutil.copytree(image_folder, tmp_path / "other")
+    (other / "circle" / "00.png").rename(other / "circle" / "new.png")
+    train, val, held_out = reopen_training_data(other, trained.classes, trained.data, 3)
+    assert (held_out, len(train), len(val)) == (False, 60, 60)
+
+
+def test_an_int8_graph_that_was_changed_is_refused(quantized, tmp_path):
+    copy = shutil.copytree(quantized.path, tmp_path / "copy")
+    with (copy / "model.int8.bin").open("r+b") as file:
+        file.write(b"\1\2\3")
+    with pytest.raises(ArtifactError, match=r"model\.int8\.bin is not the exported file"):
+        load_artifact(copy)
+
+
+def test_int8_is_kept_only_where_it_pays(checkpoint, image_folder, tmp_path, monkeypatch, capsys):
+    assert reason_to_drop(MEASURED) is None
+    assert "costs 0.30 points" in reason_to_drop(replace(MEASURED, top1=89.8))
+    few = replace(MEASURED, images=50, top1_fp32=92.0)
+    assert reason_to_drop(few) is None  # one of them
+    assert "costs 4.00 points" in reason_to_drop(replace(few, top1=88.0))
+    assert "1.05 times as fast" in reason_to_drop(replace(MEASURED, speedup=1.05))
+    assert "nan" in reason_to_drop(replace(MEASURED, top1=float("nan")))
+    monkeypatch.setattr("export.targets.int8.LEAST_SPEEDUP", 1e9)
+    monkeypatch.setattr("export.targets.int8.LARGEST_LOSS", 100.0)
+    artifact = export_onnx(checkpoint, tmp_path / "artifact", str(image_folder), int8=True)
+    assert "left out: int8 is" in capsys.readouterr().err
+    assert sorted(path.name for path in artifact.path.iterdir()) == ["model.json", "model.onnx"]
+
+
+def test_int8_needs_data_and_a_model_with_it(checkpoint, artifact_path, tmp_path):
+    with pytest.raises(ExportError, match="int8 needs data"):
+        export_onnx(checkpoint, tmp_path / "artifact", int8=True)
+    with pytest.raises(EngineError, match="has no int8 graph"):
+        open_engine(load_artifact(artifact_path), "openvino:int8", threads=1)

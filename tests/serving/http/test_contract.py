@@ -1,0 +1,36 @@
+"""The OpenAPI document, held against the server that publishes it."""
+
+import subprocess
+import sys
+
+import httpx
+
+from serving.http.errors import RequestError
+from serving.http.lifecycle import ROUTES
+from tests.serving.conftest import serving
+
+
+def test_schemathesis_finds_no_broken_promise(artifact_path, tmp_path):
+    with serving(tmp_path / "log", DHVT_MODEL=str(artifact_path), DHVT_TOKEN="secret") as url:
+        command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/docs.json", "--header=Authorization: Bearer secret"]
+        options = ["--max-examples=30", "--generation-deterministic", "--max-response-time=20", "--no-color"]
+        # Not every byte string is a image, which a schema cannot say.
+        result = subprocess.run(
+            [*command, *options, "--exclude-checks=positive_data_acceptance"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stdout
+        assert httpx.get(f"{url}/readyz").status_code == 200
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_every_route_and_error_is_in_the_document(server):
+    document = httpx.get(f"{server}/docs.json").json()
+    documented = {path: method.upper() for path, operations in document["paths"].items() for method in operations}
+    assert documented == {path: method for path, method in ROUTES.items() if path != "/docs.json"}
+    text = str(document)
+    kinds = [RequestError]
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        assert kind.code in text or kind.code in ("not_found", "method_not_allowed", "not_ready")
