@@ -31,7 +31,7 @@ STOP_TIMEOUT_S = 15
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """A server, and how a image is sent to it.
+    """A server, and how an image is sent to it.
 
     Args:
         arguments: for Python; ``{port}`` is filled in.
@@ -136,7 +136,7 @@ class Server:
             samples.append(self.memory_mib())
 
     def wait_until_ready(self, upload: Upload, log: Path) -> None:
-        """Returns when a image is answered with 200.
+        """Returns when an image is answered with 200.
 
         Raises:
             RuntimeError: the server ended, or is not ready after two minutes; with the end of its log.

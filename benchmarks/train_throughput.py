@@ -54,7 +54,7 @@ def measure(contender: str, name: str, batch_size: int, steps: int, img_size: in
 
     Args:
         name: a DHVT variant or, for ours, any classifier of timm.
-        img_size: pixels of a image's side; by default the model's.
+        img_size: pixels of an image's side; by default the model's.
     """
     import torch
     from torch.nn import functional

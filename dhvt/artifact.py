@@ -64,7 +64,7 @@ class ModelCard:
     Args:
         name: the variant.
         classes: class names in label order.
-        preprocess: how a image becomes the input.
+        preprocess: how an image becomes the input.
         precision: of the graph's weights, ``fp32``.
         opset_version: of the ONNX graph.
         golden: the self-test.

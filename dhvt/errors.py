@@ -28,7 +28,7 @@ class DataError(DHVTError):
 
 
 class ImageError(DataError):
-    """Bytes that are not a image we decode: unknown format, truncated, or too large."""
+    """Bytes that are not an image we decode: unknown format, truncated, or too large."""
 
 
 class TrainError(DHVTError):

@@ -95,7 +95,7 @@ class Exchange:
             self.refuse(error)
 
     def _submit(self, image: bytes, fields: dict[str, str]) -> None:
-        """Sends a image on its way.
+        """Sends an image on its way.
 
         Raises:
             BadRequest: for ``top_k``.

@@ -30,7 +30,7 @@ class Metrics:
         self.images = Counter("dhvt_images_total", "Images by outcome: ok or the error's code", ["outcome"])
         self.decode_seconds = Histogram("dhvt_decode_duration_seconds", "Decoding one image", buckets=_SECONDS)
         self.queue_seconds = Histogram(
-            "dhvt_queue_duration_seconds", "From a image's arrival, decoding included, to its batch's start", buckets=_SECONDS
+            "dhvt_queue_duration_seconds", "From an image's arrival, decoding included, to its batch's start", buckets=_SECONDS
         )
         self.engine_seconds = Histogram("dhvt_engine_duration_seconds", "One engine call", buckets=_SECONDS)
         self.batch_size = Histogram("dhvt_batch_size", "Images in one engine call", buckets=_BATCH_SIZES)

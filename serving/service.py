@@ -144,7 +144,7 @@ class DHVTBentoService(bentoml.Service):
 
 @bentoml.service(name="dhvt", service_class=DHVTBentoService, workers=count_workers())
 class DHVTService:
-    """Names what is on a image."""
+    """Names what is on an image."""
 
     app: App
 

@@ -35,11 +35,11 @@ class Settings:
         max_upload_bytes: largest image, and largest body of a request with one.
         max_batch_upload_bytes: largest body of a request to ``/classify/batch``.
         max_batch_images: images in one request to ``/classify/batch``.
-        max_pixels: largest width times height of a image.
+        max_pixels: largest width times height of an image.
         max_batch_size: images in one engine call.
         max_in_flight: requests that each worker reads, decodes or lets wait at once; more are refused with 503 before
             their body is read.
-        max_queue_ms: while a image has waited for longer than this, new requests are refused with 503; 0 for no limit.
+        max_queue_ms: while an image has waited for longer than this, new requests are refused with 503; 0 for no limit.
         request_timeout_s: seconds until a request that is not answered gets 504.
         batch_timeout_s: the same for ``/classify/batch``.
         token: what a client must send as ``Authorization: Bearer …`` to all but the health routes; empty for nothing.

@@ -31,7 +31,7 @@ def fresh_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def draw(label: int, seed: int, size: tuple[int, int] = (40, 36)) -> Image.Image:
-    """A image of one of :data:`CLASSES`."""
+    """An image of one of :data:`CLASSES`."""
     rng = np.random.default_rng([label, seed])
     height, width = size
     y, x = np.mgrid[:height, :width]

@@ -71,7 +71,7 @@ on_broken_option = click.option(
     type=click.Choice(["stop", "skip"]),
     default="stop",
     show_default=True,
-    help="What to do with a image that cannot be read.",
+    help="What to do with an image that cannot be read.",
 )
 
 model_option = click.option(
@@ -87,3 +87,14 @@ def engine_options(command: Command) -> Command:
         help="auto, tensorrt, onnxruntime-tensorrt, onnxruntime-cuda, openvino, onnxruntime; with a precision openvino:fp32.",
     )(command)
     return model_option(command)
+
+
+def open_model(model: Path | None, engine: str) -> tuple[Any, Any]:
+    """The verified artifact and the engine that would serve it."""
+    from dhvt.artifact import load_artifact
+    from dhvt.engines import open_engine
+    from dhvt.hardware.cpus import available_cpus
+    from serving.settings import Settings
+
+    artifact = load_artifact(model or Settings.from_environ().model_path())
+    return artifact, open_engine(artifact, engine, threads=available_cpus()).engine

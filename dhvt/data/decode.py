@@ -71,7 +71,7 @@ class ImageTooLargeError(ImageError):
 
 
 def decode_rgb(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """Decodes a image, upright, as RGB.
+    """Decodes an image, upright, as RGB.
 
     The EXIF orientation is applied; an animation gives its first frame; transparency becomes white;
     16-bit grey is scaled to 8 bits; CMYK, palette and the rest are converted by Pillow.

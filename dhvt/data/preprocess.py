@@ -36,7 +36,7 @@ class Preprocess:
         resize_mode: ``crop`` scales the shorter side and cuts the centre out, ``squash`` scales both sides
             independently, ``pad`` scales the longer side and fills with the mean colour.
         crop_pct: with ``crop``, the part of the scaled shorter side that is kept, in (0, 1];
-            224 of 256 is 0.875. A image that already has ``size`` is left as it is when this is 1.
+            224 of 256 is 0.875. An image that already has ``size`` is left as it is when this is 1.
         interpolation: Pillow's name of the resampling filter.
         mean, std: per channel, of RGB scaled to 0..1; they are applied inside the exported graph.
     """

@@ -84,7 +84,7 @@ def verify_engines(
         on_error: see :func:`dhvt.evaluation.metrics.collect_outputs`.
 
     Raises:
-        DataError: a image cannot be read and there is no ``on_error``.
+        DataError: an image cannot be read and there is no ``on_error``.
     """
     candidates: list[str] = []
     for name in ENGINES:

@@ -96,7 +96,7 @@ def _class_table(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[str]
     """Worst first; the most frequent wrong answer tells where to look."""
     lines = ["| class | images | recall | precision | most often taken for |", "|---|---|---|---|---|"]
     counts, answers, right = matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()
-    recall = np.where(counts, right / np.maximum(counts, 1), 2.0)  # those without a image come last
+    recall = np.where(counts, right / np.maximum(counts, 1), 2.0)  # those without an image come last
     wrong = matrix - np.diag(right)
     for label in np.argsort(recall, kind="stable"):
         other = int(wrong[label].argmax())

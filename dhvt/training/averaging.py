@@ -50,7 +50,7 @@ def measure(
         on_error: called with a message for each image that cannot be read, which is then left out.
 
     Raises:
-        DataError: a image cannot be read, without ``on_error``.
+        DataError: an image cannot be read, without ``on_error``.
     """
     preprocess = checkpoint.build_preprocess()
     graph = ServedModel(checkpoint.build_model(), preprocess).eval()

@@ -39,14 +39,14 @@ class TrainRecipe:
         flip: probability of a horizontal flip.
         color_jitter: strength of random brightness, contrast and saturation, 0 for none.
         auto_augment: timm's name of a RandAugment policy, as ``rand-m9-mstd0.5-inc1``; empty for none.
-        random_erasing: probability that a rectangle of a image is replaced by noise.
+        random_erasing: probability that a rectangle of an image is replaced by noise.
         repeats: repeated augmentation; each image is taken so many times, differently, and the epoch has that much
             fewer images (Hoffer et al. 2020).
         mixup, cutmix: alpha of their Beta distributions, 0 for none.
         mix_prob: probability that a batch is mixed at all.
         switch_prob: probability of cutmix rather than mixup where both are on.
         label_smoothing: probability mass given to the other classes.
-        drop_path_rate: probability that a image skips the last block's branches; it grows linearly from 0.
+        drop_path_rate: probability that an image skips the last block's branches; it grows linearly from 0.
         ema_decay: of the exponential moving average of the weights, per step; 0 for none. In step s it is
             1 - s^(-2/3) if that is less, lest the first weights outweigh a short run's: 0.995 takes 2,800 steps to
             reach and 0.998 11,000, but 0.99996 4 million, so that the paper's presets stay below it unless trained for so long.

@@ -21,7 +21,7 @@ class RunOptions:
         tracker: where metrics also go, by Accelerate's name: ``tensorboard``, ``wandb``, ``mlflow``, …
         checkpoint_minutes: a checkpoint is also written in mid-epoch when the last is this old.
         val_every: validate after every so many epochs, and after the last.
-        stop_on_broken: whether a image that cannot be read ends the training.
+        stop_on_broken: whether an image that cannot be read ends the training.
         resume: go on from ``out/ckpt.pt``.
         init: a checkpoint, or an authors' file, to take the weights from.
         freeze: train the classifier alone.

@@ -33,7 +33,7 @@ class Learner:
         preprocess: mean and standard deviation of the images.
         num_classes: that labels may name.
         steps_per_epoch: optimizer steps.
-        size_multiple: what a image's sides must be a multiple of; 0 where the model cannot change its size.
+        size_multiple: what an image's sides must be a multiple of; 0 where the model cannot change its size.
         accumulate: parts that a batch is cut into.
 
     Attributes:

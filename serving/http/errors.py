@@ -104,7 +104,7 @@ class TooLarge(RequestError):
 
 
 class UnsupportedMedia(RequestError):
-    """A content type or a image format that is not accepted."""
+    """A content type or an image format that is not accepted."""
 
     status = 415
     code = "unsupported_media_type"
@@ -150,7 +150,7 @@ class TimedOut(RequestError):
 
 
 def from_image_error(error: ImageError) -> RequestError:
-    """The HTTP side of a image that could not be decoded."""
+    """The HTTP side of an image that could not be decoded."""
     if isinstance(error, ImageTooLargeError):
         return TooLarge(str(error))
     if isinstance(error, UnsupportedFormatError):

@@ -1,6 +1,6 @@
 """The outermost layer: who may come in, and which requests go past BentoML.
 
-BentoML's middlewares (tracing, metrics, access log, timeout, context) cost more than decoding a image. The product's own
+BentoML's middlewares (tracing, metrics, access log, timeout, context) cost more than decoding an image. The product's own
 routes do without them, unless tracing was configured.
 """
 

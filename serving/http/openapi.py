@@ -35,7 +35,7 @@ def openapi_document() -> dict[str, Any]:
     archives = {"application/x-tar": {"schema": _BINARY}, "application/zip": {"schema": _BINARY}}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "DHVT Serve", "version": _version(), "description": "Names what is on a image."},
+        "info": {"title": "DHVT Serve", "version": _version(), "description": "Names what is on an image."},
         "paths": {
             "/classify": {
                 "post": _operation(

@@ -211,7 +211,7 @@ class Handlers:
 
 
 async def _predict_named(classifier: Classifier, image: UploadedImage, top_k: int) -> dict[str, Any]:
-    """A image's result, or its error, in a batch."""
+    """An image's result, or its error, in a batch."""
     if isinstance(image.data, RequestError):
         metrics().images.labels(image.data.code).inc()
         return {"name": image.name, **image.data.to_dict()}

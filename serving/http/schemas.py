@@ -22,7 +22,7 @@ class _Unread(bentoml.IODescriptor):
 
 
 class ClassifyInput(_Unread):
-    """A image, as multipart/form-data or as the body itself."""
+    """An image, as multipart/form-data or as the body itself."""
 
     image: Image = Field(description="JPEG, PNG, WebP, BMP, GIF or TIFF file; its format is told by its bytes.")
     top_k: int = Field(default=DEFAULT_TOP_K, ge=1, description="How many classes to answer with; also as ?top_k=.")

@@ -1,6 +1,6 @@
 """Encoded images to rankings: threads that decode, then threads that call the engine on whatever waits.
 
-There is no timer: an engine that is free starts at once, with what was decoded until then. A image that cannot be
+There is no timer: an engine that is free starts at once, with what was decoded until then. An image that cannot be
 decoded never reaches a batch, and an engine that raises loses that batch alone.
 """
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Job:
-    """A image on its way. ``pixels`` is ``(H, W, 3)`` once it is decoded."""
+    """An image on its way. ``pixels`` is ``(H, W, 3)`` once it is decoded."""
 
     __slots__ = ("data", "future", "pixels", "submitted")
 
@@ -52,7 +52,7 @@ class Pipeline:
         card: of the engine's model.
         decoders: threads that decode.
         max_batch_size: images in one engine call, and fewer where the engine prefers fewer.
-        max_pixels: width times height of a image that is still decoded.
+        max_pixels: width times height of an image that is still decoded.
         metrics: where times and sizes are counted.
     """
 

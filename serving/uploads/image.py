@@ -1,4 +1,4 @@
-"""A image of a request that carries several."""
+"""An image of a request that carries several."""
 
 from __future__ import annotations
 

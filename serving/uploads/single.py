@@ -73,7 +73,7 @@ def require_type(scope: Scope) -> str:
     """The Content-Type without parameters.
 
     Raises:
-        UnsupportedMedia: it is neither a form nor a image.
+        UnsupportedMedia: it is neither a form nor an image.
     """
     content_type = read_content_type(scope)[1]
     if content_type != _FORM and not content_type.startswith("image/") and content_type != "application/octet-stream":

@@ -131,7 +131,7 @@ def server(artifact_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 class RecordingEngine:
-    """A real engine that notes its batch sizes, fails on a image that is all white, and waits while it is held."""
+    """A real engine that notes its batch sizes, fails on an image that is all white, and waits while it is held."""
 
     concurrency = 1
     preferred_batch_size: int | None = None

@@ -122,7 +122,7 @@ def test_images_of_a_tar_are_classified_while_it_comes(server):
 
 
 def test_a_line_comes_before_the_next_image_does(server):
-    """Who sends a image now and then need not wait for the next to learn of the last."""
+    """Who sends an image now and then need not wait for the next to learn of the last."""
     body = tar(PICTURES)
     first, second = body[: body.index(PICTURES["1.png"])], body[body.index(PICTURES["1.png"]) :]
     host, port = server.removeprefix("http://").split(":")

@@ -14,7 +14,7 @@ def test_schemathesis_finds_no_broken_promise(artifact_path, tmp_path):
     with serving(tmp_path / "log", DHVT_MODEL=str(artifact_path), DHVT_TOKEN="secret") as url:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/docs.json", "--header=Authorization: Bearer secret"]
         options = ["--max-examples=30", "--generation-deterministic", "--max-response-time=20", "--no-color"]
-        # Not every byte string is a image, which a schema cannot say.
+        # Not every byte string is an image, which a schema cannot say.
         result = subprocess.run(
             [*command, *options, "--exclude-checks=positive_data_acceptance"],
             cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False,

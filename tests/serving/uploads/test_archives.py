@@ -92,7 +92,7 @@ def test_a_tar_with_a_damaged_header_is_not_read_as_if_it_ended_there(format, si
 
 
 def test_a_table_of_contents_or_a_name_may_not_take_all_memory():
-    """Both are read as a whole, before there is a image to be counted."""
+    """Both are read as a whole, before there is an image to be counted."""
     body = make_zip({str(number): b"" for number in range(2000)})
     assert len(arrivals(read_zip, body, 50_000)) == 2000
     with pytest.raises(ValueError, match="table of contents"):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.uploads import single as uploads
 from serving.http.errors import BadRequest
+from serving.uploads import single as uploads
 from serving.uploads.multipart import FormParser, parse_boundary
 
 BOUNDARY = "XbX"

@@ -1,0 +1,48 @@
+"""``dhvt verify``: every engine and precision proved on this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from dhvt.cli.options import model_option, on_broken_option
+
+
+@click.command()
+@model_option
+@click.option("--data", help="Labelled images, laid out as for dhvt train, to compare accuracy on too.")
+@on_broken_option
+def verify(model: Path | None, data: str | None, on_broken: str) -> None:
+    """Prove the model on this machine, in every engine and precision that runs here.
+
+    Each is tried in a process of its own, and must give PyTorch's logits for the model's own images, in batches of 1, 7
+    and DHVT_MAX_BATCH_SIZE. With --data each must also agree with fp32 on these, and its accuracy is measured.
+    What is not there (a package, a GPU, an engine file) is left out, with the reason. The exit code is 1 when
+    an engine that is there fails or is further off than its precision explains, and when none passes.
+    """
+    from dhvt.artifact import load_artifact
+    from dhvt.data.splits import open_source
+    from dhvt.engines import verify_engines
+    from dhvt.hardware.cpus import processor_name
+    from serving.settings import Settings
+
+    settings = Settings.from_environ()
+    artifact = load_artifact(model or settings.model_path())
+    source = open_source(data, "test", artifact.card.classes) if data else None
+    on_error = None if on_broken == "stop" else lambda message: click.echo(f"left out: {message}", err=True)
+    click.echo(f"{artifact.path} on {processor_name()}")
+    passed = failed = 0
+    for result in verify_engines(
+        artifact,
+        source,
+        threads=settings.engine_threads(),
+        max_batch_size=settings.max_batch_size,
+        on_error=on_error,
+    ):
+        for line in result.describe():
+            click.echo(f"{result.candidate}: {line}")
+        failed += result.fault is not None
+        passed += result.fault is None and result.missing is None
+    sys.exit(0 if passed and not failed else 1)
