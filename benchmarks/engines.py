@@ -61,9 +61,9 @@ def torch_contenders(checkpoint: Path, compiled: bool) -> dict[str, Predict]:
     import torch
 
     from dhvt.model.checkpoint import load_checkpoint
-    from dhvt.model.inference import ServedModel, torch_predict
+    from dhvt.model.inference import InferenceModel, torch_predict
 
-    class Plain(ServedModel):
+    class Plain(InferenceModel):
         """As written: the last block computes every token, and the head reads one."""
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -74,7 +74,7 @@ def torch_contenders(checkpoint: Path, compiled: bool) -> dict[str, Predict]:
     with tempfile.TemporaryDirectory() as folder:
         export_graph(Plain(network, preprocess).eval(), preprocess, Path(folder) / "plain.onnx", OPSET_VERSION)
         found = {PLAIN: onnxruntime_predict(Path(folder) / "plain.onnx")}
-    model = ServedModel(network, preprocess).eval()
+    model = InferenceModel(network, preprocess).eval()
     found["torch eager"] = torch_predict(model)
     if compiled:
         found["torch.compile"] = torch_predict(torch.compile(model, dynamic=False))
@@ -88,11 +88,11 @@ def largest_product(checkpoint: Path) -> tuple[tuple[int, int, int], float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from dhvt.model.checkpoint import load_checkpoint
-    from dhvt.model.inference import ServedModel
+    from dhvt.model.inference import InferenceModel
 
     loaded = load_checkpoint(checkpoint)
     preprocess = loaded.build_preprocess()
-    model = ServedModel(loaded.build_model(), preprocess).eval()
+    model = InferenceModel(loaded.build_model(), preprocess).eval()
     found = [(0, 0, 0)]
 
     def note(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:

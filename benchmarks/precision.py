@@ -21,7 +21,7 @@ from dhvt.data.batches import Predict, iterate_batches
 from dhvt.data.splits import open_source
 from dhvt.hardware.cpus import processor_name
 from dhvt.model.checkpoint import load_checkpoint
-from dhvt.model.inference import ServedModel, torch_predict
+from dhvt.model.inference import InferenceModel, torch_predict
 from export.parity import onnxruntime_predict
 from export.precision import DTYPES, cast
 from export.to_onnx import OPSET_VERSION, export_graph
@@ -40,7 +40,7 @@ def main() -> None:
     if args.resize_mode:
         checkpoint.preprocess["resize_mode"] = args.resize_mode
     preprocess = checkpoint.build_preprocess()
-    model = ServedModel(checkpoint.build_model(), preprocess).eval()
+    model = InferenceModel(checkpoint.build_model(), preprocess).eval()
     predictors: dict[str, Predict] = {"fp32": torch_predict(model)}
     with tempfile.TemporaryDirectory() as folder:
         for precision in args.precisions:

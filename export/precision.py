@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dhvt.errors import ExportError
 from dhvt.model.dhvt import DHVT
-from dhvt.model.inference import Normalize, ServedModel
+from dhvt.model.inference import InferenceModel, Normalize
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -33,7 +33,7 @@ class Float32LayerNorm(nn.LayerNorm):
 
 
 class CastModel(nn.Module):
-    """A :class:`ServedModel` whose network computes in other dtypes: its input in ``dtype``, its logits in float32."""
+    """An :class:`InferenceModel` whose network computes in other dtypes: its input in ``dtype``, its logits in float32."""
 
     def __init__(self, normalize: Normalize, model: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class CastModel(nn.Module):
         return logits
 
 
-def cast(model: ServedModel, precision: str) -> nn.Module:
+def cast(model: InferenceModel, precision: str) -> nn.Module:
     """A copy in another precision: BatchNorm folded into the convolutions first, LayerNorm in float32.
 
     In a DHVT the residual stream and the head stay in float32 too: rounding the stream after each of 24 additions cost

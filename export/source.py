@@ -10,7 +10,7 @@ from dhvt.artifact import Artifact
 from dhvt.data.batches import Predict
 from dhvt.errors import ExportError
 from dhvt.model.checkpoint import Checkpoint
-from dhvt.model.inference import ServedModel, torch_predict
+from dhvt.model.inference import InferenceModel, torch_predict
 from export.parity import onnxruntime_predict
 from export.precision import cast, cast_graph
 from export.to_onnx import OPSET_VERSION, Parts, export_graph, open_parts
@@ -38,7 +38,7 @@ class Original:
 def original_of_checkpoint(checkpoint: Checkpoint) -> Original:
     """PyTorch casts it, and exports what it has cast."""
     preprocess = checkpoint.build_preprocess()
-    model = ServedModel(checkpoint.build_model(), preprocess).eval()
+    model = InferenceModel(checkpoint.build_model(), preprocess).eval()
 
     def write_graph(precision: str, path: Path) -> tuple[str, Predict]:
         converted = cast(model, precision)

@@ -41,7 +41,7 @@ from dhvt.errors import DHVTError, ExportError
 from dhvt.evaluation.agreement import FP32
 from dhvt.hardware.cpus import available_cpus
 from dhvt.model.checkpoint import Checkpoint, load_checkpoint
-from dhvt.model.inference import ServedModel, torch_predict
+from dhvt.model.inference import InferenceModel, torch_predict
 from export.golden import draw_images, draw_inputs, encode_base64
 from export.parity import BATCH_SIZES, RUNTIMES, compare_outputs, describe
 from export.store import store_artifact
@@ -191,7 +191,7 @@ def export_onnx(
     if int8 and parts is None:
         raise ExportError("int8 needs data: images to calibrate with, and to prove that accuracy is kept")
     preprocess = checkpoint.build_preprocess()
-    model = ServedModel(checkpoint.build_model(), preprocess).eval()
+    model = InferenceModel(checkpoint.build_model(), preprocess).eval()
     reference = torch_predict(model)
     images, labels = parity_images(parts, preprocess)
     golden_images = draw_images()

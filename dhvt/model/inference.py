@@ -28,7 +28,7 @@ class Normalize(nn.Module):
         return images.to(torch.float32).permute(0, 3, 1, 2) * self.scale + self.shift
 
 
-class ServedModel(nn.Module):
+class InferenceModel(nn.Module):
     """Images ``(B, H, W, 3)`` uint8 RGB to logits ``(B, classes)`` float32: what is evaluated, exported and served."""
 
     def __init__(self, model: nn.Module, preprocess: Preprocess) -> None:

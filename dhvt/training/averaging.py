@@ -12,7 +12,7 @@ from dhvt.errors import CheckpointError
 from dhvt.evaluation.calibration import fit_temperature
 from dhvt.evaluation.metrics import Evaluation, collect_outputs, evaluate
 from dhvt.model.checkpoint import Checkpoint, State
-from dhvt.model.inference import ServedModel, torch_predict
+from dhvt.model.inference import InferenceModel, torch_predict
 
 
 def average_checkpoints(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
@@ -53,7 +53,7 @@ def measure(
         DataError: an image cannot be read, without ``on_error``.
     """
     preprocess = checkpoint.build_preprocess()
-    graph = ServedModel(checkpoint.build_model(), preprocess).eval()
+    graph = InferenceModel(checkpoint.build_model(), preprocess).eval()
     outputs = collect_outputs(torch_predict(graph), source, preprocess, on_progress=on_progress, on_error=on_error)
     temperature = fit_temperature(outputs.logits, outputs.labels)
     return evaluate(outputs, temperature), temperature

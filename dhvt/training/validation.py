@@ -18,7 +18,7 @@ from dhvt.data.preprocess import Preprocess
 from dhvt.data.sources import ImageSource, Subset
 from dhvt.errors import ImageError
 from dhvt.evaluation.metrics import Outputs, collect_outputs
-from dhvt.model.inference import ServedModel
+from dhvt.model.inference import InferenceModel
 from dhvt.training.signals import leave_stopping_to_the_parent
 
 _SENT_TOGETHER = 16  # images that a loader's process hands over at once
@@ -70,7 +70,7 @@ def collect_validation(
     Raises:
         DataError: not one image of a share can be read.
     """
-    graph = ServedModel(model, preprocess).to(accelerator.device).eval()
+    graph = InferenceModel(model, preprocess).to(accelerator.device).eval()
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode(), accelerator.autocast():

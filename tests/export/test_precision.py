@@ -6,7 +6,7 @@ from torch import nn
 
 from dhvt.data.preprocess import Preprocess
 from dhvt.model.dhvt import create_model
-from dhvt.model.inference import ServedModel
+from dhvt.model.inference import InferenceModel
 from export.precision import cast
 
 CFG = Preprocess(size=(32, 32))
@@ -15,7 +15,7 @@ CFG = Preprocess(size=(32, 32))
 def test_layer_norms_stay_in_float32_those_of_timm_too():
     vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1)
     for model in (vit, create_model("dhvt_tiny_cifar_patch4", depth=1)):
-        half = cast(ServedModel(model, CFG).eval(), "fp16")
+        half = cast(InferenceModel(model, CFG).eval(), "fp16")
         norms = [module for module in half.modules() if isinstance(module, nn.LayerNorm)]
         assert norms
         assert {norm.weight.dtype for norm in norms} == {torch.float32}
@@ -23,7 +23,7 @@ def test_layer_norms_stay_in_float32_those_of_timm_too():
 
 
 def test_bf16_computes_the_patch_embedding_in_float32():
-    served = ServedModel(create_model("dhvt_tiny_cifar_patch4", depth=1), CFG).eval()
+    served = InferenceModel(create_model("dhvt_tiny_cifar_patch4", depth=1), CFG).eval()
     images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
     with torch.inference_mode():
         assert torch.allclose(cast(served, "bf16")(images), served(images), atol=0.05)
@@ -38,7 +38,7 @@ def test_what_stays_in_float32_keeps_every_bit():
             parameter.uniform_(0.5, 1.5)  # not one in a hundred of these is also a half-precision number
     before = model.state_dict()
     for precision in ("fp16", "bf16"):
-        half = cast(ServedModel(model, CFG).eval(), precision).model.named_parameters()
+        half = cast(InferenceModel(model, CFG).eval(), precision).model.named_parameters()
         kept = {name: value for name, value in half if value.dtype == torch.float32 and "patch_embed.proj" not in name}
         assert {"cls_token", "head.weight", "norm.weight", "blocks.0.norm1.bias"} <= kept.keys()
         for name, value in kept.items():

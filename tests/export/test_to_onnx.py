@@ -13,7 +13,7 @@ from dhvt.artifact import load_artifact
 from dhvt.errors import ArtifactError, CheckpointError, ParityError
 from dhvt.evaluation.agreement import FP32
 from dhvt.model.checkpoint import save_checkpoint
-from dhvt.model.inference import ServedModel, torch_predict
+from dhvt.model.inference import InferenceModel, torch_predict
 from export.parity import compare_outputs
 from export.to_onnx import export_onnx
 
@@ -45,7 +45,7 @@ def test_the_graph_names_no_path_of_this_machine(artifact_path):
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 64, 100])
 def test_onnx_says_what_pytorch_says(checkpoint, artifact_path, images, batch):
-    model = ServedModel(checkpoint.build_model(), checkpoint.build_preprocess()).eval()
+    model = InferenceModel(checkpoint.build_model(), checkpoint.build_preprocess()).eval()
     session = onnxruntime.InferenceSession(artifact_path / "model.onnx", providers=["CPUExecutionProvider"])
     got = session.run(None, {"images": images[:batch]})[0]
     assert np.allclose(got, torch_predict(model)(images[:batch]), atol=1e-4)

@@ -17,7 +17,7 @@ from dhvt.errors import ArtifactError, ExportError, ParityError
 from dhvt.evaluation.agreement import FP32, TOLERANCES
 from dhvt.model.config import VARIANTS
 from dhvt.model.dhvt import create_model
-from dhvt.model.inference import ServedModel, torch_predict
+from dhvt.model.inference import InferenceModel, torch_predict
 from export.golden import draw_inputs
 from export.precision import cast
 from export.source import OPSETS
@@ -87,7 +87,7 @@ def test_a_whole_variant_builds(name, precision, tmp_path):
 def build_variant(model, size, precision, folder):
     preprocess = Preprocess(size=size)
     export_graph(
-        cast(ServedModel(model, preprocess).eval(), precision),
+        cast(InferenceModel(model, preprocess).eval(), precision),
         preprocess,
         folder / "model.onnx",
         OPSETS.get(precision, OPSET_VERSION),
@@ -144,7 +144,7 @@ def _off_by_one(model):
 
 def test_the_engine_is_compared_at_its_largest_batch(checkpoint, monkeypatch):
     """Here PyTorch stands in for the engine, which needs a GPU."""
-    right = torch_predict(ServedModel(checkpoint.build_model(), checkpoint.build_preprocess()).eval())
+    right = torch_predict(InferenceModel(checkpoint.build_model(), checkpoint.build_preprocess()).eval())
     images, labels = draw_inputs(8, (32, 32)), np.zeros(8, np.int64)
 
     def compare(wrong_at):
