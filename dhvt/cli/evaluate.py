@@ -30,12 +30,12 @@ def evaluate(
     from tqdm import tqdm
 
     from dhvt.artifact import write_card
-    from dhvt.data.splits import open_source
+    from dhvt.data.splits import open_dataset
     from dhvt.evaluation.metrics import collect_outputs
     from dhvt.evaluation.metrics import evaluate as measure
 
     artifact, running = open_model(model, engine)
-    source = open_source(data, "test", artifact.card.classes)
+    source = open_dataset(data, "test", artifact.card.classes)
     with tqdm(total=len(source), unit="image", desc=f"{running.name} {running.precision}") as bar:
         on_error = None if on_broken == "stop" else lambda message: tqdm.write(f"left out: {message}")
         outputs = collect_outputs(

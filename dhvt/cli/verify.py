@@ -23,14 +23,14 @@ def verify(model: Path | None, data: str | None, on_broken: str) -> None:
     an engine that is there fails or is further off than its precision explains, and when none passes.
     """
     from dhvt.artifact import load_artifact
-    from dhvt.data.splits import open_source
+    from dhvt.data.splits import open_dataset
     from dhvt.engines import verify_engines
     from dhvt.hardware.cpus import processor_name
     from serving.settings import Settings
 
     settings = Settings.from_environ()
     artifact = load_artifact(model or settings.model_path())
-    source = open_source(data, "test", artifact.card.classes) if data else None
+    source = open_dataset(data, "test", artifact.card.classes) if data else None
     on_error = None if on_broken == "stop" else lambda message: click.echo(f"left out: {message}", err=True)
     click.echo(f"{artifact.path} on {processor_name()}")
     passed = failed = 0

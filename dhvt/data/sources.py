@@ -53,6 +53,10 @@ class ImageSource(Protocol):
         """What tells it from the data set's others, wherever that lies: a path below its root, a file name and row."""
         ...
 
+    def path(self, index: int) -> Path | None:
+        """The file that holds this image and nothing else; None where there is no such file."""
+        ...
+
 
 class _FileSource:
     """One file per image."""
@@ -71,6 +75,9 @@ class _FileSource:
 
     def name(self, index: int) -> str:
         return self._paths[index].relative_to(self._root).as_posix()
+
+    def path(self, index: int) -> Path | None:
+        return self._paths[index]
 
 
 class FolderSource(_FileSource):
@@ -166,6 +173,9 @@ class ParquetSource:
     def name(self, index: int) -> str:
         return Path(self.locate(index)).name
 
+    def path(self, index: int) -> Path | None:
+        return None
+
 
 class ListSource(_FileSource):
     """DomainNet's published lists: text files with ``clipart/zebra/clipart_345_000115.jpg 344`` in each line.
@@ -243,6 +253,9 @@ class CIFARSource:
     def name(self, index: int) -> str:
         return f"{self._folder.name} image {index}"
 
+    def path(self, index: int) -> Path | None:
+        return None
+
 
 class Subset:
     """Some rows of another source, in the order given."""
@@ -263,6 +276,9 @@ class Subset:
 
     def name(self, index: int) -> str:
         return self._source.name(int(self._indices[index]))
+
+    def path(self, index: int) -> Path | None:
+        return self._source.path(int(self._indices[index]))
 
 
 def _read_lines(path: Path) -> list[str]:

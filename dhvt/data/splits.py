@@ -20,7 +20,7 @@ PARTS = frozenset({*TRAINING, *VALIDATION, *TEST})
 DEFAULT_VAL_FRACTION = 0.1
 
 
-def open_source(path: str | Path, split: str | None = None, classes: Sequence[str] | None = None) -> ImageSource:
+def open_dataset(path: str | Path, split: str | None = None, classes: Sequence[str] | None = None) -> ImageSource:
     """Opens images at ``path``.
 
     Args:
@@ -156,7 +156,7 @@ def open_training_data(
     """The images to train on, and others to measure on: those of ``val``, else the data's validation part, else held out.
 
     Args:
-        data, val: as for :func:`open_source`. Of ``val``, the validation part is taken or else the test part.
+        data, val: as for :func:`open_dataset`. Of ``val``, the validation part is taken or else the test part.
         val_fraction: of each class, to hold out of the training part; :data:`DEFAULT_VAL_FRACTION` unless given.
         seed: of what is held out.
 
@@ -164,7 +164,7 @@ def open_training_data(
         ConfigError: ``val_fraction`` is given where nothing is going to be held out.
         DataError: nothing usable is there, or there is one class only.
     """
-    source = open_source(data, "train")
+    source = open_dataset(data, "train")
     if len(source.classes) < 2:
         raise DataError(
             f"{data} has one class only, {source.classes[0]}; expected {data}/<class>/<image> or "
@@ -177,7 +177,7 @@ def open_training_data(
     if val_fraction is not None:
         raise ConfigError(f"--val-fraction {val_fraction} would hold nothing out, because there is {own}; leave one away")
     measured_on = f"of {val}" if val is not None else f"the validation part of {data}"
-    return TrainingData(source, open_source(val or data, "val", source.classes), None, measured_on)
+    return TrainingData(source, open_dataset(val or data, "val", source.classes), None, measured_on)
 
 
 def reopen_training_data(
@@ -186,7 +186,7 @@ def reopen_training_data(
     """The training and validation part of ``data``, held out again as in the training where it is the training's data.
 
     Args:
-        data: as for :func:`open_source`.
+        data: as for :func:`open_dataset`.
         classes: the model's.
         record: the checkpoint's ``data``; empty in older ones.
         seed: of the training's recipe.
@@ -194,11 +194,11 @@ def reopen_training_data(
     Returns:
         The two parts, and whether the second is known to be what the training measured on and did not learn from.
     """
-    train = open_source(data, "train", classes)
+    train = open_dataset(data, "train", classes)
     fraction = record.get("val_fraction")
     if fraction is not None and len(train) == record["train_images"] + record["val_images"]:
         parts = split_source(train, fraction, seed)
-        if [fingerprint(part) for part in parts] == [record["train"], record["val"]]:
+        if [fingerprint(part).digest for part in parts] == [record["train"], record["val"]]:
             return *parts, True
-    val = open_source(data, "val", classes)
-    return train, val, fingerprint(val) == record.get("val") != record.get("train")
+    val = open_dataset(data, "val", classes)
+    return train, val, fingerprint(val).digest == record.get("val") != record.get("train")

@@ -55,9 +55,9 @@ class Trainer:
         self.name, self.val, self.preprocess, self.recipe, self.options = name, val, preprocess, recipe, options
         self.classes = list(source.classes)
         self.data = {
-            "train": fingerprint(source),
+            "train": fingerprint(source).digest,
             "train_images": len(source),
-            "val": fingerprint(val),
+            "val": fingerprint(val).digest,
             "val_images": len(val),
             "val_fraction": options.val_fraction,
         }

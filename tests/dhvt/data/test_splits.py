@@ -9,7 +9,7 @@ import pytest
 from dhvt.data.batches import iterate_batches
 from dhvt.data.preprocess import Preprocess
 from dhvt.data.sources import Subset
-from dhvt.data.splits import open_source, open_training_data, split_source
+from dhvt.data.splits import open_dataset, open_training_data, split_source
 from dhvt.data.statistics import class_counts, describe_balance
 from dhvt.errors import ConfigError, DataError
 from dhvt.evaluation.metrics import Outputs, collect_outputs
@@ -31,7 +31,7 @@ def rows(count=12):
 
 
 def test_folder(image_folder):
-    source = open_source(image_folder)
+    source = open_dataset(image_folder)
     assert source.classes == tuple(CLASSES)
     assert class_counts(source) == dict.fromkeys(CLASSES, 20)
     images, labels, indices = next(iterate_batches(source, CFG, 60))
@@ -42,7 +42,7 @@ def test_folder(image_folder):
 
 @pytest.mark.parametrize(("image", "label"), [("img", "label"), ("image", "fine_label")])
 def test_parquet(tmp_path, image, label):
-    source = open_source(write_parquet(tmp_path / "a.parquet", rows(), image, label))
+    source = open_dataset(write_parquet(tmp_path / "a.parquet", rows(), image, label))
     assert source.classes == tuple(CLASSES)
     assert source.labels.tolist() == [0, 1, 2] * 4
     assert source.read(4) == rows()[4][0]
@@ -52,24 +52,24 @@ def test_parquet_of_several_files_and_splits(tmp_path):
     write_parquet(tmp_path / "train-0.parquet", rows(12))
     write_parquet(tmp_path / "train-1.parquet", rows(3))
     write_parquet(tmp_path / "test-0.parquet", rows(6))
-    source = open_source(tmp_path, "train")
+    source = open_dataset(tmp_path, "train")
     assert len(source) == 15
     assert source.locate(13).endswith("train-1.parquet row 1")
-    assert len(open_source(tmp_path, "val")) == 6
+    assert len(open_dataset(tmp_path, "val")) == 6
 
 
 @pytest.mark.parametrize("names", [("cifar10-train", "cifar10-test"), ("Train", "Testing"), ("set_training_0", "set_test_0")])
 def test_a_parquet_files_part_may_stand_anywhere_in_its_name(tmp_path, names):
     for name, count in zip(names, (12, 6), strict=True):
         write_parquet(tmp_path / f"{name}.parquet", rows(count))
-    assert [len(open_source(tmp_path, split)) for split in ("train", "test")] == [12, 6]
+    assert [len(open_dataset(tmp_path, split)) for split in ("train", "test")] == [12, 6]
     (tmp_path / f"{names[0]}.parquet").rename(tmp_path / "other.parquet")
     with pytest.raises(DataError, match="no train part"):
-        open_source(tmp_path, "train")
+        open_dataset(tmp_path, "train")
 
 
 def test_parquet_without_names_numbers_its_classes(tmp_path):
-    assert open_source(write_parquet(tmp_path / "a.parquet", rows(), names=None)).classes == ("0", "1", "2")
+    assert open_dataset(write_parquet(tmp_path / "a.parquet", rows(), names=None)).classes == ("0", "1", "2")
 
 
 def part_folders(root, **counts):
@@ -84,7 +84,7 @@ def part_folders(root, **counts):
 
 def assert_measured_on_training_images(path, images):
     """The test part is left alone: both parts are of the ``images`` to train on."""
-    source = open_source(path, "train")
+    source = open_dataset(path, "train")
     parts = open_training_data(path, val_fraction=0.25)
     assert len(source) == images
     assert parts.val_fraction == 0.25
@@ -95,9 +95,9 @@ def assert_measured_on_training_images(path, images):
 def test_folder_with_parts(tmp_path):
     part_folders(tmp_path, train=4, val=2, test=1)
     (tmp_path / ".cache").mkdir()
-    assert len(open_source(tmp_path, "train")) == 12
-    assert len(open_source(tmp_path, "val", CLASSES)) == 6
-    assert len(open_source(tmp_path, "test", CLASSES)) == 3
+    assert len(open_dataset(tmp_path, "train")) == 12
+    assert len(open_dataset(tmp_path, "val", CLASSES)) == 6
+    assert len(open_dataset(tmp_path, "test", CLASSES)) == 3
     parts = open_training_data(tmp_path)
     assert (len(parts.train), len(parts.val), parts.val_fraction) == (12, 6, None)
     with pytest.raises(ConfigError, match=r"--val-fraction 0\.2 would hold nothing out, because there is a validation part"):
@@ -113,7 +113,7 @@ def test_folder_with_parts(tmp_path):
 def test_without_a_validation_part_training_images_are_held_out(tmp_path, parts):
     part_folders(tmp_path, **parts)
     assert_measured_on_training_images(tmp_path, 12)
-    assert len(open_source(tmp_path, "val", CLASSES)) == (3 if len(parts) == 2 else 12)
+    assert len(open_dataset(tmp_path, "val", CLASSES)) == (3 if len(parts) == 2 else 12)
 
 
 def test_parquet_with_a_test_part_holds_training_rows_out(tmp_path):
@@ -133,7 +133,7 @@ def test_fewer_than_two_classes_are_refused(tmp_path):
 
 
 def test_split_is_stratified_seeded_and_complete(image_folder):
-    source = open_source(image_folder)
+    source = open_dataset(image_folder)
     train, val = split_source(source, 0.1, seed=3)
     assert class_counts(val) == dict.fromkeys(CLASSES, 2)
     places = [part.locate(index) for part in (train, val) for index in range(len(part))]
@@ -145,7 +145,7 @@ def test_split_is_stratified_seeded_and_complete(image_folder):
 
 
 def test_no_class_is_held_out_whole(image_folder):
-    source = open_source(image_folder)
+    source = open_dataset(image_folder)
     few = Subset(source, np.array([*range(20), 20, 21, 40]))
     train, val = split_source(few, 0.9, seed=0)
     assert class_counts(val) == dict(zip(CLASSES, (18, 1, 0), strict=True))
@@ -156,7 +156,7 @@ def test_a_broken_image_is_named_or_skipped(tmp_path):
     entries = rows()
     entries[5] = (entries[5][0][: len(entries[5][0]) // 2], 2)
     entries[11] = (None, 2)
-    source = open_source(write_parquet(tmp_path / "a.parquet", entries))
+    source = open_dataset(write_parquet(tmp_path / "a.parquet", entries))
     with pytest.raises(DataError, match=r"a\.parquet row 5: the image is damaged"):
         list(iterate_batches(source, CFG, 4))
     messages = []
@@ -187,14 +187,14 @@ def test_a_broken_image_is_named_or_skipped(tmp_path):
 )
 def test_what_cannot_be_used_says_why(tmp_path, make, message):
     with pytest.raises(DataError, match=message):
-        open_source(make(tmp_path))
+        open_dataset(make(tmp_path))
 
 
 def test_classes_of_another_model_are_refused(image_folder, tmp_path):
     with pytest.raises(DataError, match="does not know: stripes"):
-        open_source(image_folder, classes=["circle", "square"])
+        open_dataset(image_folder, classes=["circle", "square"])
     with pytest.raises(DataError, match="the model cat"):
-        open_source(write_parquet(tmp_path / "a.parquet", rows()), classes=["cat", "dog", "ship"])
+        open_dataset(write_parquet(tmp_path / "a.parquet", rows()), classes=["cat", "dog", "ship"])
 
 
 def domain_lists(root, part=slice(None), label=None):
@@ -214,7 +214,7 @@ def domain_lists(root, part=slice(None), label=None):
 def test_domainnet_lists(tmp_path, whole):
     path = domain_lists(tmp_path)
     path = tmp_path if whole else path
-    source, val = open_source(path, "train"), open_source(path, "val")
+    source, val = open_dataset(path, "train"), open_dataset(path, "val")
     assert source.classes == val.classes == tuple(CLASSES)
     assert (len(source), len(val)) == (12, 6)
     assert source.locate(4).endswith("clipart/square/0.png")
@@ -224,15 +224,15 @@ def test_domainnet_lists(tmp_path, whole):
 
 def test_domainnet_lists_that_are_wrong(tmp_path):
     with pytest.raises(DataError, match="gives label 0 to square"):
-        open_source(domain_lists(tmp_path, label=0))
+        open_dataset(domain_lists(tmp_path, label=0))
     (tmp_path / "notes_train.txt").write_text("hello there\n")
     with pytest.raises(DataError, match="line 1 is 'hello there'; expected <domain>"):
-        open_source(tmp_path / "notes_train.txt")
+        open_dataset(tmp_path / "notes_train.txt")
     (tmp_path / "notes_train.txt").write_text("/a/circle/0.png 0\n")
     with pytest.raises(DataError, match=r"line 1 is '/a/circle/0\.png 0'; expected <domain>"):
-        open_source(tmp_path / "notes_train.txt")
+        open_dataset(tmp_path / "notes_train.txt")
     with pytest.raises(DataError, match="cannot read"):
-        open_source(tmp_path / "nowhere.txt")
+        open_dataset(tmp_path / "nowhere.txt")
 
 
 def cifar_files(root, names=CLASSES):
@@ -250,11 +250,11 @@ def cifar_files(root, names=CLASSES):
 def test_cifar_as_torchvision_downloads_it(tmp_path, monkeypatch):
     folder = cifar_files(tmp_path)
     with pytest.raises(DataError, match="does not hold the published files"):
-        open_source(tmp_path)
+        open_dataset(tmp_path)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5: True)
     assert_measured_on_training_images(tmp_path, 15)
-    source = open_source(tmp_path, "train")
-    assert (len(source), len(open_source(folder, "val"))) == (15, 3)
+    source = open_dataset(tmp_path, "train")
+    assert (len(source), len(open_dataset(folder, "val"))) == (15, 3)
     assert source.classes == tuple(CLASSES)
     batch = pickle.loads((folder / "data_batch_1").read_bytes())
     pixels = batch["data"][1].reshape(3, 32, 32).transpose(1, 2, 0)
@@ -262,16 +262,16 @@ def test_cifar_as_torchvision_downloads_it(tmp_path, monkeypatch):
 
 
 def test_balance_is_described(tmp_path, image_folder):
-    assert describe_balance(open_source(image_folder)) == "3 classes of 20 images"
+    assert describe_balance(open_dataset(image_folder)) == "3 classes of 20 images"
     skewed = [(encode(draw(0, 1)), 0)] * 33 + [(encode(draw(1, 1)), 1)] * 3 + [(encode(draw(2, 1)), 2)] * 5
-    line = describe_balance(open_source(write_parquet(tmp_path / "a.parquet", skewed)))
+    line = describe_balance(open_dataset(write_parquet(tmp_path / "a.parquet", skewed)))
     assert "3 (square) to 33 (circle) images\ncircle has 11 times the images of square" in line
-    line = describe_balance(open_source(write_parquet(tmp_path / "b.parquet", skewed[:36])))
+    line = describe_balance(open_dataset(write_parquet(tmp_path / "b.parquet", skewed[:36])))
     assert "1 of them have none and cannot be learned: stripes" in line
 
 
 def test_a_share_without_images_joins_the_others(image_folder):
-    source = open_source(image_folder)
+    source = open_dataset(image_folder)
 
     def predict(images):
         return np.zeros((len(images), 3), np.float32)

@@ -50,7 +50,12 @@ def test_int8_is_compared_on_what_training_held_out(checkpoint, image_folder, tm
     monkeypatch.setattr("export.targets.int8.LARGEST_LOSS", 100.0)
     monkeypatch.setattr("export.targets.int8.LEAST_SPEEDUP", 0.0)
     parts = open_training_data(image_folder, val_fraction=0.2, seed=3)
-    record = {"train": fingerprint(parts.train), "train_images": 48, "val": fingerprint(parts.val), "val_images": 12}
+    record = {
+        "train": fingerprint(parts.train).digest,
+        "train_images": 48,
+        "val": fingerprint(parts.val).digest,
+        "val_images": 12,
+    }
     trained = replace(checkpoint, recipe={"seed": 3}, data=record | {"val_fraction": 0.2})
     int8 = export_onnx(trained, tmp_path / "artifact", str(image_folder), int8=True).card.int8
     assert (int8["held_out"], int8["images"], int8["calibration_images"]) == (True, 12, 48)
