@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -24,10 +24,13 @@ from dhvt.artifact import (
     GRAPH_NAME,
     INPUT_NAME,
     INT8_NAMES,
+    ONNX,
+    OPENVINO,
     OUTPUT_NAME,
     Artifact,
     Golden,
     ModelCard,
+    Variant,
     load_artifact,
     write_card,
     writing_artifact,
@@ -163,7 +166,8 @@ def add_int8(folder: Path, card: ModelCard, parts: Parts) -> tuple[ModelCard, st
             (folder / name).unlink()
         return card, reason
     golden = np.stack([preprocess_image(image, card.preprocess) for image in card.golden.encoded()])
-    return replace(card, int8=result.to_dict() | {"held_out": parts.held_out, "logits": int8(golden).tolist()}), None
+    parity = result.to_parity() | {"held_out": parts.held_out, "golden_logits": int8(golden).tolist()}
+    return card.with_variant(Variant(format=OPENVINO, precision="int8", files=INT8_NAMES, parity=parity)), None
 
 
 def export_onnx(
@@ -205,23 +209,23 @@ def export_onnx(
             compare_outputs(name, reference, load(folder / GRAPH_NAME), images, FP32, labels=labels)
             for name, load in RUNTIMES.items()
         ]
+        parity = {
+            "images": "real" if parts else "drawn",
+            "tolerance": asdict(FP32),
+            "comparisons": [comparison.to_dict() for comparison in comparisons],
+        }
+        tools = ("torch", "onnx", "onnxruntime", "openvino", "numpy", "pillow")
         card = ModelCard(
             name=checkpoint.name,
             classes=checkpoint.classes,
             preprocess=preprocess,
-            precision="fp32",
-            opset_version=opset_version,
             golden=golden,
+            variants=(Variant(format=ONNX, precision="fp32", files=(GRAPH_NAME,), parity=parity),),
             temperature=checkpoint.temperature,
-            parity={
-                "images": "real" if parts else "drawn",
-                "tolerance": {"atol": FP32.atol, "top1_agreement": FP32.top1_agreement},
-                "runtimes": [comparison.to_dict() for comparison in comparisons],
-            },
             metrics=checkpoint.metrics,
             recipe=checkpoint.recipe,
             provenance=checkpoint.provenance,
-            versions={name: version(name) for name in ("torch", "onnx", "onnxruntime", "openvino", "numpy", "pillow")},
+            versions={name: version(name) for name in tools} | {"onnx_opset": str(opset_version)},
         )
         if int8 and parts:
             card, reason = add_int8(folder, card, parts)
@@ -265,15 +269,16 @@ def main(
         stored = store_artifact(artifact, tag) if tag else None
     except DHVTError as error:
         raise click.ClickException(str(error)) from error
-    for row in artifact.card.parity["runtimes"]:
-        click.echo(f"{row['runtime']}: {describe(row, artifact.card.parity['images'] + ' images')}")
-    if artifact.card.int8:
-        measured = artifact.card.int8
-        click.echo(
-            f"int8: top-1 {measured['top1']:.2f} %, fp32 {measured['top1_fp32']:.2f} %, the same for "
-            f"{measured['top1_agreement']:.1%} of {measured['images']} images "
-            f"{'held out in training' if measured['held_out'] else 'of --data'}; {measured['speedup']:.2f} times as fast"
-        )
+    for variant in artifact.card.variants:
+        parity = variant.parity
+        for row in parity["comparisons"] if variant.precision == "fp32" else ():
+            click.echo(f"{row['runtime']}: {describe(row, parity['images'] + ' images')}")
+        for row in parity["comparisons"] if variant.precision == "int8" else ():
+            click.echo(
+                f"int8: top-1 {row['top1']:.2f} %, fp32 {row['top1_reference']:.2f} %, the same for "
+                f"{row['top1_agreement']:.1%} of {row['images']} images "
+                f"{'held out in training' if parity['held_out'] else 'of --data'}; {parity['speedup']:.2f} times as fast"
+            )
     click.echo(f"wrote {artifact.path}; serve it with DHVT_MODEL={artifact.path} bentoml serve")
     if stored:
         click.echo(f"stored {stored}; serve it with DHVT_MODEL={stored} bentoml serve")

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +29,9 @@ from dhvt.artifact import (
     GRAPH_NAME,
     INPUT_NAME,
     OUTPUT_NAME,
+    TENSORRT,
     Artifact,
+    Variant,
     load_artifact,
     write_card,
     writing_artifact,
@@ -47,6 +49,8 @@ from export.source import Original, original_of_artifact, original_of_checkpoint
 from export.to_onnx import export_onnx, parity_images
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
+ENGINE_RUNTIME = "tensorrt"
+"""What a comparison of the engine itself is recorded as; one of the graph that it was built from has another runtime."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +255,7 @@ def compare_engine(
     """
     with running_engine(engine, profile) as predict:
         return compare_outputs(
-            f"the engine in {precision}",
+            ENGINE_RUNTIME,
             reference,
             predict,
             images,
@@ -273,8 +277,8 @@ def export_trt(
     Raises:
         ExportError, ParityError, ArtifactError: see there; the artifact is then as it was.
 
-    What is recorded in ``model.json`` under ``engine``: ``parity`` of the graph in its precision, and ``engine_parity``
-    of the engine itself, null where there was no GPU to run it on.
+    The variant's ``parity`` has a comparison of the graph in its precision, and one of the engine itself where there was a
+    GPU to run it on.
     """
     flavour = pick_flavour(options.pop("flavour", "auto"))
     if isinstance(source, Artifact):
@@ -294,7 +298,7 @@ def export_trt(
     runs_here = here is not None and (here in capabilities if capabilities else here >= RTX_DEFAULT_CAPABILITY)
     measured = compare_engine(original.reference, engine, precision, profile, images, labels) if runs_here else None
     driver = read_driver()
-    entry = {
+    hardware = {
         "flavour": flavour,
         "version": _import_flavour(flavour).__version__,
         "platform": f"{platform.system()} {platform.machine()}",
@@ -302,16 +306,19 @@ def export_trt(
         "driver": driver.version if driver else None,
         "gpu": torch.cuda.get_device_name() if here else None,
         "compute_capabilities": [f"{major}.{minor}" for major, minor in capabilities],
-        "precision": precision,
         "profile": asdict(profile),
         "onnx_sha256": artifact.card.files[GRAPH_NAME],
-        "parity": comparison.to_dict(),
-        "engine_parity": measured.to_dict() if measured else None,
     }
+    parity = {
+        "images": "drawn" if labels is None else "real",
+        "tolerance": asdict(TOLERANCES[precision]),
+        "comparisons": [compared.to_dict() for compared in (comparison, measured) if compared],
+    }
+    variant = Variant(format=TENSORRT, precision=precision, files=(ENGINE_NAME,), hardware=hardware, parity=parity)
     with writing_artifact(out) as folder:
         shutil.copytree(artifact.path, folder, dirs_exist_ok=True)
         (folder / ENGINE_NAME).write_bytes(engine)
-        write_card(folder, replace(artifact.card, engine=entry))
+        write_card(folder, artifact.card.with_variant(variant))
     return load_artifact(out)
 
 
@@ -386,13 +393,15 @@ def main(
         )
     except DHVTError as error:
         raise click.ClickException(str(error)) from error
-    entry = artifact.card.engine
-    click.echo(f"{entry['flavour']} {entry['version']}, {precision}")
-    for what, parity in (("before compilation", entry["parity"]), ("the engine on this GPU", entry["engine_parity"])):
-        if parity is None:
+    variant = artifact.find_variant(format=TENSORRT, precision=precision)
+    assert variant is not None
+    click.echo(f"{variant.hardware['flavour']} {variant.hardware['version']}, {precision}")
+    rows = {row["runtime"] == ENGINE_RUNTIME: row for row in variant.parity["comparisons"]}
+    for what, row in (("before compilation", rows[False]), ("the engine on this GPU", rows.get(True))):
+        if row is None:
             click.echo(f"{what}: not run, there is none that it is for; the server compares it before it serves")
         else:
-            click.echo(f"{what}: {describe(parity)}")
+            click.echo(f"{what}: {describe(row)}")
     click.echo(f"wrote {artifact.path / ENGINE_NAME}")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dhvt.artifact import ENGINE_NAME, GRAPH_NAME, ModelCard
+from dhvt.artifact import GRAPH_NAME, TENSORRT, ModelCard
 from dhvt.errors import EngineError, EngineUnavailable
 from dhvt.hardware.gpus import RTX_DEFAULT_CAPABILITY, Gpu
 
@@ -16,7 +16,7 @@ PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 
 @dataclass(frozen=True, kw_only=True)
 class EngineEntry:
-    """What ``model.json`` says of ``model.engine``.
+    """The artifact's TensorRT variant, as its ``model.json`` describes it.
 
     Args:
         flavour: ``tensorrt`` or ``tensorrt_rtx``.
@@ -46,21 +46,22 @@ class EngineEntry:
             EngineUnavailable: the artifact has no engine.
             EngineError: its entry is not one that this version writes.
         """
-        if not card.engine:
+        variant = card.find_variant(format=TENSORRT)
+        if variant is None:
             raise EngineUnavailable("the model has no TensorRT engine; python export/to_trt.py ckpt.pt adds one")
-        entry: Mapping[str, Any] = card.engine
+        entry: Mapping[str, Any] = variant.hardware
         try:
             profile = entry["profile"]
             read = cls(
                 flavour=entry["flavour"],
                 version=entry["version"],
-                precision=entry["precision"],
+                precision=variant.precision,
                 platform=entry["platform"],
                 compute_capabilities=tuple(entry["compute_capabilities"]),
                 min_batch_size=profile["min_batch_size"],
                 max_batch_size=profile["max_batch_size"],
                 onnx_sha256=entry["onnx_sha256"],
-                sha256=card.files[ENGINE_NAME],
+                sha256=card.files[variant.files[0]],
             )
         except (KeyError, TypeError) as error:
             raise EngineError(f"model.json does not say enough of its engine ({error}); run export/to_trt.py again") from error

@@ -6,7 +6,7 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from dhvt.artifact import Artifact
+from dhvt.artifact import OPENVINO, Artifact
 from dhvt.engines.openvino_chunks import PART, PartedGraph
 from dhvt.errors import EngineError
 from dhvt.hardware.cpus import processor_flags
@@ -31,7 +31,7 @@ class OpenVINOEngine:
         """What this processor multiplies natively and the artifact has, fastest first."""
         flags = processor_flags()
         found = ["bf16"] if flags & _BF16_FLAGS else []
-        if artifact.int8_path is not None and flags & _INT8_FLAGS:
+        if artifact.find_variant(format=OPENVINO, precision="int8") is not None and flags & _INT8_FLAGS:
             found.append("int8")
         return [*found, "fp32"]
 
@@ -41,9 +41,10 @@ class OpenVINOEngine:
         self.precision = precision
         if precision == "bf16" and "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise EngineError(f"OpenVINO {openvino.__version__} does not run bf16 natively on this processor")
-        path = artifact.int8_path if precision == "int8" else artifact.graph_path
-        if path is None:
+        quantized = artifact.find_variant(format=OPENVINO, precision=precision)
+        if quantized is None and precision == "int8":
             raise EngineError("the model has no int8 graph; export it with --int8 and --data")
+        path = artifact.graph_path if quantized is None else artifact.path_of(quantized)
         try:
             self._graph = PartedGraph(path, threads=threads, precision=_HINTS[precision])
         except RuntimeError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dhvt.artifact import Artifact
+from dhvt.artifact import OPENVINO, Artifact
 from dhvt.data.preprocess import preprocess_image
 from dhvt.engines.base import Engine
 from dhvt.errors import EngineError, ImageError, SelfTestError
@@ -26,7 +26,8 @@ def golden_images(artifact: Artifact, precision: str) -> tuple[NDArray[np.uint8]
         EngineError: they cannot be decoded here.
     """
     card = artifact.card
-    golden = np.array(card.int8["logits"], dtype=np.float32) if precision == "int8" else card.golden.expected()
+    quantized = card.find_variant(format=OPENVINO, precision=precision)
+    golden = card.golden.expected() if quantized is None or quantized.golden_logits is None else quantized.golden_logits
     try:
         return np.stack([preprocess_image(image, card.preprocess) for image in card.golden.encoded()]), golden
     except ImageError as error:

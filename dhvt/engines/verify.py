@@ -9,7 +9,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from dhvt.artifact import Artifact, ModelCard
+from dhvt.artifact import OPENVINO, Artifact, ModelCard
 from dhvt.data.sources import ImageSource
 from dhvt.engines.base import Engine
 from dhvt.engines.registry import ENGINES, build_engine, find_precisions, try_in_child
@@ -144,9 +144,11 @@ def tolerance(card: ModelCard, precision: str) -> Tolerance:
     """How far the precision may be from fp32 on many images."""
     if precision == "fp32":
         return replace(FP32, top1_agreement=FP32_AGREEMENT)
-    if precision != "int8":
+    quantized = card.find_variant(format=OPENVINO, precision=precision)
+    if quantized is None:
         return TOLERANCES[precision]
+    measured = quantized.parity["comparisons"][0]
     return Tolerance(
-        atol=INT8_ERROR_FACTOR * card.int8["max_abs_error"],
-        top1_agreement=card.int8["top1_agreement"] - INT8_AGREEMENT_MARGIN,
+        atol=INT8_ERROR_FACTOR * measured["max_abs_error"],
+        top1_agreement=measured["top1_agreement"] - INT8_AGREEMENT_MARGIN,
     )

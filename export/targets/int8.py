@@ -8,11 +8,12 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import openvino
@@ -22,7 +23,7 @@ from dhvt.artifact import INT8_NAMES
 from dhvt.data.batches import Predict
 from dhvt.engines.chunks import run_in_parts
 from dhvt.errors import ExportError
-from dhvt.evaluation.agreement import compare_logits, top1
+from dhvt.evaluation.agreement import Comparison, compare_logits
 
 CALIBRATION_IMAGES = 1000
 CHECK_IMAGES = 5000
@@ -48,25 +49,22 @@ class Quantization:
 
     Args:
         calibration_images: images that the ranges were taken from.
-        images: labelled images that it was compared on.
-        top1, top1_fp32: accuracy on these, in percent.
-        top1_agreement: part of these, of 1, with the same most likely class.
-        max_abs_error, mean_abs_error: of the logits.
+        comparison: with float32, on labelled images.
         speedup: its images/s over fp32's, batches of 32, both on all threads.
     """
 
     calibration_images: int
-    images: int
-    top1: float
-    top1_fp32: float
-    top1_agreement: float
-    max_abs_error: float
-    mean_abs_error: float
+    comparison: Comparison
     speedup: float
 
-    def to_dict(self) -> dict[str, object]:
+    def to_parity(self) -> dict[str, Any]:
         """Plain values, for ``model.json``."""
-        return asdict(self)
+        return {
+            "images": "real",
+            "comparisons": [self.comparison.to_dict()],
+            "calibration_images": self.calibration_images,
+            "speedup": self.speedup,
+        }
 
 
 def quantize(graph: Path, calibration: NDArray[np.uint8], out: Path) -> None:
@@ -130,15 +128,9 @@ def compare_quantized(
 ) -> Quantization:
     """Accuracy and speed of the quantized graph beside those of the one in float32."""
     expected, got = (run_in_parts(predict, images, 1, COMPARED_BATCH_SIZE) for predict in (fp32, int8))
-    compared = compare_logits("int8", expected, got, (COMPARED_BATCH_SIZE,))
     return Quantization(
         calibration_images=calibration_images,
-        images=len(images),
-        top1=top1(got, labels),
-        top1_fp32=top1(expected, labels),
-        top1_agreement=compared.top1_agreement,
-        max_abs_error=compared.max_abs_error,
-        mean_abs_error=compared.mean_abs_error,
+        comparison=compare_logits("openvino", expected, got, (COMPARED_BATCH_SIZE,), labels),
         speedup=_speedup(fp32, int8, np.resize(images, (TIMED_BATCH_SIZE, *images.shape[1:]))),
     )
 
@@ -155,9 +147,12 @@ def _speedup(before: Predict, after: Predict, batch: NDArray[np.uint8]) -> float
 
 def reason_to_drop(result: Quantization) -> str | None:
     """Why the quantized graph is not worth keeping, or None."""
-    lost, allowed = result.top1_fp32 - result.top1, max(LARGEST_LOSS, 100.001 / result.images)
+    compared = result.comparison
+    assert compared.top1 is not None
+    assert compared.top1_reference is not None
+    lost, allowed = compared.top1_reference - compared.top1, max(LARGEST_LOSS, 100.001 / compared.images)
     if not lost <= allowed:
-        return f"int8 costs {lost:.2f} points of top-1 on {result.images} images (at most {allowed:.2f})"
+        return f"int8 costs {lost:.2f} points of top-1 on {compared.images} images (at most {allowed:.2f})"
     if not result.speedup >= LEAST_SPEEDUP:
         return f"int8 is {result.speedup:.2f} times as fast as fp32 on this processor (at least {LEAST_SPEEDUP})"
     return None

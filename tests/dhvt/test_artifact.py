@@ -1,8 +1,10 @@
+import hashlib
 import json
+import shutil
 
 import pytest
 
-from dhvt.artifact import load_artifact, write_card, writing_artifact
+from dhvt.artifact import Variant, load_artifact, write_card, writing_artifact
 from dhvt.errors import ArtifactError
 
 
@@ -10,6 +12,19 @@ def edit_json(change):
     def apply(root):
         values = json.loads((root / "model.json").read_text())
         change(values)
+        (root / "model.json").write_text(json.dumps(values))
+
+    return apply
+
+
+def forge(change):
+    """An edit by someone who also corrects the card's own hash."""
+
+    def apply(root):
+        values = json.loads((root / "model.json").read_text())
+        change(values)
+        content = {key: value for key, value in values.items() if key != "sha256"}
+        values["sha256"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         (root / "model.json").write_text(json.dumps(values))
 
     return apply
@@ -36,6 +51,61 @@ def test_damage_is_found(artifact_copy, damage, message):
     damage(artifact_copy)
     with pytest.raises(ArtifactError, match=message):
         load_artifact(artifact_copy)
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret", "/etc/passwd", "sub/model.bin", "..", ".", "", ".hidden", "a\\b", "C:secret", "model.json", "a\0", 3]
+)
+def test_a_file_outside_the_folder_is_refused(artifact_copy, name):
+    (artifact_copy.parent / "secret").write_text("token")
+    (artifact_copy / "sub").mkdir()
+    (artifact_copy / "sub" / "model.bin").write_text("token")
+    digest = hashlib.sha256(b"token").hexdigest()
+
+    def point_at(card):
+        card["variants"].append({"format": "onnx", "precision": "fp16", "files": [name], "hardware": {}, "parity": {}})
+        card["files"][str(name)] = digest
+
+    forge(point_at)(artifact_copy)
+    with pytest.raises(ArtifactError, match="is not a plain file name inside the model folder"):
+        load_artifact(artifact_copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda card: card["files"].update({"../secret": "0" * 64}), "records hashes of"),
+        (lambda card: card["files"].clear(), "records hashes of no file"),
+        (lambda card: card["variants"].clear(), "records hashes of model.onnx, expected"),
+        (lambda card: card["variants"][0].update(files=[]), "has no file"),
+        (lambda card: card["variants"][0].update(color="red"), "Variant has no field color"),
+        (lambda card: card.update(variants=7), "is invalid"),
+        (lambda card: card.update(golden=None), "is invalid"),
+        (lambda card: card.update(files=["model.onnx"]), "records no SHA-256"),
+        (lambda card: card.update(format="dhvt-artifact-1"), "is not of format 'dhvt-artifact-2'; export the model again"),
+    ],
+)
+def test_a_card_of_another_shape_is_refused(artifact_copy, change, message):
+    forge(change)(artifact_copy)
+    with pytest.raises(ArtifactError, match=message):
+        load_artifact(artifact_copy)
+
+
+def test_variants_are_found_and_replaced(artifact_copy):
+    card = load_artifact(artifact_copy).card
+    engine = Variant(format="tensorrt", precision="fp16", files=("model.engine",))
+    grown = card.with_variant(engine)
+    assert grown.find_variant(format="tensorrt") == grown.find_variant(precision="fp16") == engine
+    assert grown.find_variant(format="tensorrt", precision="bf16") is None
+    assert grown.find_variant(format="onnx", precision="fp32") == card.variants[0]
+    other = Variant(format="tensorrt", precision="bf16", files=("model.engine",))
+    assert grown.with_variant(other).variants == (*card.variants, other)
+    shutil.copy(artifact_copy / "model.onnx", artifact_copy / "model.engine")
+    written = write_card(artifact_copy, grown)
+    assert written.files["model.engine"] == written.files["model.onnx"]
+    artifact = load_artifact(artifact_copy)
+    assert artifact.path_of(artifact.find_variant(format="tensorrt")) == artifact_copy / "model.engine"
+    assert write_card(artifact_copy, card).files.keys() == {"model.onnx"}
 
 
 def test_what_is_no_model_folder(tmp_path):

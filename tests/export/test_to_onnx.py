@@ -53,8 +53,10 @@ def test_onnx_says_what_pytorch_says(checkpoint, artifact_path, images, batch):
 
 def test_the_card_tells_what_was_done(artifact_path):
     card = load_artifact(artifact_path).card
-    assert {row["runtime"] for row in card.parity["runtimes"]} == {"onnxruntime", "openvino"}
-    assert all(row["max_abs_error"] <= FP32.atol for row in card.parity["runtimes"])
+    (graph,) = card.variants
+    assert (graph.format, graph.precision, graph.files) == ("onnx", "fp32", ("model.onnx",))
+    assert {row["runtime"] for row in graph.parity["comparisons"]} == {"onnxruntime", "openvino"}
+    assert all(row["max_abs_error"] <= FP32.atol for row in graph.parity["comparisons"])
     assert card.versions["torch"] == torch.__version__.split("+")[0]
     assert len(card.golden.images) == len(card.golden.logits) == 4
 
@@ -82,8 +84,9 @@ def test_a_runtime_that_disagrees_leaves_the_old_artifact(checkpoint, artifact_c
 def test_a_second_export_replaces_the_first(checkpoint, artifact_copy, image_folder):
     artifact = export_onnx(replace(checkpoint, metrics={"val_top1": 44.0}), artifact_copy, str(image_folder))
     assert artifact.card.metrics == {"val_top1": 44.0}
-    assert artifact.card.parity["images"] == "real"
-    for row in artifact.card.parity["runtimes"]:
+    parity = artifact.find_variant(format="onnx").parity
+    assert parity["images"] == "real"
+    for row in parity["comparisons"]:
         assert 0 < row["top1"] == row["top1_reference"] <= 100
 
 

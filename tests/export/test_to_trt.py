@@ -36,11 +36,11 @@ def rtx():
 def test_an_engine_joins_the_artifact(checkpoint, artifact_copy, precision):
     before = load_artifact(artifact_copy).card
     artifact = export_trt(checkpoint, artifact_copy, precision, PROFILE, flavour="tensorrt_rtx", progress=False)
-    entry = artifact.card.engine
-    assert (entry["flavour"], entry["precision"], entry["profile"]["max_batch_size"]) == ("tensorrt_rtx", precision, 8)
-    assert entry["onnx_sha256"] == before.files["model.onnx"] == artifact.card.files["model.onnx"]
-    assert entry["parity"]["max_abs_error"] <= TOLERANCES[precision].atol
-    assert entry["engine_parity"] is None or entry["engine_parity"]["max_abs_error"] <= TOLERANCES[precision].atol
+    engine = artifact.find_variant(format="tensorrt", precision=precision)
+    assert (engine.hardware["flavour"], engine.hardware["profile"]["max_batch_size"]) == ("tensorrt_rtx", 8)
+    assert engine.hardware["onnx_sha256"] == before.files["model.onnx"] == artifact.card.files["model.onnx"]
+    assert engine.parity["comparisons"]
+    assert all(row["max_abs_error"] <= TOLERANCES[precision].atol for row in engine.parity["comparisons"])
     assert artifact.card.golden == before.golden
     (artifact_copy / "model.engine").write_bytes(b"other")
     with pytest.raises(ArtifactError, match=r"model\.engine is not the exported file"):
@@ -52,14 +52,14 @@ def test_a_model_folder_alone_gets_its_engine(artifact_copy):
     options = ["--flavour", "tensorrt_rtx", "--max-batch-size", "16"]
     result = CliRunner().invoke(main, [str(artifact_copy), *options])
     assert result.exit_code == 0, result.output
-    entry = load_artifact(artifact_copy).card.engine
-    assert (entry["precision"], entry["profile"]["max_batch_size"]) == ("fp16", 16)
-    assert 0 < entry["parity"]["max_abs_error"] <= TOLERANCES["fp16"].atol
+    engine = load_artifact(artifact_copy).find_variant(format="tensorrt")
+    assert (engine.precision, engine.hardware["profile"]["max_batch_size"]) == ("fp16", 16)
+    assert 0 < engine.parity["comparisons"][0]["max_abs_error"] <= TOLERANCES["fp16"].atol
     for refused, message in ((["--precision", "bf16"], "for bf16 give the checkpoint"), (["--out", "x"], "is a model folder")):
         result = CliRunner().invoke(main, [str(artifact_copy), *options, *refused])
         assert result.exit_code == 1
         assert message in result.output
-    assert load_artifact(artifact_copy).card.engine == entry
+    assert load_artifact(artifact_copy).find_variant(format="tensorrt") == engine
 
 
 VARIANTS_TO_BUILD = [
@@ -125,7 +125,7 @@ def test_another_checkpoints_artifact_is_left_alone(checkpoint, artifact_copy):
     weights = {name: weight * 1.5 if name == "head.weight" else weight for name, weight in checkpoint.weights.items()}
     with pytest.raises(ExportError, match="was exported from another checkpoint"):
         export_trt(replace(checkpoint, weights=weights), artifact_copy, "fp32", PROFILE, flavour="tensorrt_rtx")
-    assert not load_artifact(artifact_copy).card.engine
+    assert load_artifact(artifact_copy).find_variant(format="tensorrt") is None
 
 
 def test_a_precision_that_disagrees_builds_nothing(checkpoint, artifact_copy, monkeypatch):
@@ -133,7 +133,7 @@ def test_a_precision_that_disagrees_builds_nothing(checkpoint, artifact_copy, mo
     monkeypatch.setattr("export.source.cast", lambda model, precision: _off_by_one(model))
     with pytest.raises(ParityError, match="onnxruntime in fp16 disagrees"):
         export_trt(checkpoint, artifact_copy, "fp16", PROFILE, flavour="tensorrt_rtx")
-    assert not load_artifact(artifact_copy).card.engine
+    assert load_artifact(artifact_copy).find_variant(format="tensorrt") is None
 
 
 def _off_by_one(model):
@@ -155,16 +155,16 @@ def test_the_engine_is_compared_at_its_largest_batch(checkpoint, monkeypatch):
     found = compare(wrong_at=None)
     assert found.batch_sizes == (1, 2, 7, 64, 96)
     assert found.top1 == found.top1_reference is not None
-    with pytest.raises(ParityError, match="the engine in fp32 disagrees"):
+    with pytest.raises(ParityError, match="tensorrt disagrees"):
         compare(wrong_at=96)
 
 
 def test_re_exporting_drops_the_engine_of_the_old_graph(checkpoint, artifact_copy):
     shutil.rmtree(artifact_copy)
     built = export_trt(checkpoint, artifact_copy, "fp32", PROFILE, flavour="tensorrt_rtx", progress=False)
-    assert built.card.engine
+    assert built.find_variant(format="tensorrt")
     again = export_onnx(checkpoint, artifact_copy)
-    assert not again.card.engine
+    assert again.find_variant(format="tensorrt") is None
     assert not (artifact_copy / "model.engine").exists()
 
 

@@ -79,10 +79,11 @@ def test_auto_serves_with_it(build, precision):
 
 
 def test_the_engine_itself_was_compared_at_export(artifact):
-    entry = artifact.card.engine
-    assert entry["engine_parity"]["top1_agreement"] >= 0.999
-    assert entry["gpu"]
-    assert entry["driver"]
+    variant = artifact.find_variant(format="tensorrt")
+    (compared,) = (row for row in variant.parity["comparisons"] if row["runtime"] == "tensorrt")
+    assert compared["top1_agreement"] >= 0.999
+    assert variant.hardware["gpu"]
+    assert variant.hardware["driver"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 9, 17, 64])
@@ -175,7 +176,8 @@ def test_a_changed_engine_is_refused(copy):
 
 def edit_entry(path, **values):
     card = load_artifact(path).card
-    write_card(path, replace(card, engine=card.engine | values))
+    variant = card.find_variant(format="tensorrt")
+    write_card(path, card.with_variant(replace(variant, hardware=variant.hardware | values)))
     return load_artifact(path)
 
 

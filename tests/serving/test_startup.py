@@ -87,7 +87,7 @@ def test_the_bundled_model_was_measured():
     assert card.metrics["test"]["images"] == 10_000
     assert card.metrics["test"]["top1"] >= 85
     assert card.provenance["commands"][0]["command"].startswith("dhvt train ")
-    assert card.parity["images"] == "real"
+    assert card.variants[0].parity["images"] == "real"
 
 
 def test_the_bundled_model_reaches_its_accuracy_here(shared):

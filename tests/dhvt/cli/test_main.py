@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from dhvt.artifact import load_artifact, write_card
+from dhvt.artifact import Variant, load_artifact, write_card
 from dhvt.cli.main import main
 from dhvt.data.preprocess import preprocess_image
 from dhvt.engines.openvino import OpenVINOEngine
@@ -62,10 +62,11 @@ def test_verify_proves_every_engine_here(dhvt, artifact_path, image_folder):
 def test_verify_leaves_out_what_is_not_here(dhvt, artifact_copy):
     """An engine for a TensorRT that is not installed, or a GPU that is not there, is no disagreement."""
     card = load_artifact(artifact_copy).card
-    entry = {"flavour": "tensorrt", "version": "1.0.0", "precision": "fp16", "platform": "", "compute_capabilities": ["1.0"]}
-    entry |= {"profile": {"min_batch_size": 1, "max_batch_size": 8}, "onnx_sha256": card.files["model.onnx"]}
+    hardware = {"flavour": "tensorrt", "version": "1.0.0", "platform": "", "compute_capabilities": ["1.0"]}
+    hardware |= {"profile": {"min_batch_size": 1, "max_batch_size": 8}, "onnx_sha256": card.files["model.onnx"]}
     (artifact_copy / "model.engine").touch()
-    write_card(artifact_copy, replace(card, engine=entry))
+    engine = Variant(format="tensorrt", precision="fp16", files=("model.engine",), hardware=hardware)
+    write_card(artifact_copy, card.with_variant(engine))
     result = dhvt("verify", "--model", artifact_copy)
     assert "tensorrt:fp16: not here: the engine " in result.output
     assert result.exit_code == 0, result.output

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dhvt.artifact import load_artifact, write_card
+from dhvt.artifact import Variant, load_artifact, write_card
 from dhvt.engines import all_candidates, check_engine, open_engine
 from dhvt.engines.compatibility import EngineEntry, Machine, require_fit
 from dhvt.engines.tensorrt import CudaEngine, ExecutionContext, TensorRTEngine
@@ -20,13 +20,16 @@ HERE = Machine(platform=LINUX, version="11.4.0.106", gpu=GPU)
 ENTRY = {
     "flavour": "tensorrt",
     "version": "11.4.0.106",
-    "precision": "fp16",
     "platform": LINUX,
     "compute_capabilities": ["8.9"],
     "profile": {"min_batch_size": 1, "opt_batch_size": 4, "max_batch_size": 8},
     "onnx_sha256": "a" * 64,
 }
 RTX = {"flavour": "tensorrt_rtx", "compute_capabilities": []}
+
+
+def with_engine(card, hardware):
+    return card.with_variant(Variant(format="tensorrt", precision="fp16", files=("model.engine",), hardware=hardware))
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def card(artifact_path):
     ],
 )
 def test_an_engine_that_fits(card, entry, machine):
-    card = replace(card, engine=ENTRY | entry)
+    card = with_engine(card, ENTRY | entry)
     require_fit(EngineEntry.from_card(card), replace(HERE, **machine), card)
 
 
@@ -70,7 +73,7 @@ def test_an_engine_that_fits(card, entry, machine):
     ],
 )
 def test_what_does_not_fit_is_named(card, entry, machine, message):
-    card = replace(card, engine=ENTRY | entry)
+    card = with_engine(card, ENTRY | entry)
     with pytest.raises(EngineError, match=message):
         require_fit(EngineEntry.from_card(card), replace(HERE, **machine), card)
 
@@ -85,7 +88,7 @@ def test_what_does_not_fit_is_named(card, entry, machine, message):
 )
 def test_an_entry_that_cannot_be(card, entry, message):
     with pytest.raises(EngineError, match=message):
-        EngineEntry.from_card(replace(card, engine=ENTRY | entry))
+        EngineEntry.from_card(with_engine(card, ENTRY | entry))
 
 
 def test_an_artifact_without_an_engine_is_no_fault(artifact_path):
@@ -155,7 +158,7 @@ def test_another_precision_is_not_passed_off(rtx):
 def test_an_engine_of_another_version_is_refused(rtx_path, tmp_path):
     path = shutil.copytree(rtx_path, tmp_path / "artifact")
     card = load_artifact(path).card
-    write_card(path, replace(card, engine=card.engine | {"version": "1.0.0.1"}))
+    write_card(path, with_engine(card, card.find_variant(format="tensorrt").hardware | {"version": "1.0.0.1"}))
     with pytest.raises(EngineError, match=r"CUDA says|tensorrt_rtx 1\.0\.0\.1, here is"):
         TensorRTEngine(load_artifact(path), "fp16", threads=1, max_batch_size=8)
 

@@ -10,19 +10,24 @@ from dhvt.data.preprocess import preprocess_image
 from dhvt.data.splits import open_training_data, reopen_training_data
 from dhvt.engines import open_engine
 from dhvt.errors import ArtifactError, EngineError, ExportError
+from dhvt.evaluation.agreement import Comparison
 from export.targets.int8 import Quantization, reason_to_drop
 from export.to_onnx import export_onnx
 
-MEASURED = Quantization(
-    calibration_images=300,
+COMPARED = Comparison(
+    runtime="openvino",
     images=1000,
-    top1=90.0,
-    top1_fp32=90.1,
-    top1_agreement=0.99,
+    batch_sizes=(64,),
     max_abs_error=0.5,
     mean_abs_error=0.05,
-    speedup=1.5,
+    top1_agreement=0.99,
+    top1=90.0,
+    top1_reference=90.1,
 )
+
+
+def measured(speedup=1.5, **compared):
+    return Quantization(calibration_images=300, comparison=replace(COMPARED, **compared), speedup=speedup)
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +41,15 @@ def quantized(checkpoint, image_folder, tmp_path_factory):
 
 def test_int8_travels_with_the_artifact_and_runs(quantized):
     assert sorted(quantized.card.files) == ["model.int8.bin", "model.int8.xml", "model.onnx"]
-    assert quantized.card.int8["images"] == 60
-    assert quantized.card.int8["held_out"] is False  # the checkpoint does not say what it was trained on
-    assert quantized.card.int8["max_abs_error"] > 0
+    variant = quantized.find_variant(format="openvino", precision="int8")
+    (compared,) = variant.parity["comparisons"]
+    assert compared["images"] == 60
+    assert variant.parity["held_out"] is False  # the checkpoint does not say what it was trained on
+    assert compared["max_abs_error"] > 0
     engine = open_engine(quantized, "openvino:int8", threads=2).engine
     assert (engine.name, engine.precision) == ("openvino", "int8")
     inputs = np.stack([preprocess_image(image, quantized.card.preprocess) for image in quantized.card.golden.encoded()])
-    assert np.allclose(engine.predict(inputs), quantized.card.int8["logits"], atol=0.1)
+    assert np.allclose(engine.predict(inputs), variant.golden_logits, atol=0.1)
     assert not np.allclose(engine.predict(inputs), quantized.card.golden.expected(), atol=1e-4)
 
 
@@ -57,8 +64,9 @@ def test_int8_is_compared_on_what_training_held_out(checkpoint, image_folder, tm
         "val_images": 12,
     }
     trained = replace(checkpoint, recipe={"seed": 3}, data=record | {"val_fraction": 0.2})
-    int8 = export_onnx(trained, tmp_path / "artifact", str(image_folder), int8=True).card.int8
-    assert (int8["held_out"], int8["images"], int8["calibration_images"]) == (True, 12, 48)
+    artifact = export_onnx(trained, tmp_path / "artifact", str(image_folder), int8=True)
+    parity = artifact.find_variant(precision="int8").parity
+    assert (parity["held_out"], parity["comparisons"][0]["images"], parity["calibration_images"]) == (True, 12, 48)
     other = shutil.copytree(image_folder, tmp_path / "other")
     (other / "circle" / "00.png").rename(other / "circle" / "new.png")
     train, val, held_out = reopen_training_data(other, trained.classes, trained.data, 3)
@@ -74,13 +82,12 @@ def test_an_int8_graph_that_was_changed_is_refused(quantized, tmp_path):
 
 
 def test_int8_is_kept_only_where_it_pays(checkpoint, image_folder, tmp_path, monkeypatch, capsys):
-    assert reason_to_drop(MEASURED) is None
-    assert "costs 0.30 points" in reason_to_drop(replace(MEASURED, top1=89.8))
-    few = replace(MEASURED, images=50, top1_fp32=92.0)
-    assert reason_to_drop(few) is None  # one of them
-    assert "costs 4.00 points" in reason_to_drop(replace(few, top1=88.0))
-    assert "1.05 times as fast" in reason_to_drop(replace(MEASURED, speedup=1.05))
-    assert "nan" in reason_to_drop(replace(MEASURED, top1=float("nan")))
+    assert reason_to_drop(measured()) is None
+    assert "costs 0.30 points" in reason_to_drop(measured(top1=89.8))
+    assert reason_to_drop(measured(images=50, top1_reference=92.0)) is None  # one of them
+    assert "costs 4.00 points" in reason_to_drop(measured(images=50, top1=88.0, top1_reference=92.0))
+    assert "1.05 times as fast" in reason_to_drop(measured(speedup=1.05))
+    assert "nan" in reason_to_drop(measured(top1=float("nan")))
     monkeypatch.setattr("export.targets.int8.LEAST_SPEEDUP", 1e9)
     monkeypatch.setattr("export.targets.int8.LARGEST_LOSS", 100.0)
     artifact = export_onnx(checkpoint, tmp_path / "artifact", str(image_folder), int8=True)
