@@ -100,10 +100,10 @@ def run_contender(contender: str, name: str, batch_size: int, steps: int, img_si
 def sizes_of(recipe_name: str, variant: str) -> dict[int, float]:
     """The sides of the images that a training sees, in pixels, each with its part of the steps, of 1."""
     from dhvt.model.config import VARIANTS
-    from dhvt.training.recipe import load_recipe
+    from dhvt.training.config import Recipe
 
     preprocess, parts, start = VARIANTS[variant], {}, 0.0
-    for until, scale in load_recipe(recipe_name).resolutions:
+    for until, scale in Recipe.preset(recipe_name).resolutions:
         parts[max(round(preprocess.img_size[0] * scale / preprocess.patch_size), 1) * preprocess.patch_size] = until - start
         start = until
     return parts

@@ -34,7 +34,7 @@ class Checkpoint:
         classes: class names in label order.
         preprocess: :class:`dhvt.model.config.Preprocess` as a dict.
         temperature: see :mod:`dhvt.evaluation.calibration`; fitted on the validation images.
-        recipe: :class:`dhvt.training.recipe.TrainRecipe` as a dict; empty for an imported model.
+        recipe: :class:`dhvt.training.config.Recipe` as a dict; empty for an imported model.
         metrics: what was measured last, such as ``val_top1``; empty before the first validation.
         provenance: the command and versions that made it.
         data: of the images in ``train`` and ``val``, :func:`dhvt.data.splits.fingerprint`, and how many in ``train_images``

@@ -1,4 +1,4 @@
-"""This process: which of several it is, and what allocates its memory."""
+"""The memory allocator of this process: jemalloc or tcmalloc, preloaded by a restart."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ from pathlib import Path
 
 ALLOCATORS = ("jemalloc", "tcmalloc", "tcmalloc_minimal")  # in order of preference
 JEMALLOC_CONF = "thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1,metadata_thp:always"
-
-
-def is_main_process() -> bool:
-    """Whether this is the process of a launcher's that prints and writes."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def restart_with_allocator() -> None:

@@ -21,7 +21,7 @@ from dhvt.data.decode import decode_rgb
 from dhvt.data.preprocess import Preprocess, preprocess_image
 from dhvt.data.sources import ImageSource
 from dhvt.errors import ConfigError, ImageError
-from dhvt.training.recipe import TrainRecipe
+from dhvt.training.config import Recipe
 
 Key = tuple[int, int, int]  # (epoch, index, repeat)
 
@@ -100,7 +100,7 @@ class TrainingImages(Dataset[tuple[Tensor, int] | str]):
     """
 
     def __init__(
-        self, source: ImageSource, preprocess: Preprocess, recipe: TrainRecipe, *, cache: bool = False, is_shared: bool = False
+        self, source: ImageSource, preprocess: Preprocess, recipe: Recipe, *, cache: bool = False, is_shared: bool = False
     ) -> None:
         if cache and recipe.crop != "pad":
             raise ConfigError('--cache keeps images at the size of training; it needs a recipe with crop = "pad"')
@@ -137,7 +137,7 @@ class TrainingImages(Dataset[tuple[Tensor, int] | str]):
         return Image.fromarray(pixels)
 
 
-def build_transform(preprocess: Preprocess, recipe: TrainRecipe) -> v2.Compose:
+def build_transform(preprocess: Preprocess, recipe: Recipe) -> v2.Compose:
     """The per-image augmentation, from an RGB image to uint8 ``(3, H, W)``."""
     height, width = preprocess.size
     steps: list[Callable[..., Any]] = []
@@ -157,7 +157,7 @@ def build_transform(preprocess: Preprocess, recipe: TrainRecipe) -> v2.Compose:
     return v2.Compose([*steps, v2.PILToTensor()])
 
 
-def build_erasing(recipe: TrainRecipe, device: torch.device) -> Callable[[Tensor], Tensor]:
+def build_erasing(recipe: Recipe, device: torch.device) -> Callable[[Tensor], Tensor]:
     """Random erasing of normalised batches ``(B, 3, H, W)``, in place, each pixel drawn by itself."""
     if not recipe.random_erasing:
         return lambda images: images
@@ -179,7 +179,7 @@ def collate(samples: list[tuple[Tensor, int] | str]) -> tuple[Tensor, Tensor, li
     return torch.stack(images), torch.tensor(labels), broken
 
 
-def build_mixup(recipe: TrainRecipe, num_classes: int) -> Mixup | None:
+def build_mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
     """timm's mixup and cutmix, or None where the recipe has neither."""
     if not recipe.mixes():
         return None

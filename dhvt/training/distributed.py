@@ -17,7 +17,10 @@ from torch import Tensor, distributed, nn
 
 from dhvt.errors import ConfigError
 
-PRECISIONS = ("auto", "bf16", "fp16", "off")
+
+def is_main_process() -> bool:
+    """Whether this is the process that prints and writes, of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def open_accelerator(device: str = "auto", amp: str = "auto", **options: Any) -> Accelerator:
@@ -32,8 +35,6 @@ def open_accelerator(device: str = "auto", amp: str = "auto", **options: Any) ->
     Raises:
         ConfigError: the device or precision is not to be had here.
     """
-    if amp not in PRECISIONS:
-        raise ConfigError(f"amp is {amp!r}; choose one of {', '.join(PRECISIONS)}")
     chosen = _pick_device(device)
     launched = "LOCAL_RANK" in os.environ
     if launched and chosen.index is not None:

@@ -8,11 +8,11 @@ import torch
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
+from dhvt.training.config import Recipe
 from dhvt.training.muon import Muon
-from dhvt.training.recipe import TrainRecipe
 
 
-def learning_rate(recipe: TrainRecipe, step: int, steps_per_epoch: int) -> float:
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """The learning rate of one step: linear warm-up, then cosine or linear decay to ``min_lr``."""
     warmup = recipe.warmup_epochs * steps_per_epoch
     peak = recipe.peak_lr()
@@ -23,7 +23,7 @@ def learning_rate(recipe: TrainRecipe, step: int, steps_per_epoch: int) -> float
     return recipe.min_lr + (peak - recipe.min_lr) * part
 
 
-def build_optimizers(model: nn.Module, recipe: TrainRecipe) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """AdamW, or Muon for the weight matrices inside the network and AdamW for the rest.
 
     Not decayed are biases, weights of one dimension (norms), and what the model's ``no_weight_decay`` names: of a DHVT the

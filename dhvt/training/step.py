@@ -17,8 +17,8 @@ from dhvt.errors import CheckpointError, TrainError
 from dhvt.model.checkpoint import Checkpoint
 from dhvt.model.inference import Normalize
 from dhvt.training.augment import build_erasing, build_mixup, seed_everything
+from dhvt.training.config import Recipe
 from dhvt.training.optim import build_optimizers, learning_rate
-from dhvt.training.recipe import TrainRecipe
 
 _DIVERGED = "the last checkpoint is untouched. Train into another --out with a lower --lr or with --clip-grad 1"
 
@@ -43,7 +43,7 @@ class Learner:
     def __init__(
         self,
         model: nn.Module,
-        recipe: TrainRecipe,
+        recipe: Recipe,
         accelerator: Accelerator,
         preprocess: Preprocess,
         *,

@@ -19,18 +19,19 @@ from tqdm import tqdm
 from dhvt.configuration import from_dict
 from dhvt.data.fingerprint import fingerprint
 from dhvt.data.preprocess import Preprocess
-from dhvt.data.sources import ImageSource
+from dhvt.data.splits import TrainingData, open_training_data
+from dhvt.data.statistics import describe_balance
 from dhvt.errors import CheckpointError, DataError, TrainError
 from dhvt.evaluation.calibration import fit_temperature
 from dhvt.evaluation.metrics import Evaluation, Outputs, evaluate
 from dhvt.model.checkpoint import Checkpoint, load_checkpoint, require_equal, save_checkpoint
 from dhvt.model.factory import build, configure, size_multiple
 from dhvt.training.augment import EpochSampler, TrainingImages, collate, seed_everything
+from dhvt.training.config import Recipe, RunOptions
 from dhvt.training.distributed import open_accelerator, synchronize_batchnorm
 from dhvt.training.initialize import freeze_body, initialize
 from dhvt.training.metrics_log import append_metrics, read_history
-from dhvt.training.recipe import TrainRecipe
-from dhvt.training.run_options import RunOptions
+from dhvt.training.run_file import CONFIG_NAME, write_config
 from dhvt.training.signals import StopRequest, leave_stopping_to_the_parent
 from dhvt.training.step import Learner
 from dhvt.training.validation import collect_validation
@@ -44,14 +45,14 @@ class Trainer:
 
     def __init__(
         self,
-        name: str,
         config: dict[str, Any],
-        source: ImageSource,
-        val: ImageSource,
+        images: TrainingData,
         preprocess: Preprocess,
-        recipe: TrainRecipe,
+        recipe: Recipe,
         options: RunOptions,
+        command: str,
     ) -> None:
+        name, source, val = options.variant, images.train, images.val
         self.name, self.val, self.preprocess, self.recipe, self.options = name, val, preprocess, recipe, options
         self.classes = list(source.classes)
         self.data = {
@@ -59,13 +60,16 @@ class Trainer:
             "train_images": len(source),
             "val": fingerprint(val).digest,
             "val_images": len(val),
-            "val_fraction": options.val_fraction,
+            "val_fraction": images.val_fraction,
         }
         tracking = {"log_with": options.tracker, "project_dir": options.out} if options.tracker else {}
         self.accelerator = open_accelerator(options.device, options.amp, **tracking)
         self.device, processes = self.accelerator.device, self.accelerator.num_processes
         if processes > 1 and any(other != (self.classes, self.data) for other in gather_object([(self.classes, self.data)])):
             raise DataError("the processes found different images or classes; every machine needs the same --data and --val")
+        self.say(
+            f"{len(source)} images to train on, {len(val)} to measure on ({images.measured_on}), {describe_balance(source)}"
+        )
         if options.tracker:
             self.accelerator.init_trackers("tracker", {key: str(value) for key, value in recipe.to_dict().items()})
         seed_everything(recipe.seed)
@@ -108,7 +112,8 @@ class Trainer:
             size_multiple=size_multiple(config),
             accumulate=options.accumulate,
         )
-        self.commands = [{"from_step": 0, "command": options.command}]
+        self.command = command
+        self.commands = [{"from_step": 0, "command": command}]
         self.metrics: dict[str, Any] = {}
         self.temperature = 1.0
         self.last_validation: tuple[Outputs, Evaluation] | None = None
@@ -202,7 +207,7 @@ class Trainer:
         return self.learner.step % len(self.sampler) == 0
 
     def _report_broken(self, messages: list[str]) -> None:
-        if messages and self.options.stop_on_broken:
+        if messages and self.options.on_broken == "stop":
             raise DataError(messages[0])
         for message in set(messages) - self.broken:
             tqdm.write(f"left out: {message}")  # by whichever process met it
@@ -339,7 +344,7 @@ class Trainer:
         Raises:
             CheckpointError: it is of another model, recipe, set of classes or images, or way to prepare them.
         """
-        recipe, preprocess = from_dict(TrainRecipe, checkpoint.recipe), checkpoint.build_preprocess()
+        recipe, preprocess = from_dict(Recipe, checkpoint.recipe), checkpoint.build_preprocess()
         wanted = recipe
         if self.options.change_recipe:  # but with another batch size or seed, the steps done would mean another order
             wanted = replace(self.recipe, batch_size=recipe.batch_size, seed=recipe.seed, repeats=recipe.repeats)
@@ -363,39 +368,54 @@ class Trainer:
             require_equal("data", checkpoint.data, self.data, same)
         self.commands = checkpoint.provenance["commands"]
         if recipe != self.recipe:
-            self.commands = [*self.commands, {"from_step": checkpoint.step, "command": self.options.command}]
+            self.commands = [*self.commands, {"from_step": checkpoint.step, "command": self.command}]
         self.learner.restore(checkpoint)
         self.metrics, self.temperature = checkpoint.metrics, checkpoint.temperature
         self.seconds = float(checkpoint.provenance.get("train_seconds", 0.0))
 
 
-def train(
-    name: str,
-    source: ImageSource,
-    val: ImageSource,
-    recipe: TrainRecipe,
-    options: RunOptions,
-    *,
-    preprocess: Preprocess | None = None,
-    model_options: dict[str, Any] | None = None,
-) -> Checkpoint:
-    """Trains a model from scratch, or goes on with a run.
+def train(options: RunOptions, recipe: Recipe | None = None, *, command: str = "") -> Checkpoint:
+    """Trains a model, or resumes a run; what ``dhvt train`` does::
+
+        from dhvt.training.config import Recipe, RunOptions
+        from dhvt.training.trainer import train
+
+        checkpoint = train(RunOptions(data="images/", out=Path("runs/mine")), Recipe.preset("short", epochs=3))
 
     Args:
-        name: a DHVT variant, or a classifier of timm.
-        source, val: images to learn from and to measure on; ``val`` has the same classes.
-        recipe: how to train.
-        options: where, on what, and whether to resume.
-        preprocess: preprocessing; by default the model's size with ImageNet's mean and standard deviation.
-        model_options: see :func:`dhvt.model.factory.configure`.
+        options: the images, the model, where the run goes and on what.
+        recipe: how to train; by default the preset that ``options.recipe`` names.
+        command: the command line, for the record.
 
     Returns:
         The last checkpoint, which is also at ``options.out / "ckpt.pt"``.
 
     Raises:
         ConfigError, DataError, CheckpointError, TrainError: see their classes.
-        KeyboardInterrupt: after Ctrl-C, with the checkpoint written.
+        KeyboardInterrupt: after Ctrl-C; after the first one with the checkpoint written.
     """
+    recipe = Recipe.preset(options.recipe) if recipe is None else recipe
+    images = open_training_data(options.data, options.val, options.val_fraction, recipe.seed)
+    path = _prepare_folder(options)
+    config = _configure_model(options, recipe, num_classes=len(images.train.classes))
+    preprocess = Preprocess(size=config["img_size"], resize_mode=options.resize_mode, crop_pct=recipe.crop_pct)
+    trainer = Trainer(config, images, preprocess, recipe, options, command)
+    if options.resume:
+        last = trainer.load_last(path)
+        if last is not None:
+            trainer.restore(last)
+        else:
+            trainer.say(f"nothing to resume at {path}; starting anew")
+    if trainer.accelerator.is_main_process:
+        write_config(options.out / CONFIG_NAME, options, recipe)
+    checkpoint = trainer.run()
+    trainer.write_report()
+    trainer.accelerator.end_training()
+    return checkpoint
+
+
+def _prepare_folder(options: RunOptions) -> Path:
+    """Makes ``options.out``; returns where its checkpoint is."""
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -403,24 +423,14 @@ def train(
     path = options.out / CHECKPOINT_NAME
     if path.exists() and not options.resume:
         raise CheckpointError(f"{path} exists; go on with --resume, or train into another --out")
-    size = None if preprocess is None else preprocess.size
-    config = configure(
-        name,
-        num_classes=len(source.classes),
-        img_size=size,
+    return path
+
+
+def _configure_model(options: RunOptions, recipe: Recipe, num_classes: int) -> dict[str, Any]:
+    return configure(
+        options.variant,
+        num_classes=num_classes,
+        img_size=options.img_size,
         drop_path_rate=recipe.drop_path_rate,
-        options=model_options,
+        options=options.model_options,
     )
-    if preprocess is None:
-        preprocess = Preprocess(size=config["img_size"], crop_pct=recipe.crop_pct)
-    trainer = Trainer(name, config, source, val, preprocess, recipe, options)
-    if options.resume:
-        last = trainer.load_last(path)
-        if last is not None:
-            trainer.restore(last)
-        else:
-            trainer.say(f"nothing to resume at {path}; starting anew")
-    checkpoint = trainer.run()
-    trainer.write_report()
-    trainer.accelerator.end_training()
-    return checkpoint

@@ -8,9 +8,9 @@ from dhvt.model.checkpoint import from_authors, load_checkpoint, read_file, save
 from dhvt.model.config import DHVTConfig
 from dhvt.model.dhvt import DHVT
 from dhvt.model.factory import build, configure
+from dhvt.training.config import Recipe
 from dhvt.training.initialize import freeze_body, initialize
 from dhvt.training.optim import build_optimizers
-from dhvt.training.recipe import TrainRecipe
 from tests.dhvt.training.test_trainer import run
 
 
@@ -88,7 +88,7 @@ def test_another_architecture_is_refused(tmp_path, other):
 def test_a_frozen_body_leaves_the_classifier(optimizer):
     model = small()
     freeze_body(model)
-    optimizers = build_optimizers(model, TrainRecipe(optimizer=optimizer))
+    optimizers = build_optimizers(model, Recipe(optimizer=optimizer))
     trained = [parameter for each in optimizers for group in each.param_groups for parameter in group["params"]]
     assert {id(parameter) for parameter in trained} == {id(model.head.weight), id(model.head.bias)}
 

@@ -5,8 +5,8 @@ import torch
 
 from dhvt.data.preprocess import Preprocess
 from dhvt.model.factory import build, configure
+from dhvt.training.config import Recipe
 from dhvt.training.distributed import open_accelerator
-from dhvt.training.recipe import TrainRecipe
 from dhvt.training.step import Learner
 
 OPTIONS = {"depth": 1, "embed_dim": 32}
@@ -20,7 +20,7 @@ def test_an_overflow_in_one_optimizers_gradients_stops_the_step_of_both(clip_gra
     accelerator = open_accelerator("cpu", "off")
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     model = build("dhvt_tiny_cifar_patch4", configure("dhvt_tiny_cifar_patch4", num_classes=3, options=OPTIONS)).train()
-    recipe = TrainRecipe(clip_grad=clip_grad, warmup_epochs=0, epochs=2)
+    recipe = Recipe(clip_grad=clip_grad, warmup_epochs=0, epochs=2)
     learner = Learner(model, recipe, accelerator, Preprocess(size=(32, 32)), num_classes=3, steps_per_epoch=1, size_multiple=4)
     images, labels = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8), torch.tensor([0, 1, 2] * 2)
     matrix = model.blocks[0].attn.qkv.weight

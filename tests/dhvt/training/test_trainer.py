@@ -19,7 +19,7 @@ from dhvt.cli.main import main
 from dhvt.errors import CheckpointError
 from dhvt.model.checkpoint import load_checkpoint, save_checkpoint
 from dhvt.training.allocator import ALLOCATORS
-from dhvt.training.recipe import load_recipe, recipe_names
+from dhvt.training.config import Recipe, preset_names
 from tests.conftest import CLASSES
 
 
@@ -232,7 +232,7 @@ def test_weights_that_are_not_finite_do_not_replace_the_checkpoint(image_folder,
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", preset_names())
 def test_every_preset_takes_a_step(image_folder, tmp_path, name):
     """With all of its augmentation and mixing, and clipped gradients, on a small model."""
     small = ["--model-option", "depth=1", "--model-option", "embed_dim=32", "--epochs", "1", "--batch-size", "54"]
@@ -240,7 +240,7 @@ def test_every_preset_takes_a_step(image_folder, tmp_path, name):
     assert result.exit_code == 0, result.output
     checkpoint = load_checkpoint(tmp_path / "ckpt.pt")
     assert (checkpoint.step, checkpoint.metrics["val_images"]) == (1, 6)
-    assert checkpoint.recipe == load_recipe(name, epochs=1, batch_size=54, clip_grad=1.0).to_dict()
+    assert checkpoint.recipe == Recipe.preset(name, epochs=1, batch_size=54, clip_grad=1.0).to_dict()
 
 
 def test_a_last_odd_image_prevents_neither_mixing_nor_the_right_learning_rate(image_folder, tmp_path):

@@ -5,13 +5,13 @@ from PIL import Image
 from dhvt.data.preprocess import Preprocess
 from dhvt.errors import ConfigError
 from dhvt.training.augment import build_transform
+from dhvt.training.config import Recipe, preset_names
 from dhvt.training.optim import learning_rate
-from dhvt.training.recipe import TrainRecipe, load_recipe, recipe_names
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", preset_names())
 def test_presets_load_and_take_overrides(name):
-    assert load_recipe(name, epochs=3).epochs == 3
+    assert Recipe.preset(name, epochs=3).epochs == 3
 
 
 PAPER = {
@@ -53,13 +53,13 @@ LARGE = {"batch_size": 256, "crop": "resized", "resized_min_area": 0.08, "crop_p
 )
 def test_presets_have_the_papers_values(name, values):
     expected = PAPER | values
-    recipe = load_recipe(name).to_dict()
+    recipe = Recipe.preset(name).to_dict()
     assert {field: recipe[field] for field in expected} == expected
 
 
 @pytest.mark.parametrize(("mode", "corner"), [("constant", 0), ("reflect", 200)])
 def test_the_crop_shifts_in_what_the_recipe_says(mode, corner):
-    recipe = load_recipe("short", padding_mode=mode, flip=0.0, color_jitter=0.0, random_erasing=0.0)
+    recipe = Recipe.preset("short", padding_mode=mode, flip=0.0, color_jitter=0.0, random_erasing=0.0)
     transform = build_transform(Preprocess(size=(32, 32)), recipe)
     torch.manual_seed(0)
     image = Image.new("RGB", (32, 32), (200, 200, 200))
@@ -72,32 +72,32 @@ def test_the_crop_shifts_in_what_the_recipe_says(mode, corner):
         ({"momentum": 0.9}, "no field momentum"),
         ({"epochs": 0}, "at least 1"),
         ({"optimizer": "sgd"}, "choose one of muon, adamw"),
-        ({"lr": 0}, "positive"),
+        ({"lr": 0}, "more than 0"),
         ({"flip": 2}, "between 0 and 1"),
         ({"seed": -1}, "seed is -1"),
-        ({"color_jitter": -0.1}, "not be negative"),
+        ({"color_jitter": -0.1}, "at least 0"),
         ({"resolutions": [[0.5, 0.5]]}, "the last be 1"),
     ],
 )
 def test_impossible_recipes_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
-        load_recipe("short", **values)
+        Recipe.preset("short", **values)
 
 
 def test_an_unknown_preset_names_the_known_ones():
     with pytest.raises(ConfigError, match="short"):
-        load_recipe("long")
+        Recipe.preset("long")
 
 
 def test_resolutions():
-    recipe = TrainRecipe(resolutions=((0.5, 0.5), (0.9, 0.75), (1.0, 1.0)))
+    recipe = Recipe(resolutions=((0.5, 0.5), (0.9, 0.75), (1.0, 1.0)))
     assert [recipe.scale_at(progress) for progress in (0, 0.49, 0.5, 0.89, 0.9, 1.0)] == [0.5, 0.5, 0.75, 0.75, 1, 1]
     assert [round(recipe.mean_scale_after(progress), 4) for progress in (0, 0.5, 0.95, 1.0)] == [0.65, 0.8, 1, 1]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 def test_learning_rate_rises_then_falls_to_the_minimum(schedule):
-    recipe = TrainRecipe(epochs=10, lr=1.0, min_lr=0.01, warmup_epochs=2, schedule=schedule)
+    recipe = Recipe(epochs=10, lr=1.0, min_lr=0.01, warmup_epochs=2, schedule=schedule)
     rates = [learning_rate(recipe, step, 10) for step in range(100)]
     assert rates[:20] == sorted(rates[:20])
     assert rates[20:] == sorted(rates[20:], reverse=True)
