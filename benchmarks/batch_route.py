@@ -23,9 +23,9 @@ import httpx
 from tqdm import trange
 
 from contenders import CONTENDERS, measure_ceiling, running
+from dhvt.engines.settings import BUNDLED_MODEL
 from dhvt.hardware.cpus import available_cpus, processor_name
 from load import BOUNDARY, Upload, make_upload, sample_image
-from serving.settings import BUNDLED_MODEL
 
 
 def make_form(image: bytes, count: int) -> Upload:

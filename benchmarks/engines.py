@@ -29,13 +29,13 @@ from tqdm import tqdm
 from dhvt.artifact import INT8_NAMES, Artifact, load_artifact
 from dhvt.data.splits import open_dataset
 from dhvt.engines import all_candidates, open_engine
+from dhvt.engines.settings import BUNDLED_MODEL
 from dhvt.errors import EngineError
 from dhvt.evaluation.agreement import top1
 from dhvt.hardware.cpus import available_cpus, processor_name
 from export.parity import onnxruntime_predict
 from export.targets.int8 import quantize
 from export.to_onnx import OPSET_VERSION, export_graph, sample
-from serving.settings import BUNDLED_MODEL
 
 Predict = Callable[[np.ndarray], Any]
 GEMM_IMAGES = 32

@@ -33,9 +33,9 @@ import numpy as np
 from tqdm import tqdm
 
 from contenders import CONTENDERS, Server, ask, running, top_label
+from dhvt.engines.settings import BUNDLED_MODEL
 from dhvt.hardware.cpus import available_cpus, processor_name
 from load import Upload, closed_loop, make_upload, require_wrk, sample_image
-from serving.settings import BUNDLED_MODEL
 
 CLIENTS = 64
 ACCEPTED = "200"

@@ -43,9 +43,9 @@ from typing import Any
 from tqdm import tqdm
 
 from contenders import CONTENDERS, Contender, Server, ask, machine_cpu_s, measure_ceiling, running, top_label
+from dhvt.engines.settings import BUNDLED_MODEL
 from dhvt.hardware.cpus import available_cpus, processor_name
 from load import Upload, closed_loop, make_upload, require_wrk, sample_image
-from serving.settings import BUNDLED_MODEL
 
 Figures = dict[str, float]
 PACKAGES = ("bentoml", "mosec", "litserve", "fastapi", "uvicorn", "openvino", "onnxruntime", "pillow", "numpy")

@@ -16,7 +16,7 @@ from dhvt.cli.options import engine_options, open_model
 @click.option("--top-k", default=3, show_default=True, type=click.IntRange(min=1))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per image, as the server answers.")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-def classify(model: Path | None, engine: str, top_k: int, as_json: bool, images: tuple[Path, ...]) -> None:
+def classify(model: Path | None, engine: str | None, top_k: int, as_json: bool, images: tuple[Path, ...]) -> None:
     """Say what is on IMAGES. One that cannot be read is reported, and the exit code is then 1."""
     from dhvt.data.decode import read_file
     from dhvt.data.preprocess import preprocess_image

@@ -22,7 +22,7 @@ from dhvt.errors import ConfigError
 @click.option("--report", type=click.Path(path_type=Path), help="Folder for report.md with images; needs the train extra.")
 @click.option("--record", is_flag=True, help="Write the result into the model folder's model.json, as metrics.test.")
 def evaluate(
-    model: Path | None, engine: str, data: str, batch_size: int, on_broken: str, report: Path | None, record: bool
+    model: Path | None, engine: str | None, data: str, batch_size: int, on_broken: str, report: Path | None, record: bool
 ) -> None:
     """Measure an exported model, in the engine that serves it, on labelled images. Only CIFAR's own files need torch."""
     from dataclasses import replace

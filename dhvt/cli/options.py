@@ -24,19 +24,18 @@ model_option = click.option(
 def engine_options(command: Command) -> Command:
     command = click.option(
         "--engine",
-        default="auto",
-        show_default=True,
-        help="auto, tensorrt, onnxruntime-tensorrt, onnxruntime-cuda, openvino, onnxruntime; with a precision openvino:fp32.",
+        help="auto, tensorrt, onnxruntime-tensorrt, onnxruntime-cuda, openvino, onnxruntime; with a precision openvino:fp32. "
+        "Default: DHVT_ENGINE, else auto.",
     )(command)
     return model_option(command)
 
 
-def open_model(model: Path | None, engine: str) -> tuple[Any, Any]:
-    """The verified artifact and the engine that would serve it."""
+def open_model(model: Path | None, engine: str | None) -> tuple[Any, Any]:
+    """The verified artifact and the engine that would serve it; what is None comes from DHVT_MODEL and DHVT_ENGINE."""
     from dhvt.artifact import load_artifact
-    from dhvt.engines import open_engine
+    from dhvt.engines import EngineSettings, open_engine
     from dhvt.hardware.cpus import available_cpus
-    from serving.settings import Settings
 
-    artifact = load_artifact(model or Settings.from_environ().model_path())
-    return artifact, open_engine(artifact, engine, threads=available_cpus()).engine
+    settings = EngineSettings.from_environ()
+    artifact = load_artifact(model or settings.model_path())
+    return artifact, open_engine(artifact, engine or settings.engine, threads=settings.threads or available_cpus()).engine

@@ -24,11 +24,10 @@ def verify(model: Path | None, data: str | None, on_broken: str) -> None:
     """
     from dhvt.artifact import load_artifact
     from dhvt.data.splits import open_dataset
-    from dhvt.engines import verify_engines
+    from dhvt.engines import EngineSettings, verify_engines
     from dhvt.hardware.cpus import processor_name
-    from serving.settings import Settings
 
-    settings = Settings.from_environ()
+    settings = EngineSettings.from_environ()
     artifact = load_artifact(model or settings.model_path())
     source = open_dataset(data, "test", artifact.card.classes) if data else None
     on_error = None if on_broken == "stop" else lambda message: click.echo(f"left out: {message}", err=True)

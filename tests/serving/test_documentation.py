@@ -5,6 +5,7 @@ from dataclasses import fields
 
 import pytest
 
+from dhvt.engines.settings import SERVER_VARIABLES, EngineSettings
 from serving.http import errors
 from serving.http.front import HEALTH_ROUTES
 from serving.http.lifecycle import ROUTES
@@ -26,6 +27,11 @@ def test_settings_and_their_defaults():
     assert {name: text.strip(" `") for name, text in documented.items()} == {
         name: "the bundled model" if value == str(BUNDLED_MODEL) else value for name, value in defaults.items()
     }
+
+
+def test_the_command_line_knows_which_variables_are_the_servers():
+    own = {field.name for field in fields(Settings)} - {field.name for field in fields(EngineSettings)}
+    assert {PREFIX + name.upper() for name in own} == SERVER_VARIABLES
 
 
 def test_errors():

@@ -114,6 +114,20 @@ def test_classify(dhvt, artifact_path, tmp_path, engine):
     assert sum(entry["score"] for entry in answer["predictions"]) == pytest.approx(1, abs=1e-4)
 
 
+def test_an_engine_in_the_environment_is_an_order(dhvt, artifact_path, tmp_path, monkeypatch):
+    draw(1, 5).save(tmp_path / "a.png")
+    monkeypatch.setenv("DHVT_ENGINE", "tensorrt")
+    result = dhvt("classify", "--model", artifact_path, tmp_path / "a.png")
+    assert result.exit_code == 1
+    assert "no engine can serve this model here; tensorrt: the model has no TensorRT engine" in result.output
+    assert dhvt("classify", "--model", artifact_path, "--engine", "onnxruntime", tmp_path / "a.png").exit_code == 0
+
+
+def test_the_command_line_does_not_import_the_server():
+    code = "import sys, dhvt.cli.classify, dhvt.cli.verify, dhvt.engines.settings\nassert 'serving' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_classify_goes_on_after_a_broken_image(dhvt, artifact_path, tmp_path):
     (tmp_path / "a.png").write_bytes(b"nothing")
     draw(1, 5).save(tmp_path / "b.png")

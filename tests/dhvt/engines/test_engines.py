@@ -10,9 +10,8 @@ from dhvt.artifact import load_artifact
 from dhvt.data.preprocess import preprocess_image
 from dhvt.engines import ENGINES, open_engine
 from dhvt.engines.cache import cache_folder
-from dhvt.errors import ConfigError, EngineError
+from dhvt.errors import EngineError
 from dhvt.hardware.cpus import _cgroup_quota, available_cpus
-from serving.settings import Settings
 
 CPU_ENGINES = ["openvino", "onnxruntime"]
 
@@ -90,21 +89,6 @@ def test_a_runtime_that_cannot_be_imported_does_not_serve(artifact, monkeypatch,
     assert any("cannot be imported (ImportError: libtbb.so.12 is missing)" in reason for reason in choice.rejected)
     with pytest.raises(EngineError, match="cannot be imported"):
         open_engine(artifact, "openvino", threads=1)
-
-
-def test_settings():
-    assert Settings.from_environ({"PATH": "/bin"}) == Settings()
-    settings = Settings.from_environ({"DHVT_MODEL": "a/b", "DHVT_MAX_BATCH_SIZE": "8"})
-    assert (settings.model_path().name, settings.max_batch_size) == ("b", 8)
-    for name, value in (("DHVT_MAX_BATCH_SIZE", "0"), ("DHVT_THREADS", "-1"), ("DHVT_MAX_PIXELS", "1e6")):
-        with pytest.raises(ConfigError, match=name):
-            Settings.from_environ({name: value})
-    assert Settings.from_environ({"DHVT_TOKEN": " secret\n"}).token == "secret"
-    for name, value in (("DHVT_TOKEN", "a\nb"), ("DHVT_REQUEST_TIMEOUT_S", "9" * 5000)):
-        with pytest.raises(ConfigError, match=name):
-            Settings.from_environ({name: value})
-    with pytest.raises(ConfigError, match="unknown setting DHVT_MODL; there are DHVT_MODEL"):
-        Settings.from_environ({"DHVT_MODL": "x"})
 
 
 @pytest.mark.parametrize(("text", "quota"), [("150000 100000", 1.5), ("max 100000", None), ("nonsense", None)])

@@ -1,0 +1,118 @@
+"""The settings of model and engine: environment variables that the command line and the server share."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from dhvt.errors import ConfigError
+from dhvt.hardware.cpus import available_cpus
+
+PREFIX = "DHVT_"
+BUNDLED_MODEL = Path(__file__).resolve().parents[2] / "serving" / "models" / "dhvt_tiny_cifar10"
+ZERO_ALLOWED = {"at_least": 0}
+"""Metadata of a field that may be 0; the least value of any other number is 1."""
+
+SERVER_VARIABLES = frozenset(
+    PREFIX + name
+    for name in (
+        "MAX_UPLOAD_BYTES", "MAX_BATCH_UPLOAD_BYTES", "MAX_BATCH_IMAGES", "MAX_PIXELS", "MAX_IN_FLIGHT", "MAX_QUEUE_MS",
+        "REQUEST_TIMEOUT_S", "BATCH_TIMEOUT_S", "TOKEN", "CORS_ORIGINS", "ACCESS_LOG",
+    )
+)  # fmt: skip
+"""Variables that the server reads and the command line ignores. A test compares them with the server's settings."""
+
+_KUBERNETES = re.compile(r".*_SERVICE_(HOST|PORT(_\w+)?)|(DHVT(_\w+)?)_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
+"""Variables that Kubernetes sets in every pod where there is a Service named ``dhvt`` or ``dhvt-…``."""
+
+_MAX_DIGITS = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """Which model runs, and how; each field is the environment variable ``DHVT_<FIELD>``.
+
+    Args:
+        model: model folder, or the tag of a model in BentoML's model store, such as ``dhvt:latest``.
+        engine: ``auto``, or one of :data:`dhvt.engines.ENGINES`, such as ``openvino``, also with a precision, such as
+            ``openvino:fp32``.
+        workers: processes that serve; each loads the model, and they share the processors.
+        threads: processor threads of each worker's engine; 0 takes its share of what affinity and cgroup grant.
+        max_batch_size: images in one engine call.
+    """
+
+    model: str = str(BUNDLED_MODEL)
+    engine: str = "auto"
+    workers: int = 1
+    threads: int = field(default=0, metadata=ZERO_ALLOWED)
+    max_batch_size: int = 32
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Reads ``DHVT_*``.
+
+        Raises:
+            ConfigError: an unknown variable, or an invalid value.
+        """
+        known = {PREFIX + entry.name.upper(): entry for entry in fields(cls)}
+        ours = {name for name in environ if name.startswith(PREFIX) and not _KUBERNETES.fullmatch(name)}
+        unknown = sorted(ours - known.keys() - SERVER_VARIABLES)
+        if unknown:
+            raise ConfigError(f"unknown setting {', '.join(unknown)}; there are {', '.join(known)}")
+        values: dict[str, Any] = {}
+        for name, entry in known.items():
+            if name in environ:
+                is_number = isinstance(entry.default, int)
+                least = entry.metadata.get("at_least", 1)
+                values[entry.name] = _parse_number(name, environ[name], least) if is_number else environ[name]
+        return cls(**values)
+
+    def model_path(self) -> Path:
+        """The folder of ``model``.
+
+        Raises:
+            ConfigError: BentoML's model store has no model of this tag.
+        """
+        return find_model(self.model, said_by=f"{PREFIX}MODEL")
+
+    def engine_threads(self) -> int:
+        """``threads``, or this worker's share of all that may be used."""
+        return self.threads or max(available_cpus() // self.workers, 1)
+
+
+def find_model(model: str | Path, *, said_by: str = "model") -> Path:
+    """A model's folder: ``model`` itself, or where BentoML's model store keeps the model of this tag.
+
+    Args:
+        model: a path, or a tag such as ``dhvt:latest``; what has a path separator in it is a path.
+        said_by: the setting or argument that error messages name.
+
+    Raises:
+        ConfigError: the store has no such model, or BentoML is not installed.
+    """
+    text = os.fspath(model)
+    if isinstance(model, Path) or ":" not in text or os.sep in text:
+        return Path(text)
+    try:
+        import bentoml  # the one import of it in dhvt, for tags alone
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{said_by} is {text!r}, a tag of BentoML's model store, and bentoml is not installed; pip install bentoml, or "
+            "give the model's folder"
+        ) from error
+    try:
+        return Path(bentoml.models.get(text).path)
+    except bentoml.exceptions.BentoMLException as error:
+        raise ConfigError(f"{said_by} is {text!r}, and BentoML's model store says: {error}") from error
+
+
+def _parse_number(name: str, text: str, least: int) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > _MAX_DIGITS or int(text) < least:
+        raise ConfigError(
+            f"{name} is {text[:40]!r}; it must be a whole number of at least {least}, with up to {_MAX_DIGITS} digits"
+        )
+    return int(text)

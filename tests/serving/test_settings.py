@@ -1,0 +1,19 @@
+import pytest
+
+from dhvt.errors import ConfigError
+from serving.settings import Settings
+
+
+def test_settings():
+    assert Settings.from_environ({"PATH": "/bin"}) == Settings()
+    settings = Settings.from_environ({"DHVT_MODEL": "a/b", "DHVT_MAX_BATCH_SIZE": "8"})
+    assert (settings.model_path().name, settings.max_batch_size) == ("b", 8)
+    for name, value in (("DHVT_MAX_BATCH_SIZE", "0"), ("DHVT_THREADS", "-1"), ("DHVT_MAX_PIXELS", "1e6")):
+        with pytest.raises(ConfigError, match=name):
+            Settings.from_environ({name: value})
+    assert Settings.from_environ({"DHVT_TOKEN": " secret\n"}).token == "secret"
+    for name, value in (("DHVT_TOKEN", "a\nb"), ("DHVT_REQUEST_TIMEOUT_S", "9" * 5000)):
+        with pytest.raises(ConfigError, match=name):
+            Settings.from_environ({name: value})
+    with pytest.raises(ConfigError, match="unknown setting DHVT_MODL; there are DHVT_MODEL"):
+        Settings.from_environ({"DHVT_MODL": "x"})
