@@ -1,4 +1,4 @@
-"""Logits to what a client reads."""
+"""Rankings: an image's classes by score, from an engine's logits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Prediction(TypedDict):
 
 
 class Ranking(NamedTuple):
-    """One image's classes, best first: their indices and calibrated scores, ``(classes,)`` each."""
+    """The classes of one image, best first: their indices and calibrated scores, ``(classes,)`` each."""
 
     indices: NDArray[np.intp]
     scores: NDArray[np.float64]
@@ -31,11 +31,11 @@ class Ranking(NamedTuple):
 
 
 def rank(logits: NDArray[np.float32], card: ModelCard) -> list[Ranking]:
-    """A ranking for each image of a batch.
+    """Returns a ranking for each image of a batch.
 
     Args:
         logits: ``(B, classes)``.
-        card: of the model that gave them.
+        card: the model's; its temperature calibrates the scores.
     """
     scores = softmax(logits / card.temperature)
     order = np.argsort(-scores, axis=-1, kind="stable")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dhvt.artifact import INPUT_NAME, OUTPUT_NAME
 from dhvt.data.batches import Predict
-from dhvt.engines.chunks import run_in_parts
+from dhvt.engines.chunks import run_in_chunks
 from dhvt.errors import ParityError
 from dhvt.evaluation.agreement import Comparison, Tolerance, compare
 
@@ -37,7 +37,7 @@ def compare_outputs(
     Raises:
         ParityError: they differ by more than ``tolerance``.
     """
-    expected = run_in_parts(reference, images, 1, max(BATCH_SIZES))
+    expected = run_in_chunks(reference, images, 1, max(BATCH_SIZES))
     comparison = compare(runtime, expected, candidate, images, batch_sizes=batch_sizes, labels=labels)
     fault = tolerance.on_sample(len(images)).fault(comparison)
     if fault is not None:

@@ -39,7 +39,7 @@ from dhvt.data.batches import Batch, iterate_batches
 from dhvt.data.preprocess import Preprocess, preprocess_image
 from dhvt.data.sources import ImageSource, Subset
 from dhvt.data.splits import reopen_training_data
-from dhvt.engines.openvino_chunks import PartedGraph
+from dhvt.engines.openvino import ChunkedModel
 from dhvt.errors import DHVTError, ExportError
 from dhvt.evaluation.agreement import FP32
 from dhvt.hardware.cpus import available_cpus
@@ -158,7 +158,7 @@ def add_int8(folder: Path, card: ModelCard, parts: Parts) -> tuple[ModelCard, st
     calibration = sample(parts.calibration, card.preprocess, CALIBRATION_IMAGES).images
     quantize(folder / GRAPH_NAME, calibration, folder)
     check = sample(parts.check, card.preprocess, CHECK_IMAGES)
-    fp32, int8 = (PartedGraph(folder / name, threads=available_cpus()).predict for name in (GRAPH_NAME, INT8_NAMES[0]))
+    fp32, int8 = (ChunkedModel(folder / name, threads=available_cpus()).predict for name in (GRAPH_NAME, INT8_NAMES[0]))
     result = compare_quantized(int8, fp32, check.images, check.labels, len(calibration))
     reason = reason_to_drop(result)
     if reason is not None:

@@ -37,10 +37,10 @@ from dhvt.artifact import (
     writing_artifact,
 )
 from dhvt.data.batches import Predict
-from dhvt.engines.chunks import run_in_parts
+from dhvt.engines.chunks import run_in_chunks
 from dhvt.errors import DHVTError, ExportError
 from dhvt.evaluation.agreement import TOLERANCES, Comparison
-from dhvt.hardware.gpus import RTX_DEFAULT_CAPABILITY, read_driver
+from dhvt.hardware.gpus import RTX_DEFAULT_CAPABILITIES, read_driver
 from dhvt.model.checkpoint import Checkpoint, load_checkpoint
 from export.golden import draw_inputs
 from export.parity import BATCH_SIZES, compare_outputs, describe, onnxruntime_predict
@@ -231,7 +231,7 @@ def running_engine(engine: bytes, profile: Profile) -> Iterator[Predict]:
                 logits: NDArray[np.float32] = runner.infer({INPUT_NAME: images})[OUTPUT_NAME]
                 return logits
 
-            yield lambda images: run_in_parts(run, images, profile.min_batch_size, profile.max_batch_size)
+            yield lambda images: run_in_chunks(run, images, profile.min_batch_size, profile.max_batch_size)
     except PolygraphyException as error:
         raise ExportError(
             f"the engine was built, but does not run on this GPU: {error}; if it is for another, name that with "
@@ -295,7 +295,9 @@ def export_trt(
         engine = build_engine(graph, preprocess.size, profile, flavour=flavour, **options)
     here = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
     capabilities = [here] if flavour == "tensorrt" and here else list(options.get("compute_capabilities") or ())
-    runs_here = here is not None and (here in capabilities if capabilities else here >= RTX_DEFAULT_CAPABILITY)
+    runs_here = here is not None and (
+        here in capabilities if capabilities else f"{here[0]}.{here[1]}" in RTX_DEFAULT_CAPABILITIES
+    )
     measured = compare_engine(original.reference, engine, precision, profile, images, labels) if runs_here else None
     driver = read_driver()
     hardware = {

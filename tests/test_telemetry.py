@@ -8,9 +8,9 @@ import pytest
 
 ENGINES = """
 from dhvt.artifact import load_artifact
-from dhvt.engines.registry import build_engine
+from dhvt.engines import EngineOptions, build_engine
 for candidate in ("onnxruntime:fp32", "openvino:fp32"):
-    build_engine(load_artifact(sys.argv[1]), candidate, threads=1, max_batch_size=1)
+    build_engine(load_artifact(sys.argv[1]), candidate, EngineOptions(threads=1, max_batch_size=1))
 """
 EXPORT = """
 import export.targets.int8, nncf, onnxruntime

@@ -24,7 +24,7 @@ _IS_PLAIN = os.environ.get("PEER_ENGINE") == "plain"
 
 
 class PlainOpenVINO:
-    """An engine without :class:`dhvt.engines.openvino_chunks.PartedGraph`.
+    """An engine without :class:`dhvt.engines.openvino.ChunkedModel`.
 
     Args:
         artifact: whose graph is run.

@@ -8,33 +8,36 @@ from pathlib import Path
 
 import click
 
-from dhvt.cli.options import engine_options, open_model
+from dhvt.cli.options import engine_options, load_classifier
 
 
 @click.command()
 @engine_options
-@click.option("--top-k", default=3, show_default=True, type=click.IntRange(min=1))
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per image, as the server answers.")
+@click.option("--top-k", default=3, show_default=True, type=click.IntRange(min=1), help="Classes to print for each image.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image, as the server's responses.")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 def classify(model: Path | None, engine: str | None, top_k: int, as_json: bool, images: tuple[Path, ...]) -> None:
-    """Say what is on IMAGES. One that cannot be read is reported, and the exit code is then 1."""
-    from dhvt.data.decode import read_file
-    from dhvt.data.preprocess import preprocess_image
-    from dhvt.errors import ImageError
-    from dhvt.ranking import rank
+    """Print the most likely classes of IMAGES, with their probabilities.
 
-    artifact, running = open_model(model, engine)
+    \b
+    With the bundled CIFAR-10 model:
+      dhvt classify cat.jpg
+    Many images, one JSON object a line:
+      dhvt classify --model runs/mine/artifact --json photos/*.jpg > classes.jsonl
+
+    An image that cannot be read is reported, and the exit code is then 1. An engine named by --engine or DHVT_ENGINE is an
+    order: if it cannot run, the command fails.
+    """
+    from dhvt.errors import ImageError
+
+    classifier = load_classifier(model, engine)
     failed = False
-    for path in images:
-        try:
-            pixels = preprocess_image(read_file(path), artifact.card.preprocess)
-        except ImageError as error:
-            click.echo(f"{path}: {error}", err=True)
+    for path, result in zip(images, classifier.classify_many(images, top_k), strict=True):
+        if isinstance(result, ImageError):
+            click.echo(f"{path}: {result}", err=True)
             failed = True
-            continue
-        predictions = rank(running.predict(pixels[None]), artifact.card)[0].top(artifact.card, top_k)
-        if as_json:
-            click.echo(json.dumps({"file": str(path), "model": artifact.card.name, "predictions": predictions}))
+        elif as_json:
+            click.echo(json.dumps({"file": str(path), "model": classifier.artifact.card.name, "predictions": result}))
         else:
-            click.echo(f"{path}: " + ", ".join(f"{entry['label']} {entry['score']:.1%}" for entry in predictions))
+            click.echo(f"{path}: " + ", ".join(f"{entry['label']} {entry['score']:.1%}" for entry in result))
     sys.exit(1 if failed else 0)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from dhvt.cli.field_options import field_option
 from dhvt.training.config import RunOptions
+
+if TYPE_CHECKING:
+    from dhvt.artifact import Artifact
+    from dhvt.classifier import Classifier
+    from dhvt.engines import Engine
 
 Command = Callable[..., None]
 
@@ -24,18 +29,27 @@ model_option = click.option(
 def engine_options(command: Command) -> Command:
     command = click.option(
         "--engine",
-        help="auto, tensorrt, onnxruntime-tensorrt, onnxruntime-cuda, openvino, onnxruntime; with a precision openvino:fp32. "
-        "Default: DHVT_ENGINE, else auto.",
+        help="auto, tensorrt, onnxruntime-tensorrt, onnxruntime-cuda, openvino or onnxruntime, also in a precision, as "
+        "openvino:fp32. Default: DHVT_ENGINE, else auto.",
     )(command)
     return model_option(command)
 
 
-def open_model(model: Path | None, engine: str | None) -> tuple[Any, Any]:
-    """The verified artifact and the engine that would serve it; what is None comes from DHVT_MODEL and DHVT_ENGINE."""
-    from dhvt.artifact import load_artifact
-    from dhvt.engines import EngineSettings, open_engine
-    from dhvt.hardware.cpus import available_cpus
+def load_classifier(model: Path | None, engine: str | None) -> Classifier:
+    """The model and the engine that run it; what is None comes from DHVT_MODEL and DHVT_ENGINE."""
+    from dhvt.classifier import Classifier
+    from dhvt.engines import EngineSettings
 
     settings = EngineSettings.from_environ()
-    artifact = load_artifact(model or settings.model_path())
-    return artifact, open_engine(artifact, engine or settings.engine, threads=settings.threads or available_cpus()).engine
+    return Classifier.load(
+        model or settings.model_path(),
+        engine or settings.engine,
+        threads=settings.threads,
+        max_batch_size=settings.max_batch_size,
+    )
+
+
+def open_model(model: Path | None, engine: str | None) -> tuple[Artifact, Engine]:
+    """As :func:`load_classifier`, for a command that needs the model and the engine themselves."""
+    classifier = load_classifier(model, engine)
+    return classifier.artifact, classifier.engine

@@ -1,4 +1,4 @@
-"""``dhvt verify``: every engine and precision proved on this machine."""
+"""``dhvt verify``: every engine and precision tested on this machine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from dhvt.cli.options import model_option, on_broken_option
 @click.option("--data", help="Labelled images, laid out as for dhvt train, to compare accuracy on too.")
 @on_broken_option
 def verify(model: Path | None, data: str | None, on_broken: str) -> None:
-    """Prove the model on this machine, in every engine and precision that runs here.
+    """Test the model on this machine, in every engine and precision that runs here.
 
-    Each is tried in a process of its own, and must give PyTorch's logits for the model's own images, in batches of 1, 7
-    and DHVT_MAX_BATCH_SIZE. With --data each must also agree with fp32 on these, and its accuracy is measured.
-    What is not there (a package, a GPU, an engine file) is left out, with the reason. The exit code is 1 when
-    an engine that is there fails or is further off than its precision explains, and when none passes.
+    \b
+    That each engine gives the exported logits:
+      dhvt verify --model runs/mine/artifact
+    And that it agrees with fp32 on a test set, with its accuracy and speed:
+      dhvt verify --model runs/mine/artifact --data images/
+
+    Each engine is tested in a process of its own first, and must give PyTorch's logits for the model's own images, in
+    batches of 1, 7 and DHVT_MAX_BATCH_SIZE. What is not here (a package, a GPU, an engine file) is left out, with the
+    reason. The exit code is 1 if an engine that is here fails or is further off than its precision explains, and if none
+    passes.
     """
     from dhvt.artifact import load_artifact
     from dhvt.data.splits import open_dataset

@@ -98,9 +98,7 @@ def decode_rgb(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: t
         if at_least is not None:
             side = round(max(at_least) * REDUCING_GAP)
             image.draft(None, (side, side))
-        image.load()  # PNG may have its EXIF after the pixels
-        upright = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-        return _to_rgb(image if upright is None else image.transpose(upright))
+        return _to_upright_rgb(image)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -109,6 +107,24 @@ def decode_rgb(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: t
         raise ImageTooLargeError(f"the image has too many pixels: {error}") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
         raise ImageError(f"the image is damaged or truncated ({type(error).__name__}: {error})") from error
+
+
+def to_upright_rgb(image: Image.Image) -> Image.Image:
+    """The image in RGB, turned by its EXIF orientation, on white where it is transparent.
+
+    Raises:
+        ImageError: the file that it was opened from is damaged.
+    """
+    try:
+        return _to_upright_rgb(image)
+    except Exception as error:  # as in decode_rgb
+        raise ImageError(f"the image is damaged or truncated ({type(error).__name__}: {error})") from error
+
+
+def _to_upright_rgb(image: Image.Image) -> Image.Image:
+    image.load()  # PNG may have its EXIF after the pixels
+    upright = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return _to_rgb(image if upright is None else image.transpose(upright))
 
 
 def _require_bounded(image: Image.Image, data: bytes, max_pixels: int) -> None:

@@ -1,7 +1,8 @@
-"""What runs the graph: one file per runtime, one protocol, and the choice between them."""
+"""The engines that run the graph: one file per runtime, one interface, and the choice between them."""
 
-from dhvt.engines.base import Engine
-from dhvt.engines.registry import ENGINES, Choice, all_candidates, check_engine, open_engine
+from dhvt.engines.base import Engine, EngineOptions
+from dhvt.engines.registry import ENGINES, all_candidates, build_engine
+from dhvt.engines.selection import Choice, check_engine, open_engine
 from dhvt.engines.settings import EngineSettings
 from dhvt.engines.verify import Verification, verify_engines
 from dhvt.telemetry import disable_telemetry
@@ -10,9 +11,11 @@ __all__ = [
     "ENGINES",
     "Choice",
     "Engine",
+    "EngineOptions",
     "EngineSettings",
     "Verification",
     "all_candidates",
+    "build_engine",
     "check_engine",
     "open_engine",
     "verify_engines",

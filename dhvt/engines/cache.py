@@ -1,10 +1,13 @@
-"""Where engines keep what takes long to find out or to build."""
+"""The cache folder of engines, and the facts about software and hardware that its entries are named after."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -13,30 +16,57 @@ from dhvt.hardware.gpus import read_driver
 CUDA_LIBRARIES = tuple(
     f"nvidia-{name}{suffix}" for name in ("cudnn", "cublas", "cuda-runtime", "cufft") for suffix in ("-cu12", "-cu13", "")
 )
-"""What pip calls the libraries that ONNX Runtime's providers load."""
+"""The names on PyPI of the libraries that ONNX Runtime's providers load."""
 
 
-def cache_folder(name: str) -> Path:
-    """``$XDG_CACHE_HOME/dhvt-serve/NAME``; it may not exist, and this user may be unable to make or to read it."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache") / "dhvt-serve" / name
+def cache_folder(name: str) -> Path | None:
+    """``$XDG_CACHE_HOME/dhvt-serve/NAME``, in ``~/.cache`` by default. It may not exist, and may be unwritable.
 
-
-def _home() -> Path:
-    """The user's; a folder of the number's own where the system does not know the user, as in some containers."""
+    Where the system does not know the user's home, as in some containers, it is a folder of the temporary one. Anybody can
+    make a folder of that name there first, so None is returned unless it belongs to this user and is closed to others.
+    """
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "dhvt-serve" / name
     try:
-        return Path.home()
+        return Path.home() / ".cache" / "dhvt-serve" / name
     except RuntimeError:
-        return Path(tempfile.gettempdir()) / f"user-{os.getuid()}"
+        private = Path(tempfile.gettempdir()) / f"dhvt-serve-{os.getuid()}"
+        return private / name if _is_private(private) else None
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether the folder, which is made where it is missing, is this user's alone."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o077
 
 
 def versions(packages: Iterable[str]) -> list[str]:
-    """Of the packages as pip names them; empty strings for those that are not installed."""
+    """The installed versions of packages, by their names on PyPI; an empty string for one that is not installed."""
     return [_version(package) for package in packages]
 
 
-def gpu_facts() -> list[object]:
-    """What a result on a GPU depends on beside the software: the driver, the GPUs, and which of them are visible."""
-    return [repr(read_driver()), os.environ.get("CUDA_VISIBLE_DEVICES")]
+@cache
+def code_digest() -> str:
+    """A hash of the code that an engine's outputs depend on: this folder, decoding and preprocessing."""
+    engines = Path(__file__).parent
+    data = engines.parent / "data"
+    files = (*sorted(engines.glob("*.py")), data / "decode.py", data / "preprocess.py")
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in files if path.is_file())).hexdigest()
+
+
+def gpu_facts(device: int) -> list[object]:
+    """The facts that a result on a GPU depends on beside the software: the driver, the GPUs, and which of them are visible.
+
+    Args:
+        device: index of the GPU among the visible ones; it matters where they are not all alike.
+    """
+    driver = read_driver()
+    all_alike = driver is None or len(set(driver.gpus)) < 2
+    return [repr(driver), os.environ.get("CUDA_VISIBLE_DEVICES"), 0 if all_alike else device]
 
 
 def _version(package: str) -> str:

@@ -1,4 +1,4 @@
-"""Batches of any size through a runner that takes only some."""
+"""Batches of any size through a runner that takes only some sizes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def run_in_parts(
+def run_in_chunks(
     run: Callable[[NDArray[np.uint8]], NDArray[np.float32]], images: NDArray[np.uint8], smallest: int, largest: int
 ) -> NDArray[np.float32]:
-    """Cuts a batch into even parts of at most ``largest``; one below ``smallest`` is filled up with black images.
+    """Cuts a batch into even chunks of at most ``largest``; one below ``smallest`` is filled up with black images.
 
     Args:
         run: images ``(b, H, W, 3)``, smallest ≤ b ≤ largest, to logits ``(b, classes)``, which it may overwrite in its
@@ -19,11 +19,11 @@ def run_in_parts(
         images: ``(B, H, W, 3)`` uint8, any B ≥ 1.
 
     Returns:
-        ``(B, classes)``, the caller's own.
+        Logits ``(B, classes)``, which the caller may keep.
     """
     rows = []
-    for part in np.array_split(images, -(-len(images) // largest)):
-        missing = max(smallest - len(part), 0)
-        filled = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)]) if missing else part
-        rows.append(run(filled)[: len(part)].copy())
+    for chunk in np.array_split(images, -(-len(images) // largest)):
+        missing = max(smallest - len(chunk), 0)
+        filled = np.concatenate([chunk, np.zeros((missing, *chunk.shape[1:]), chunk.dtype)]) if missing else chunk
+        rows.append(run(filled)[: len(chunk)].copy())
     return np.concatenate(rows)

@@ -1,4 +1,4 @@
-"""Whether the TensorRT engine of an artifact fits this machine. Facts in, verdict out; no GPU is touched."""
+"""Whether the TensorRT engine of an artifact fits this machine, decided from facts alone; no GPU is needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from dhvt.artifact import GRAPH_NAME, TENSORRT, ModelCard
 from dhvt.errors import EngineError, EngineUnavailable
-from dhvt.hardware.gpus import RTX_DEFAULT_CAPABILITY, Gpu
+from dhvt.hardware.gpus import RTX_CAPABILITIES, RTX_DEFAULT_CAPABILITIES, Gpu
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 """What to install for a flavour."""
@@ -27,6 +27,7 @@ class EngineEntry:
         min_batch_size, max_batch_size: the profile.
         onnx_sha256: of the artifact's graph when it was built.
         sha256: of the file.
+        gpu: name of the GPU on which it was built; None where there was none.
     """
 
     flavour: str
@@ -38,6 +39,7 @@ class EngineEntry:
     max_batch_size: int
     onnx_sha256: str
     sha256: str
+    gpu: str | None = None
 
     @classmethod
     def from_card(cls, card: ModelCard) -> EngineEntry:
@@ -62,9 +64,10 @@ class EngineEntry:
                 max_batch_size=profile["max_batch_size"],
                 onnx_sha256=entry["onnx_sha256"],
                 sha256=card.files[variant.files[0]],
+                gpu=entry.get("gpu"),
             )
         except (KeyError, TypeError) as error:
-            raise EngineError(f"model.json does not say enough of its engine ({error}); run export/to_trt.py again") from error
+            raise EngineError(f"model.json lacks a fact of its engine ({error}); run export/to_trt.py again") from error
         if read.flavour not in PACKAGES:
             raise EngineError(f"model.json names {read.flavour!r} as its engine's flavour; run export/to_trt.py again")
         if not 1 <= read.min_batch_size <= read.max_batch_size:
@@ -75,12 +78,12 @@ class EngineEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What an engine can depend on.
+    """The facts of a machine that an engine depends on.
 
     Args:
         platform: ``Linux x86_64`` …
-        version: of the installed runtime of the engine's flavour, None where there is none.
-        gpu: the one that CUDA counts as the first, or why there is none.
+        version: of the installed runtime of the engine's flavour, None if it is not installed.
+        gpu: the GPU that the engine would run on, or why there is none.
     """
 
     platform: str
@@ -91,7 +94,7 @@ class Machine:
 def require_fit(entry: EngineEntry, machine: Machine, card: ModelCard) -> None:
     """
     Raises:
-        EngineUnavailable: the engine is for another TensorRT, operating system or GPU; says which, and what to do.
+        EngineUnavailable: the engine is for another TensorRT, operating system or GPU; the message names it and the fix.
         EngineError: it is for another graph than the artifact's.
     """
     again = f"build it again here: python export/to_trt.py ckpt.pt --flavour {entry.flavour}"
@@ -104,24 +107,37 @@ def require_fit(entry: EngineEntry, machine: Machine, card: ModelCard) -> None:
         raise EngineUnavailable(
             f"the engine needs an NVIDIA GPU and its driver; CUDA says {machine.gpu}; see what nvidia-smi says"
         )
+    if entry.flavour == "tensorrt_rtx" and machine.gpu.compute_capability not in RTX_CAPABILITIES:
+        raise EngineUnavailable(
+            f"TensorRT for RTX supports the compute capabilities {', '.join(RTX_CAPABILITIES)}, {machine.gpu.name} has "
+            f"{machine.gpu.compute_capability}; build an engine for it here: python export/to_trt.py ckpt.pt --flavour tensorrt"
+        )
     differences = []
     if machine.version != entry.version:
         differences.append(f"{entry.flavour} {entry.version}, here is {machine.version}")
     if entry.flavour == "tensorrt" and machine.platform != entry.platform:  # engines for RTX know no operating system
         differences.append(f"{entry.platform}, here is {machine.platform}")
     if not _takes(entry, machine.gpu.compute_capability):
-        built_for = " or ".join(entry.compute_capabilities) or f"{_text(RTX_DEFAULT_CAPABILITY)} and later"
+        built_for = " or ".join(entry.compute_capabilities or RTX_DEFAULT_CAPABILITIES)
         differences.append(f"compute capability {built_for}, {machine.gpu.name} has {machine.gpu.compute_capability}")
     if differences:
         raise EngineUnavailable(f"the engine was built for {'; for '.join(differences)}; {again}")
 
 
+def tuning_warning(entry: EngineEntry, machine: Machine) -> str | None:
+    """A warning if TensorRT tuned the engine for another model of GPU; None if not, or if that is unknown.
+
+    GPUs of one compute capability, such as an L4 and an RTX 4090, run each other's engines, but not at full speed. TensorRT
+    for RTX tunes an engine where it runs.
+    """
+    if entry.flavour != "tensorrt" or entry.gpu is None or isinstance(machine.gpu, str) or machine.gpu.name == entry.gpu:
+        return None
+    return (
+        f"the engine was tuned on {entry.gpu} and runs on {machine.gpu.name}, perhaps slower than it could; build it again "
+        "here: python export/to_trt.py ckpt.pt --flavour tensorrt"
+    )
+
+
 def _takes(entry: EngineEntry, capability: str) -> bool:
-    if entry.compute_capabilities:
-        return capability in entry.compute_capabilities
-    major, _, minor = capability.partition(".")
-    return entry.flavour == "tensorrt_rtx" and (int(major), int(minor)) >= RTX_DEFAULT_CAPABILITY
-
-
-def _text(capability: tuple[int, int]) -> str:
-    return f"{capability[0]}.{capability[1]}"
+    defaults = RTX_DEFAULT_CAPABILITIES if entry.flavour == "tensorrt_rtx" else ()
+    return capability in (entry.compute_capabilities or defaults)

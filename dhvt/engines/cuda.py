@@ -1,4 +1,4 @@
-"""The little of CUDA that an engine needs: a device, a stream, and memory on both sides."""
+"""CUDA for an engine: a device, a stream, a recorded graph, and buffers on host and device."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from numpy.typing import DTypeLike, NDArray
 from dhvt.errors import EngineError
 from dhvt.hardware.gpus import Gpu
 
-DEVICE = 0
-"""The first of those that ``CUDA_VISIBLE_DEVICES`` leaves."""
-
 
 def call(function: Any, *arguments: Any) -> Any:
     """Calls the CUDA runtime.
 
     Returns:
-        The function's result without the code, None where it has no other.
+        The function's result without the error code; None if it has no other.
 
     Raises:
         EngineError: CUDA reports an error.
@@ -34,18 +31,18 @@ def call(function: Any, *arguments: Any) -> Any:
     return results[0] if results else None
 
 
-def find_gpu() -> Gpu | str:
-    """The device that engines use, or why there is none."""
+def find_gpu(device: int = 0) -> Gpu | str:
+    """The GPU of this index among the visible ones, or CUDA's reason why there is none."""
     try:
-        properties = call(runtime.cudaGetDeviceProperties, DEVICE)
+        properties = call(runtime.cudaGetDeviceProperties, device)
     except EngineError as error:
         return str(error)
     return Gpu(name=properties.name.decode(), compute_capability=f"{properties.major}.{properties.minor}")
 
 
-def use_device() -> None:
+def use_device(device: int = 0) -> None:
     """Makes the device's primary context, which TensorRT uses too, current in the calling thread."""
-    call(runtime.cudaSetDevice, DEVICE)
+    call(runtime.cudaSetDevice, device)
 
 
 class Stream:
@@ -56,12 +53,12 @@ class Stream:
         weakref.finalize(self, runtime.cudaStreamDestroy, self.handle)
 
     def wait(self) -> None:
-        """Until all its work is done; errors of that work are raised here."""
+        """Waits until all its work is done; errors of that work are raised here."""
         call(runtime.cudaStreamSynchronize, self.handle)
 
 
 class Graph:
-    """Work of a stream, recorded once and then launched as a whole, which spares the processor every single launch.
+    """Work of a stream, recorded once and then launched as a whole, which saves the launch of each kernel.
 
     Args:
         record: puts the work on the stream; nothing in it may wait, or allocate memory. It has run once before.
@@ -72,7 +69,7 @@ class Graph:
 
     def __init__(self, stream: Stream, record: Callable[[], None]) -> None:
         self._stream = stream
-        # Thread-local: what other threads call meanwhile, such as cudaMalloc, is none of this recording's business.
+        # Thread-local: calls of other threads meanwhile, such as cudaMalloc, do not end this recording.
         call(runtime.cudaStreamBeginCapture, stream.handle, runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
         try:
             record()
@@ -95,11 +92,11 @@ class Graph:
 
 
 class Buffer:
-    """An array in page-locked memory of the host, and its twin on the device.
+    """An array in page-locked memory of the host, and a copy of it on the device.
 
     Args:
         shape: of the whole array; the first dimension is the batch.
-        stream: on which it is copied.
+        stream: the stream that copies it.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, stream: Stream) -> None:
@@ -113,13 +110,13 @@ class Buffer:
         self.host: NDArray[Any] = np.ctypeslib.as_array((ctypes.c_byte * size).from_address(host)).view(kind).reshape(shape)
 
     def upload(self, count: int) -> None:
-        """The first ``count`` rows, host to device."""
+        """Copies the first ``count`` rows from host to device."""
         rows = self.host[:count]
         kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         call(runtime.cudaMemcpyAsync, self.device, rows.ctypes.data, rows.nbytes, kind, self._stream.handle)
 
     def download(self, count: int) -> None:
-        """The first ``count`` rows, device to host; there after :meth:`Stream.wait`."""
+        """Copies the first ``count`` rows from device to host; they are complete after :meth:`Stream.wait`."""
         rows = self.host[:count]
         kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         call(runtime.cudaMemcpyAsync, rows.ctypes.data, self.device, rows.nbytes, kind, self._stream.handle)

@@ -23,10 +23,10 @@ class OnnxRuntimeEngine:
 
     @staticmethod
     def precisions(artifact: Artifact) -> list[str]:
-        """fp32 alone."""
+        """fp32 only."""
         return ["fp32"]
 
-    def __init__(self, artifact: Artifact, precision: str, *, threads: int, max_batch_size: int) -> None:
+    def __init__(self, artifact: Artifact, precision: str, *, threads: int, max_batch_size: int, device: int = 0) -> None:
         self.precision = require_fp32(precision)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -43,11 +43,11 @@ class OnnxRuntimeEngine:
 
 
 def require_fp32(precision: str) -> str:
-    """The precision, where it is that of the graph.
+    """The precision, if it is the graph's.
 
     Raises:
         EngineError: it is another.
     """
     if precision != "fp32":
-        raise EngineError(f"ONNX Runtime runs the graph in fp32 alone, not in {precision}")
+        raise EngineError(f"ONNX Runtime runs the graph in fp32 only, not in {precision}")
     return precision

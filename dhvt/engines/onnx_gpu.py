@@ -1,8 +1,8 @@
-"""ONNX Runtime on an NVIDIA GPU, by its CUDA provider or its TensorRT provider. Never by the CPU in their stead.
+"""ONNX Runtime on an NVIDIA GPU, with its CUDA provider or its TensorRT provider, and never on the CPU instead.
 
 ONNX Runtime keeps the few nodes that compute shapes on the CPU on purpose. Its option ``session.disable_cpu_ep_fallback``
-refuses these as well, so that no graph with a free batch dimension would load. So the session tells where it put each
-node, and any other on the CPU is refused here.
+refuses these as well, so that no graph with a free batch dimension would load. So the session is asked where it put each
+node, and any other node on the CPU is refused here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable
 from ctypes.util import find_library
@@ -23,9 +24,11 @@ from numpy.typing import NDArray
 
 from dhvt.artifact import INPUT_NAME, OUTPUT_NAME, Artifact
 from dhvt.engines.cache import CUDA_LIBRARIES, cache_folder, gpu_facts, versions
-from dhvt.engines.chunks import run_in_parts
+from dhvt.engines.chunks import run_in_chunks
 from dhvt.engines.onnx import require_fp32
 from dhvt.errors import EngineError, EngineUnavailable
+
+logger = logging.getLogger(__name__)
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 INSTALL = {
@@ -42,7 +45,7 @@ class OnnxRuntimeCUDAEngine:
     """Runs ``model.onnx`` in fp32 with ONNX Runtime's CUDA kernels.
 
     Raises:
-        EngineUnavailable: this onnxruntime is not the GPU's, or there is no driver.
+        EngineUnavailable: this onnxruntime has no GPU support, or there is no driver.
         EngineError: the provider does not start, or leaves work to the CPU.
     """
 
@@ -52,15 +55,15 @@ class OnnxRuntimeCUDAEngine:
 
     @staticmethod
     def precisions(artifact: Artifact) -> list[str]:
-        """fp32 alone."""
+        """fp32 only."""
         require_provider(CUDA)
         return ["fp32"]
 
-    def __init__(self, artifact: Artifact, precision: str, *, threads: int, max_batch_size: int) -> None:
+    def __init__(self, artifact: Artifact, precision: str, *, threads: int, max_batch_size: int, device: int = 0) -> None:
         self.precision = require_fp32(precision)
         # Without these two it would multiply in TF32, with 10 bits of mantissa, and try every algorithm of every
-        # convolution anew at each new batch size.
-        options = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+        # convolution again at each new batch size.
+        options = {"device_id": str(device), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
         self._session = open_session(artifact, threads, [(CUDA, options)])
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -75,7 +78,7 @@ class OnnxRuntimeTensorRTEngine:
     export. ``export/to_trt.py`` builds engines in half precision.
 
     Raises:
-        EngineUnavailable: this onnxruntime is not the GPU's, or there is no driver.
+        EngineUnavailable: this onnxruntime has no GPU support, or there is no driver.
         EngineError: the provider does not start, or leaves work to others.
     """
 
@@ -85,27 +88,26 @@ class OnnxRuntimeTensorRTEngine:
 
     @staticmethod
     def precisions(artifact: Artifact) -> list[str]:
-        """fp32 alone."""
+        """fp32 only."""
         require_provider(TENSORRT)
         if find_spec("tensorrt_libs") is None and find_library("nvinfer") is None:
             raise EngineUnavailable(f"TensorRT is not installed; {INSTALL[TENSORRT]}")
         return ["fp32"]
 
-    def __init__(self, artifact: Artifact, precision: str, *, threads: int, max_batch_size: int) -> None:
+    def __init__(self, artifact: Artifact, precision: str, *, threads: int, max_batch_size: int, device: int = 0) -> None:
         self.precision = require_fp32(precision)
         os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # the provider has no option for it; see use_tf32 above
         self._max_batch_size = max_batch_size
         height, width = artifact.card.preprocess.size
-        folder = _engine_folder(artifact, max_batch_size)
-        options = {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
-        options |= {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(folder)}
+        cuda = {"device_id": str(device), "use_tf32": "0"}
+        options = {"device_id": str(device), **_cache_options(artifact, max_batch_size, device)}
         for kind, batch_size in (("min", 1), ("opt", min(OPT_BATCH_SIZE, max_batch_size)), ("max", max_batch_size)):
             options[f"trt_profile_{kind}_shapes"] = f"{INPUT_NAME}:{batch_size}x{height}x{width}x3"
-        self._session = open_session(artifact, threads, [(TENSORRT, options), (CUDA, {"use_tf32": "0"})])
+        self._session = open_session(artifact, threads, [(TENSORRT, options), (CUDA, cuda)])
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        # A batch above the profile would make it build another engine, for minutes, in the middle of a request.
-        return run_in_parts(self._run, images, 1, self._max_batch_size)
+        # For a batch above the profile it would build another engine, for minutes, in the middle of a request.
+        return run_in_chunks(self._run, images, 1, self._max_batch_size)
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = self._session.run([OUTPUT_NAME], {INPUT_NAME: images})[0]
@@ -180,16 +182,21 @@ def _preload_tensorrt() -> None:
         return  # they may be on the library path; if not, the provider's own error says so
 
 
-def _engine_folder(artifact: Artifact, max_batch_size: int) -> Path:
-    """Where the provider keeps engines: one folder for all that an engine is tied to, because it checks little of that.
+def _cache_options(artifact: Artifact, max_batch_size: int, device: int) -> dict[str, str]:
+    """The provider's options to keep its engines, in one folder for all that they are tied to, because it checks little of it.
 
     Raises:
-        EngineError: it cannot be made.
+        EngineError: the folder cannot be made.
     """
-    facts = [artifact.digest, max_batch_size, *versions(TENSORRT_PACKAGES), *gpu_facts()]
-    folder = cache_folder("onnxruntime-tensorrt") / hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    facts = [artifact.digest, max_batch_size, *versions(TENSORRT_PACKAGES), *gpu_facts(device)]
+    kept = cache_folder("onnxruntime-tensorrt")
+    if kept is None:
+        logger.warning("TensorRT's engines are built at each start: there is no safe folder to keep them; set XDG_CACHE_HOME")
+        return {}
+    folder = kept / hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EngineError(f"TensorRT's engines cannot be kept in {folder}: {error.strerror}; set XDG_CACHE_HOME") from error
-    return folder
+    names = ("engine", "timing")
+    return {f"trt_{name}_cache_enable": "1" for name in names} | {f"trt_{name}_cache_path": str(folder) for name in names}

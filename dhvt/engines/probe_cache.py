@@ -1,43 +1,71 @@
-"""What the trials of engines found, remembered on disk: one small file each, named after all that a result depends on."""
+"""The results of probes on disk: one small file each, named after the facts that the result depends on."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import signal
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from dhvt.engines.cache import cache_folder
 
 logger = logging.getLogger(__name__)
 
-CRASHES = frozenset({signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGABRT})
-"""Ends that are the runtime's own doing, and will be the same next time. The others come from outside: SIGKILL of the
-kernel that is out of memory or of a person, SIGTERM of a shutdown, SIGBUS of a full disk."""
+MAX_FAILURE_AGE_S = 24 * 3600
+"""How long a failure is remembered. A pass is remembered until something changes that it depends on."""
 
-_OUT_OF_MEMORY = ("bad_alloc", "out of memory", "cannot allocate memory", "memoryerror")
+_CRASHES = frozenset({signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGABRT})
+"""Signals that a runtime's own fault raises. The others come from outside: SIGKILL from the kernel that is out of memory or
+from a person, SIGTERM from a shutdown, SIGBUS from a full disk."""
+
+_SHORTAGES = (
+    "bad_alloc",
+    "out of memory",
+    "cannot allocate memory",
+    "memoryerror",
+    "resource temporarily unavailable",
+    "can't start new thread",
+    "too many open files",
+    "no space left on device",
+)
 
 
 def is_lasting_crash(number: int, words: str) -> bool:
-    """Whether a process that a signal ended would end so again.
+    """Whether a process that a signal ended would end in the same way again.
 
     Args:
         number: of the signal.
         words: what the process wrote to stderr.
     """
-    # C++ aborts when there is no memory to be had, which tomorrow there may be.
-    return number in CRASHES and not any(text in words.lower() for text in _OUT_OF_MEMORY)
+    # C++ aborts when memory or threads are short, which is over when another process ends.
+    return number in _CRASHES and not any(text in words.lower() for text in _SHORTAGES)
 
 
-def read_verdict(path: Path) -> str | None:
-    """Why the trial failed, an empty string when it passed, None where nothing is remembered."""
+def result_path(facts: Sequence[object]) -> Path | None:
+    """The file of a result that depends on these facts; None where results cannot be kept safely."""
+    folder = cache_folder("engines")
+    return None if folder is None else folder / hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def read_result(path: Path) -> str | None:
+    """Why the probe failed, an empty string if it passed, None if nothing is remembered or the failure is too old."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # it is not there, or may not be looked at
+        failure = path.read_text(encoding="utf-8", errors="replace")
+        age_s = time.time() - path.stat().st_mtime
+    except OSError:  # it does not exist, or may not be read
         return None
+    return None if failure and age_s > MAX_FAILURE_AGE_S else failure
 
 
-def write_verdict(path: Path, failure: str = "") -> None:
-    """Remembers it where that is possible; in one step, because an empty file is a pass."""
+def write_result(path: Path | None, failure: str = "") -> None:
+    """Remembers a result where that is possible; in one step, because an empty file is a pass."""
+    if path is None:
+        return
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +74,6 @@ def write_verdict(path: Path, failure: str = "") -> None:
             file.write(failure)
         os.replace(temporary, path)
     except OSError as error:
-        logger.info("the result of a trial cannot be remembered in %s: %s", path.parent, error.strerror)
+        logger.info("the result of a probe cannot be kept in %s: %s", path.parent, error.strerror)
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)

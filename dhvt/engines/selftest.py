@@ -1,4 +1,4 @@
-"""Proof that an engine says on this machine what PyTorch said at export."""
+"""The self-test: an engine must give the logits here that PyTorch gave at export."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def self_test(engine: Engine, artifact: Artifact, batch_sizes: tuple[int, ...]) 
     """Runs the artifact's golden images through preprocessing and engine, at each batch size.
 
     Raises:
-        SelfTestError: a logit differs by more than the precision explains.
+        SelfTestError: a logit is not finite, or differs by more than the precision explains.
     """
     inputs, golden = golden_images(artifact, engine.precision)
     atol = ATOL[engine.precision]
@@ -48,9 +48,13 @@ def self_test(engine: Engine, artifact: Artifact, batch_sizes: tuple[int, ...]) 
         got, wanted = np.concatenate([engine.predict(inputs[batch]) for batch in batches]), golden[rows]
         if got.shape != wanted.shape:
             raise SelfTestError(f"{engine.name}: self-test at batch {batch_size} gives {got.shape}, expected {wanted.shape}")
+        if not np.isfinite(got).all():
+            raise SelfTestError(
+                f"{engine.name} in {engine.precision}: self-test at batch {batch_size} gives logits that are not finite numbers"
+            )
         error_found = float(np.abs(got - wanted).max())
-        if not error_found <= atol:  # so that a NaN fails
+        if not error_found <= atol:  # so that a NaN in model.json fails
             raise SelfTestError(
                 f"{engine.name} in {engine.precision}: self-test at batch {batch_size} is off by {error_found:.3g} "
-                f"(at most {atol:g}); this machine's runtime or Pillow computes something else than was exported"
+                f"(at most {atol:g}); this machine's runtime or Pillow gives other results than at export"
             )

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from dhvt.errors import ConfigError
 from dhvt.hardware.cpus import available_cpus
+from dhvt.hardware.gpus import count_visible_gpus, read_driver
 
 PREFIX = "DHVT_"
 BUNDLED_MODEL = Path(__file__).resolve().parents[2] / "serving" / "models" / "dhvt_tiny_cifar10"
@@ -78,6 +79,17 @@ class EngineSettings:
             ConfigError: BentoML's model store has no model of this tag.
         """
         return find_model(self.model, said_by=f"{PREFIX}MODEL")
+
+    def device_of(self, worker: int) -> int:
+        """The GPU of a worker: the workers are spread over the visible GPUs in turn.
+
+        Args:
+            worker: number of the worker, from 1 as BentoML counts; 0 is a process that is no worker.
+
+        Returns:
+            The GPU's index among those that ``CUDA_VISIBLE_DEVICES`` leaves; 0 where there is none.
+        """
+        return max(worker - 1, 0) % max(count_visible_gpus(read_driver()), 1)
 
     def engine_threads(self) -> int:
         """``threads``, or this worker's share of all that may be used."""

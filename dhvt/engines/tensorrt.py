@@ -1,6 +1,6 @@
 """TensorRT, or TensorRT for RTX, on an NVIDIA GPU: runs ``model.engine``.
 
-The engine is loaded by the runtime of the very version that built it; memory and stream are CUDA's own. There is one
+The engine is loaded by a runtime of exactly the version that built it; memory and stream are CUDA's own. There is one
 stream and one pair of buffers for the largest batch of the engine's profile, because there is one call at a time; and one
 execution context for batches of any size, beside those of the CUDA graphs.
 """
@@ -10,16 +10,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
-from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dhvt.artifact import ENGINE_NAME, INPUT_NAME, OUTPUT_NAME, Artifact
-from dhvt.engines.chunks import run_in_parts
-from dhvt.engines.compatibility import EngineEntry, Machine, require_fit
-from dhvt.errors import EngineError, EngineUnavailable
+from dhvt.engines.chunks import run_in_chunks
+from dhvt.engines.compatibility import EngineEntry, Machine, require_fit, tuning_warning
+from dhvt.engines.tensorrt_runtime import CudaEngine, ExecutionContext, import_cuda, import_runtime, make_log
+from dhvt.errors import EngineError
 
 logger = logging.getLogger(__name__)
 
@@ -27,34 +27,13 @@ LARGEST_GRAPH_BATCH = 4
 """Batches up to this size run as CUDA graphs: their kernels are shorter than their launches. 0 for none."""
 
 
-class CudaEngine(Protocol):
-    """What is used of ``ICudaEngine``, which both flavours have and neither types."""
-
-    @property
-    def num_io_tensors(self) -> int: ...
-    def get_tensor_name(self, index: int) -> str: ...
-    def get_tensor_dtype(self, name: str) -> Any: ...
-    def get_tensor_shape(self, name: str) -> Any: ...
-    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Any]: ...
-    def create_runtime_config(self) -> Any: ...
-    def create_execution_context(self, runtime_config: Any = ...) -> ExecutionContext | None: ...
-
-
-class ExecutionContext(Protocol):
-    """What is used of ``IExecutionContext``."""
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool: ...
-    def set_tensor_address(self, name: str, memory: int) -> bool: ...
-    def execute_async_v3(self, stream_handle: int) -> bool: ...
-
-
 class TensorRTEngine:
     """Loads the artifact's engine, in the one precision that it was built in.
 
-    A batch above the engine's profile is cut into parts; one below is filled up.
+    A batch above the engine's profile is cut into chunks; one below is filled up.
 
     Raises:
-        EngineUnavailable: the artifact has no engine, or what its engine is for is not here: TensorRT's version, the GPU.
+        EngineUnavailable: the artifact has no engine, or its engine is for another version of TensorRT or another GPU.
         EngineError: the engine was changed, or cannot be loaded; a CUDA call failed.
     """
 
@@ -67,7 +46,7 @@ class TensorRTEngine:
         """The engine's."""
         return [EngineEntry.from_card(artifact.card).precision]
 
-    def __init__(self, artifact: Artifact, precision: str, *, threads: int, max_batch_size: int) -> None:
+    def __init__(self, artifact: Artifact, precision: str, *, threads: int, max_batch_size: int, device: int = 0) -> None:
         self._entry = entry = EngineEntry.from_card(artifact.card)
         if precision != entry.precision:
             raise EngineError(
@@ -75,25 +54,27 @@ class TensorRTEngine:
                 f"python export/to_trt.py ckpt.pt --precision {precision} builds another"
             )
         self.precision = precision
-        flavour = _import_runtime(entry.flavour)
-        cuda = _import_cuda()
+        flavour = import_runtime(entry.flavour)
+        cuda = import_cuda()
         machine = Machine(
             platform=f"{platform.system()} {platform.machine()}",
             version=getattr(flavour, "__version__", None),
-            gpu=cuda.find_gpu(),
+            gpu=cuda.find_gpu(device),
         )
         require_fit(entry, machine, artifact.card)
+        if (warning := tuning_warning(entry, machine)) is not None:
+            logger.warning("%s", warning)
         data = (artifact.path / ENGINE_NAME).read_bytes()
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise EngineError(f"{ENGINE_NAME} is not the exported file (SHA-256 differs); run export/to_trt.py again")
-        self._cuda = cuda
-        cuda.use_device()
+        self._cuda, self._device = cuda, device
+        cuda.use_device(device)
         # All of these live as long as the engine: TensorRT does not keep what it was given.
-        self._log = _make_logger(flavour)
+        self._log = make_log(flavour)
         self._runtime = flavour.Runtime(self._log)
         engine: CudaEngine | None = self._runtime.deserialize_cuda_engine(data)
         if engine is None:
-            raise EngineError(f"{entry.flavour} {entry.version} cannot load {ENGINE_NAME}: {self._log.last}")
+            raise EngineError(f"{entry.flavour} {entry.version} cannot load {ENGINE_NAME}: {self._log.take_errors()}")
         self._engine = engine
         _require_tensors(flavour, engine, entry, artifact)
         self._stream = cuda.Stream()
@@ -110,8 +91,8 @@ class TensorRTEngine:
     def _create_context(self, flavour: Any, graphs: bool = True) -> ExecutionContext:
         if self._entry.flavour == "tensorrt_rtx":
             self._config = config = self._engine.create_runtime_config()
-            # By default it would compile kernels for each new batch size in the background and change over to them
-            # later: then other code would serve than what passed the self-test.
+            # By default it would compile kernels for each new batch size in the background and use them later:
+            # other code would then serve than passed the self-test.
             config.dynamic_shapes_kernel_specialization_strategy = flavour.DynamicShapesKernelSpecializationStrategy.NONE
             if graphs and LARGEST_GRAPH_BATCH and hasattr(flavour, "CudaGraphStrategy"):  # since 1.2; it records by itself
                 config.cuda_graph_strategy = flavour.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
@@ -119,13 +100,15 @@ class TensorRTEngine:
         else:
             context = self._engine.create_execution_context()
         if context is None:
-            raise EngineError(f"{self._entry.flavour} {self._entry.version} cannot run {ENGINE_NAME}: {self._log.last}")
+            raise EngineError(
+                f"{self._entry.flavour} {self._entry.version} cannot run {ENGINE_NAME}: {self._log.take_errors()}"
+            )
         for name, buffer in ((INPUT_NAME, self._images), (OUTPUT_NAME, self._logits)):
             self._require(context.set_tensor_address(name, buffer.device), f"take the address of {name}")
         return context
 
     def _record_graphs(self, flavour: Any) -> None:
-        """A CUDA graph of each small batch size; where one cannot be recorded, the batches of its size run without."""
+        """Records a CUDA graph of each small batch size; where one cannot be recorded, batches of its size run without."""
         smallest, largest = self._entry.min_batch_size, min(LARGEST_GRAPH_BATCH, self._entry.max_batch_size)
         for count in range(smallest, largest + 1):
             try:
@@ -143,7 +126,7 @@ class TensorRTEngine:
             self._graphs[count] = graph, context
 
     def _prove_graphs(self, flavour: Any) -> None:
-        """Where TensorRT for RTX cannot record by itself, it shall run without."""
+        """Turns off CUDA graphs where TensorRT for RTX, which records them by itself, cannot."""
         try:
             for _ in range(3):  # plainly, recording, and launching what was recorded
                 self._enqueue(self._context, self._entry.min_batch_size)
@@ -153,8 +136,8 @@ class TensorRTEngine:
             self._context = self._create_context(flavour, graphs=False)
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self._cuda.use_device()  # the calling thread may be another than last time
-        return run_in_parts(self._run, images, self._entry.min_batch_size, self._entry.max_batch_size)
+        self._cuda.use_device(self._device)  # the calling thread may be another than last time
+        return run_in_chunks(self._run, images, self._entry.min_batch_size, self._entry.max_batch_size)
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         count = len(images)
@@ -179,52 +162,7 @@ class TensorRTEngine:
 
     def _require(self, done: bool, what: str) -> None:
         if not done:
-            raise EngineError(f"{self._entry.flavour} does not {what}: {self._log.last}")
-
-
-def _import_runtime(flavour: str) -> Any:
-    """The Python package, or None where it is not installed.
-
-    Raises:
-        EngineUnavailable: it is there and cannot be loaded.
-    """
-    try:
-        return import_module(flavour)
-    except ModuleNotFoundError:
-        return None
-    except (ImportError, OSError) as error:  # its libraries, or those of CUDA, are missing
-        raise EngineUnavailable(f"{flavour} is installed but cannot be loaded: {error}") from error
-
-
-def _import_cuda() -> Any:
-    try:
-        return import_module("dhvt.engines.cuda")
-    except ImportError as error:
-        raise EngineUnavailable(f"NVIDIA's CUDA bindings cannot be loaded ({error}); pip install cuda-bindings") from error
-
-
-def _make_logger(flavour: Any) -> Any:
-    """TensorRT's messages in Python's log, the last error kept for ours."""
-    levels = {
-        flavour.ILogger.INTERNAL_ERROR: logging.ERROR,
-        flavour.ILogger.ERROR: logging.ERROR,
-        flavour.ILogger.WARNING: logging.WARNING,
-        flavour.ILogger.INFO: logging.DEBUG,
-        flavour.ILogger.VERBOSE: logging.DEBUG,
-    }
-
-    class Log(flavour.ILogger):  # type: ignore[misc]  # the base depends on the flavour
-        def __init__(self) -> None:
-            super().__init__()
-            self.last = "it does not say why"
-
-        def log(self, severity: Any, message: str) -> None:
-            level = levels.get(severity, logging.ERROR)
-            if level == logging.ERROR:
-                self.last = message
-            logger.log(level, "%s: %s", flavour.__name__, message)
-
-    return Log()
+            raise EngineError(f"{self._entry.flavour} does not {what}: {self._log.take_errors()}")
 
 
 def _require_tensors(flavour: Any, engine: CudaEngine, entry: EngineEntry, artifact: Artifact) -> None:

@@ -1,4 +1,4 @@
-"""Parity, repeated on the machine at hand: every engine and precision against what was exported, and against fp32."""
+"""Parity, measured again on this machine: every engine and precision against the exported logits, and against fp32."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from numpy.typing import NDArray
 
 from dhvt.artifact import OPENVINO, Artifact, ModelCard
 from dhvt.data.sources import ImageSource
-from dhvt.engines.base import Engine
-from dhvt.engines.registry import ENGINES, build_engine, find_precisions, try_in_child
+from dhvt.engines.base import Engine, EngineOptions
+from dhvt.engines.probe import probe
+from dhvt.engines.registry import ENGINES, build_engine, find_precisions
 from dhvt.engines.selftest import ATOL, golden_images
 from dhvt.errors import EngineError, EngineUnavailable
 from dhvt.evaluation.agreement import FP32, TOLERANCES, Comparison, Tolerance, compare, compare_logits
-from dhvt.evaluation.metrics import collect_outputs
+from dhvt.evaluation.metrics import Outputs, collect_outputs
 
 ODD_BATCH_SIZE = 7
 REFERENCE = "onnxruntime:fp32"
 FP32_AGREEMENT = 0.9999
-"""Of whole data sets: two classes that are level to the fifth digit change places, in about one of 100,000 images."""
+"""Least share of the same top-1: classes whose logits agree to five digits change places in one of 100,000 images."""
 
 INT8_AGREEMENT_MARGIN = 0.01
 INT8_ERROR_FACTOR = 2
-"""How much further from float32 than at export int8 may be, on other images than those it was measured on."""
+"""Factor by which int8's logit error may exceed that measured at export, which was measured on other images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What was found of one candidate.
+    """The result of one candidate.
 
     Args:
-        candidate: a runtime and a precision, or a runtime alone where it offers none.
-        missing: why it does not run here, where its package, its hardware or its file is not there; that is no fault.
-        fault: what is beyond the thresholds of its precision, or why it fails; None where it passes.
-        golden: against the exported logits of the artifact's own images.
-        images: against the reference on the labelled images; None without them.
-        images_per_s: on these, with decoding.
+        candidate: a runtime and a precision, or a runtime alone if it offers none.
+        missing: the package, hardware or file that it lacks here, which is no fault.
+        fault: what is beyond the thresholds of its precision, or why it fails; None if it passes.
+        golden: comparison with the exported logits of the artifact's own images.
+        images: comparison with the reference on the labelled images; None without them.
+        images_per_s: rate on these, with decoding.
     """
 
     candidate: str
@@ -49,7 +50,7 @@ class Verification:
     images_per_s: float | None = None
 
     def describe(self) -> list[str]:
-        """For people, a line each."""
+        """The result as lines of text."""
         if self.missing is not None:
             return [f"not here: {self.missing}"]
         lines = []
@@ -73,19 +74,20 @@ def verify_engines(
     max_batch_size: int,
     on_error: Callable[[str], None] | None = None,
 ) -> Iterator[Verification]:
-    """Each engine in each precision, the reference first: ONNX Runtime's fp32, or else the first in fp32 that passes.
+    """Verifies each engine in each precision, the reference first: ONNX Runtime's fp32, or else the first in fp32 that passes.
 
-    The reference of the artifact's own images are PyTorch's logits, for int8 the quantized graph's, at batch 1, an odd
+    The artifact's own images are compared with PyTorch's logits, for int8 with the quantized graph's, at batch 1, an odd
     one and the largest. Labelled images are run in the largest batch, and compared with the engine in fp32.
 
     Args:
-        source: labelled images, where accuracy is to be measured and agreement compared on real ones.
-        threads, max_batch_size: what the server would use.
+        source: labelled images, to measure accuracy and agreement on.
+        threads, max_batch_size: see :class:`EngineOptions`.
         on_error: see :func:`dhvt.evaluation.metrics.collect_outputs`.
 
     Raises:
         DataError: an image cannot be read and there is no ``on_error``.
     """
+    options = EngineOptions(threads=threads, max_batch_size=max_batch_size)
     candidates: list[str] = []
     for name in ENGINES:
         try:
@@ -97,34 +99,49 @@ def verify_engines(
     reference: NDArray[np.float32] | None = None
     for candidate in sorted(candidates, key=lambda name: (name != REFERENCE, not name.endswith(":fp32"))):
         try:
-            try_in_child(artifact, candidate, threads, max_batch_size, anew=True)
-            engine = build_engine(artifact, candidate, threads=threads, max_batch_size=max_batch_size)
-            golden = _compare_golden(engine, artifact, max_batch_size)
-            # Four images make no share: their logit errors judge alone.
-            fault = Tolerance(atol=ATOL[engine.precision], top1_agreement=0).fault(golden)
-            if source is None:
-                yield Verification(candidate=candidate, fault=fault, golden=golden)
-                continue
-            start = perf_counter()
-            preprocess = artifact.card.preprocess
-            outputs = collect_outputs(engine.predict, source, preprocess, batch_size=max_batch_size, on_error=on_error)
-            rate = len(outputs.labels) / (perf_counter() - start)
+            found, outputs = _run(artifact, candidate, options, source, on_error)
         except EngineUnavailable as error:
-            yield Verification(candidate=candidate, missing=str(error))
-            continue
+            found, outputs = Verification(candidate=candidate, missing=str(error)), None
         except EngineError as error:
-            yield Verification(candidate=candidate, fault=str(error))
-            continue
-        if reference is None and engine.precision == "fp32" and fault is None:
-            reference = outputs.logits
-        images = None
-        if reference is None:
-            fault = fault or "no engine in fp32 passes here to compare its answers with"
-        else:
-            images = compare_logits(candidate, reference, outputs.logits, (max_batch_size,), outputs.labels)
-            allowed = tolerance(artifact.card, engine.precision).on_sample(images.images)
-            fault = fault or allowed.fault(images)
-        yield Verification(candidate=candidate, fault=fault, golden=golden, images=images, images_per_s=rate)
+            found, outputs = Verification(candidate=candidate, fault=str(error)), None
+        if outputs is not None:
+            if reference is None and candidate.endswith(":fp32") and found.fault is None:
+                reference = outputs.logits
+            found = _compare_images(found, reference, outputs, artifact.card, max_batch_size)
+        yield found
+
+
+def _run(
+    artifact: Artifact,
+    candidate: str,
+    options: EngineOptions,
+    source: ImageSource | None,
+    on_error: Callable[[str], None] | None,
+) -> tuple[Verification, Outputs | None]:
+    """The comparison with the artifact's own images, and the outputs on the labelled ones if there are any."""
+    probe(artifact, candidate, options, use_cache=False)
+    engine = build_engine(artifact, candidate, options)
+    golden = _compare_golden(engine, artifact, options.max_batch_size)
+    # A share of four images means little, so only the logit errors count.
+    fault = Tolerance(atol=ATOL[engine.precision], top1_agreement=0).fault(golden)
+    found = Verification(candidate=candidate, fault=fault, golden=golden)
+    if source is None:
+        return found, None
+    start = perf_counter()
+    preprocess = artifact.card.preprocess
+    outputs = collect_outputs(engine.predict, source, preprocess, batch_size=options.max_batch_size, on_error=on_error)
+    return replace(found, images_per_s=len(outputs.labels) / (perf_counter() - start)), outputs
+
+
+def _compare_images(
+    found: Verification, reference: NDArray[np.float32] | None, outputs: Outputs, card: ModelCard, batch_size: int
+) -> Verification:
+    """The verification with the comparison of the outputs with the reference's logits."""
+    if reference is None:
+        return replace(found, fault=found.fault or "no engine in fp32 passes here to compare its logits with")
+    images = compare_logits(found.candidate, reference, outputs.logits, (batch_size,), outputs.labels)
+    allowed = tolerance(card, found.candidate.partition(":")[2]).on_sample(images.images)
+    return replace(found, images=images, fault=found.fault or allowed.fault(images))
 
 
 def _compare_golden(engine: Engine, artifact: Artifact, largest: int) -> Comparison:
@@ -141,7 +158,7 @@ def _figures(found: Comparison) -> str:
 
 
 def tolerance(card: ModelCard, precision: str) -> Tolerance:
-    """How far the precision may be from fp32 on many images."""
+    """The largest difference from fp32 that the precision may have on many images."""
     if precision == "fp32":
         return replace(FP32, top1_agreement=FP32_AGREEMENT)
     quantized = card.find_variant(format=OPENVINO, precision=precision)

@@ -1,4 +1,4 @@
-"""How many processors this process may use, and what they can do."""
+"""The processors that this process may use, and their instruction sets."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 def available_cpus() -> int:
-    """Processors by affinity and cgroup quota, at least 1; ``os.cpu_count()`` knows of neither."""
+    """Processors by affinity and cgroup quota, at least 1; ``os.cpu_count()`` respects neither."""
     cpus = allowed_cpus()
     quota = _cgroup_quota()
     return max(min(cpus, cpus if quota is None else round(quota)), 1)
 
 
 def allowed_cpus() -> int:
-    """Processors that this process may run on, however much of their time it gets."""
+    """The number of processors that this process may run on, however much of their time it gets."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -67,5 +67,5 @@ def processor_flags() -> frozenset[str]:
 
 
 def processor_name() -> str:
-    """As the processor calls itself."""
+    """The processor's own name, such as ``AMD EPYC 9B14``."""
     return _cpuinfo().get("model name") or platform.processor() or platform.machine()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dhvt.artifact import INT8_NAMES
 from dhvt.data.batches import Predict
-from dhvt.engines.chunks import run_in_parts
+from dhvt.engines.chunks import run_in_chunks
 from dhvt.errors import ExportError
 from dhvt.evaluation.agreement import Comparison, compare_logits
 
@@ -127,7 +127,7 @@ def compare_quantized(
     int8: Predict, fp32: Predict, images: NDArray[np.uint8], labels: NDArray[np.int64], calibration_images: int
 ) -> Quantization:
     """Accuracy and speed of the quantized graph beside those of the one in float32."""
-    expected, got = (run_in_parts(predict, images, 1, COMPARED_BATCH_SIZE) for predict in (fp32, int8))
+    expected, got = (run_in_chunks(predict, images, 1, COMPARED_BATCH_SIZE) for predict in (fp32, int8))
     return Quantization(
         calibration_images=calibration_images,
         comparison=compare_logits("openvino", expected, got, (COMPARED_BATCH_SIZE,), labels),

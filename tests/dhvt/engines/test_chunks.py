@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dhvt.engines.chunks import run_in_parts
+from dhvt.engines.chunks import run_in_chunks
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_a_batch_is_cut_to_what_the_runner_takes(count, smallest, largest, sizes
         buffer[: len(part)] = part.astype(np.float32).reshape(len(part), -1)[:, :2]
         return buffer[: len(part)]
 
-    logits = run_in_parts(run, images, smallest, largest)
+    logits = run_in_chunks(run, images, smallest, largest)
     assert seen == sizes
     assert np.array_equal(logits, images.reshape(count, -1)[:, :2])
     assert not np.shares_memory(logits, buffer)

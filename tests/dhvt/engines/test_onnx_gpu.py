@@ -35,7 +35,7 @@ def test_asked_for_by_name_it_says_what_is_missing(artifact, name):
 
 
 @pytest.mark.parametrize("engine", ENGINES.values())
-def test_that_there_is_no_gpu_is_no_fault(artifact, engine):
+def test_without_a_gpu_it_is_unavailable(artifact, engine):
     with pytest.raises(EngineUnavailable):
         engine.precisions(artifact)
 
@@ -56,9 +56,28 @@ def test_that_onnx_runtime_would_fall_to_the_cpu(artifact):
     assert session.get_providers() == ["CPUExecutionProvider"]
 
 
+@pytest.mark.parametrize("engine", ENGINES.values())
+@pytest.mark.parametrize("device", [0, 3])
+def test_every_provider_gets_the_device(artifact, engine, device, monkeypatch):
+    opened = []
+    monkeypatch.setattr("dhvt.engines.onnx_gpu.open_session", lambda artifact, threads, providers: opened.extend(providers))
+    engine(artifact, "fp32", threads=1, max_batch_size=8, device=device)
+    assert {name for name, _ in opened} <= {CUDA, TENSORRT}
+    assert [options["device_id"] for _, options in opened] == [str(device)] * len(opened)
+
+
+def test_without_a_safe_folder_tensorrt_keeps_no_engines(artifact, monkeypatch, caplog):
+    opened = []
+    monkeypatch.setattr("dhvt.engines.onnx_gpu.open_session", lambda artifact, threads, providers: opened.extend(providers))
+    monkeypatch.setattr("dhvt.engines.onnx_gpu.cache_folder", lambda name: None)
+    OnnxRuntimeTensorRTEngine(artifact, "fp32", threads=1, max_batch_size=8)
+    assert not any("cache" in name for name in opened[0][1])
+    assert "there is no safe folder to keep them; set XDG_CACHE_HOME" in caplog.text
+
+
 def test_another_precision_is_not_passed_off(artifact):
     for engine in ENGINES.values():
-        with pytest.raises(EngineError, match="fp32 alone, not in fp16"):
+        with pytest.raises(EngineError, match="fp32 only, not in fp16"):
             engine(artifact, "fp16", threads=1, max_batch_size=8)
 
 

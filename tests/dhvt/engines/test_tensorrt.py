@@ -1,6 +1,9 @@
-"""TensorRT on a machine without a GPU: what fits, what does not, and what is said about it."""
+"""TensorRT on a machine without a GPU: which engines fit it, and the messages about those that do not."""
 
+import logging
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +11,9 @@ import pytest
 
 from dhvt.artifact import Variant, load_artifact, write_card
 from dhvt.engines import all_candidates, check_engine, open_engine
-from dhvt.engines.compatibility import EngineEntry, Machine, require_fit
-from dhvt.engines.tensorrt import CudaEngine, ExecutionContext, TensorRTEngine
+from dhvt.engines.compatibility import EngineEntry, Machine, require_fit, tuning_warning
+from dhvt.engines.tensorrt import TensorRTEngine
+from dhvt.engines.tensorrt_runtime import CudaEngine, ExecutionContext, make_log, warn_of_old_bindings
 from dhvt.errors import EngineError, EngineUnavailable
 from dhvt.hardware.gpus import Gpu, read_driver
 from tests.serving.test_startup import serve
@@ -46,6 +50,7 @@ def card(artifact_path):
         (RTX, {}),
         (RTX, {"gpu": replace(GPU, compute_capability="12.0")}),
         (RTX, {"platform": "Windows AMD64"}),
+        (RTX | {"compute_capabilities": ["7.5"]}, {"gpu": replace(GPU, compute_capability="7.5")}),
     ],
 )
 def test_an_engine_that_fits(card, entry, machine):
@@ -63,7 +68,16 @@ def test_an_engine_that_fits(card, entry, machine):
         ({"version": "10.9.0"}, {}, r"for tensorrt 10\.9\.0, here is 11\.4\.0\.106; .* ckpt\.pt --flavour tensorrt$"),
         ({"compute_capabilities": ["9.0"]}, {}, r"for compute capability 9\.0, NVIDIA L4 has 8\.9"),
         ({"compute_capabilities": []}, {}, "for compute capability"),
-        (RTX, {"gpu": replace(GPU, compute_capability="7.5")}, r"for compute capability 8\.0 and later, NVIDIA L4 has 7\.5"),
+        (RTX, {"gpu": replace(GPU, compute_capability="7.5")}, r"capability 8\.0 or .* or 12\.1, NVIDIA L4 has 7\.5"),
+        *(
+            (
+                RTX | {"compute_capabilities": built_for},
+                {"gpu": replace(GPU, compute_capability=capability)},
+                rf"supports .* 7\.5, 8\.0, 8\.6, 8\.9, 12\.0, 12\.1, NVIDIA L4 has {capability}; .* tensorrt$",
+            )
+            for capability in ("9.0", "10.0", "11.0")
+            for built_for in ([], [capability])
+        ),
         ({"platform": "Windows AMD64"}, {}, "for Windows AMD64, here is Linux x86_64"),
         (
             {"version": "10.9.0", "compute_capabilities": ["9.0"]},
@@ -83,15 +97,15 @@ def test_what_does_not_fit_is_named(card, entry, machine, message):
     [
         ({"flavour": "tensorrt_lite"}, "names 'tensorrt_lite' as its engine's flavour"),
         ({"profile": {"min_batch_size": 9, "max_batch_size": 8}}, "batches of 9 to 8"),
-        ({"profile": {}}, r"does not say enough of its engine \('min_batch_size'\); run export/to_trt.py again"),
+        ({"profile": {}}, r"lacks a fact of its engine \('min_batch_size'\); run export/to_trt.py again"),
     ],
 )
-def test_an_entry_that_cannot_be(card, entry, message):
+def test_an_invalid_entry(card, entry, message):
     with pytest.raises(EngineError, match=message):
         EngineEntry.from_card(with_engine(card, ENTRY | entry))
 
 
-def test_an_artifact_without_an_engine_is_no_fault(artifact_path):
+def test_an_artifact_without_an_engine_is_unavailable(artifact_path):
     artifact = load_artifact(artifact_path)
     with pytest.raises(EngineUnavailable, match=r"has no TensorRT engine; python export/to_trt.py ckpt.pt adds one"):
         TensorRTEngine.precisions(artifact)
@@ -118,7 +132,7 @@ without_gpu = pytest.mark.skipif(read_driver() is not None, reason="there is an 
 
 
 @without_gpu
-def test_auto_goes_on_without_a_gpu_and_says_why(rtx, caplog):
+def test_auto_goes_on_without_a_gpu_and_gives_the_reason(rtx, caplog):
     choice = open_engine(rtx, threads=1)
     assert choice.engine.name in ("openvino", "onnxruntime")
     assert choice.rejected[0].startswith("tensorrt:fp16: the engine needs an NVIDIA GPU and its driver; CUDA says ")
@@ -129,7 +143,7 @@ def test_auto_goes_on_without_a_gpu_and_says_why(rtx, caplog):
 
 
 @without_gpu
-def test_where_nothing_is_amiss_nothing_is_warned_of(artifact_path, caplog):
+def test_auto_without_an_engine_file_warns_of_nothing(artifact_path, caplog):
     choice = open_engine(load_artifact(artifact_path), threads=1)
     assert choice.rejected[0].startswith("tensorrt: the model has no TensorRT engine")
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
@@ -184,3 +198,53 @@ def test_cuda_says_what_failed():
         cuda.use_device()
     with pytest.raises(EngineError, match=r"cudaMallocHost|cudaStreamCreate"):
         cuda.Buffer((4, 3), np.float32, cuda.Stream())
+
+
+@pytest.mark.parametrize(
+    ("entry", "warned"),
+    [
+        ({"gpu": "NVIDIA GeForce RTX 4090"}, True),
+        ({"gpu": "NVIDIA L4"}, False),
+        ({"gpu": None}, False),
+        ({}, False),
+        (RTX | {"gpu": "NVIDIA GeForce RTX 4090"}, False),
+    ],
+)
+def test_an_engine_tuned_for_another_gpu_is_warned_of(card, entry, warned):
+    """An L4 and a 4090 have the same compute capability."""
+    read = EngineEntry.from_card(with_engine(card, ENTRY | entry))
+    warning = tuning_warning(read, HERE)
+    assert (warning is not None) == warned
+    if warning is not None:
+        assert warning.startswith("the engine was tuned on NVIDIA GeForce RTX 4090 and runs on NVIDIA L4")
+
+
+@pytest.mark.parametrize(
+    ("installed", "warned"), [("12.9.0", True), ("12.8.0", True), ("12.9.1", False), ("13.0.0", False), ("13.1.0rc1", False)]
+)
+def test_old_cuda_bindings_are_warned_of(installed, warned, monkeypatch, caplog):
+    monkeypatch.setattr("dhvt.engines.tensorrt_runtime.version", lambda package: installed)
+    warn_of_old_bindings()
+    assert (f"cuda-bindings {installed} lets no other thread run while it waits" in caplog.text) == warned
+
+
+def test_tensorrts_errors_reach_the_log_and_the_message(caplog):
+    """All of them: the last is the least specific."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
+    log = make_log(trt)
+    assert log.take_errors() == "it gives no reason"
+    runtime = trt.Runtime(log)
+    assert runtime.deserialize_cuda_engine(b"no engine" * 1000) is None
+    words = log.take_errors()
+    assert "Serialization assertion" in words
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert errors
+    assert words == "; ".join(error.removeprefix("tensorrt_rtx: ") for error in errors)
+    assert log.take_errors() == "it gives no reason"
+
+
+def test_nothing_needs_openvino_until_it_runs():
+    code = "import sys; sys.modules['openvino'] = None; import dhvt.classifier, dhvt.cli.verify, tests.gpu.test_onnx_gpu"
+    code += ", tests.gpu.test_tensorrt_engine; from dhvt.engines import tensorrt, onnx, onnx_gpu, verify"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,217 @@
+"""Classification in Python: a model folder, an engine, decoding and ranking, without a server."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dhvt.artifact import Artifact, load_artifact
+from dhvt.data.decode import read_file, to_upright_rgb
+from dhvt.data.preprocess import preprocess_image, resize
+from dhvt.data.sources import ImageSource
+from dhvt.engines import Engine, open_engine
+from dhvt.engines.settings import BUNDLED_MODEL, find_model
+from dhvt.errors import EngineError, ImageError
+from dhvt.evaluation.metrics import Evaluation, collect_outputs
+from dhvt.evaluation.metrics import evaluate as measure
+from dhvt.hardware.cpus import available_cpus
+from dhvt.ranking import Prediction, Ranking, rank
+
+ImageInput = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+"""An image file's path, its bytes, a Pillow image, or an RGB array ``(H, W, 3)`` uint8 of any size."""
+
+DEFAULT_MAX_BATCH_SIZE = 32
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Classifier:
+    """A model and the engine that runs it::
+
+        from dhvt import Classifier
+
+        classifier = Classifier.load("runs/mine/artifact")
+        for prediction in classifier.classify("cat.jpg", top_k=3):
+            print(prediction["label"], prediction["score"])
+
+    It may be used from several threads. Scores are the calibrated probabilities that the server gives.
+
+    Args:
+        artifact: the model folder, as :func:`dhvt.load_artifact` opens it.
+        engine: a proved engine of that model, as :func:`dhvt.engines.open_engine` gives it.
+        max_batch_size: images in one engine call of :meth:`classify_many`.
+    """
+
+    def __init__(self, artifact: Artifact, engine: Engine, *, max_batch_size: int = DEFAULT_MAX_BATCH_SIZE) -> None:
+        self.artifact = artifact
+        self.engine = engine
+        self.max_batch_size = min(max_batch_size, engine.preferred_batch_size or max_batch_size)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = BUNDLED_MODEL,
+        engine: str = "auto",
+        *,
+        threads: int = 0,
+        max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
+        device: int = 0,
+    ) -> Classifier:
+        """Opens a model, and the best engine that passes its self-test on this machine.
+
+        Args:
+            model: a model folder from export, or a tag of BentoML's model store; by default the bundled CIFAR-10 model.
+            engine: a key of :data:`dhvt.engines.ENGINES`, one with a precision such as ``openvino:fp32``, or ``auto``.
+            threads: processor threads of the engine; 0 takes all.
+            max_batch_size: images in one engine call.
+            device: index of the GPU among the visible ones; engines on the processor ignore it.
+
+        Raises:
+            ArtifactError: there is no model folder, or a file of it was changed.
+            ConfigError: the model store has no model of this tag.
+            EngineError: the engine asked for, or with ``auto`` every engine, is missing or fails.
+        """
+        artifact = load_artifact(find_model(model))
+        options = {"threads": threads or available_cpus(), "max_batch_size": max_batch_size, "device": device}
+        return cls(artifact, open_engine(artifact, engine, **options).engine, max_batch_size=max_batch_size)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of the logits."""
+        return tuple(self.artifact.card.classes)
+
+    def classify(self, image: ImageInput, top_k: int = 5) -> list[Prediction]:
+        """The ``top_k`` most likely classes of an image, best first.
+
+        Raises:
+            ImageError: the image cannot be read.
+            EngineError: the engine fails.
+            TypeError: ``image`` is not an :data:`ImageInput`.
+        """
+        return self._rank([self._preprocess(image)])[0].top(self.artifact.card, top_k)
+
+    def classify_many(self, images: Iterable[ImageInput], top_k: int = 5) -> Iterator[list[Prediction] | ImageError]:
+        """Classifies a stream of images in batches, and yields one result per image, in order.
+
+        Threads decode the next images while the engine runs. A bounded number of images is taken ahead of the results, so
+        that memory does not grow with the stream's length. An image that cannot be read does not end the stream: its
+        :class:`~dhvt.errors.ImageError` is yielded, not raised, in its place::
+
+            for path, result in zip(paths, classifier.classify_many(paths)):
+                print(path, result if isinstance(result, ImageError) else result[0]["label"])
+
+        Raises:
+            EngineError: the engine fails.
+            TypeError: an image is not an :data:`ImageInput`.
+        """
+        decoders = ThreadPoolExecutor(available_cpus(), thread_name_prefix="decode")
+        callers = ThreadPoolExecutor(self.engine.concurrency, thread_name_prefix="engine")
+        try:
+            decoded = _map_ahead(decoders, self._try_preprocess, images, ahead=self.max_batch_size + available_cpus())
+            batches = _split(decoded, self.max_batch_size)
+            for results in _map_ahead(callers, self._rank_readable, batches, ahead=self.engine.concurrency):
+                for found in results:
+                    yield found if isinstance(found, ImageError) else found.top(self.artifact.card, top_k)
+        finally:  # also where the caller does not read on
+            for pool in (decoders, callers):
+                pool.shutdown(cancel_futures=True)
+
+    def _preprocess(self, image: ImageInput) -> NDArray[np.uint8]:
+        """The network's input ``(H, W, 3)`` uint8 RGB."""
+        preprocess = self.artifact.card.preprocess
+        if isinstance(image, (str, os.PathLike)):
+            return preprocess_image(read_file(Path(image)), preprocess)
+        if isinstance(image, bytes):
+            return preprocess_image(image, preprocess)
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+                raise ImageError(f"the array is {image.dtype} {image.shape}; an image is uint8 (height, width, 3) in RGB")
+            image = Image.fromarray(image)
+        if not isinstance(image, Image.Image):
+            raise TypeError(f"an image is a path, bytes, a Pillow image or an array, not {type(image).__name__}")
+        return np.asarray(resize(to_upright_rgb(image), preprocess))
+
+    def _try_preprocess(self, image: ImageInput) -> NDArray[np.uint8] | ImageError:
+        try:
+            return self._preprocess(image)
+        except ImageError as error:
+            return error
+
+    def _rank(self, inputs: Sequence[NDArray[np.uint8]]) -> list[Ranking]:
+        logits = self.engine.predict(np.stack(inputs))
+        if not np.isfinite(logits).all():
+            raise EngineError(f"{self.engine.name} in {self.engine.precision} gave logits that are not finite numbers")
+        return rank(logits, self.artifact.card)
+
+    def _rank_readable(self, batch: Sequence[NDArray[np.uint8] | ImageError]) -> list[Ranking | ImageError]:
+        """A ranking for each input, and each error in its place."""
+        inputs = [entry for entry in batch if not isinstance(entry, ImageError)]
+        rankings = iter(self._rank(inputs) if inputs else [])
+        return [entry if isinstance(entry, ImageError) else next(rankings) for entry in batch]
+
+
+def evaluate(
+    classifier: Classifier,
+    source: ImageSource,
+    *,
+    batch_size: int = 64,
+    on_error: Callable[[str], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Measures accuracy and calibration on labelled images::
+
+        from dhvt import Classifier, evaluate, open_dataset
+
+        classifier = Classifier.load("runs/mine/artifact")
+        print(evaluate(classifier, open_dataset("images/", "test", classifier.classes)).top1)
+
+    Args:
+        source: labelled images of the model's classes, as :func:`dhvt.open_dataset` opens them.
+        batch_size: images in one engine call.
+        on_error: called with a message for each broken image, which is left out and counted; None raises instead.
+        on_progress: called with the number of images in each batch done.
+
+    Raises:
+        DataError: a broken image without ``on_error``, or none of them can be read.
+    """
+    outputs = collect_outputs(
+        classifier.engine.predict,
+        source,
+        classifier.artifact.card.preprocess,
+        batch_size=batch_size,
+        on_error=on_error,
+        on_progress=on_progress,
+    )
+    return measure(outputs, classifier.artifact.card.temperature)
+
+
+def _map_ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], *, ahead: int) -> Iterator[R]:
+    """The function's results in the items' order, while at most ``ahead`` further items are in work."""
+    waiting: deque[Future[R]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _split(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of ``size``; the last may be shorter."""
+    batch: list[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
