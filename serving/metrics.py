@@ -1,4 +1,4 @@
-"""What operators count, in Prometheus's terms; ``GET /metrics`` shows it beside BentoML's own."""
+"""The Prometheus metrics; ``GET /metrics`` shows them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SCORES = tuple(step / 10 for step in range(1, 10))
 
 
 class Metrics:
-    """The server's counters and histograms, one set a process; :func:`metrics` gives it."""
+    """The server's counters, gauges and histograms; :func:`metrics` gives those of this process."""
 
     def __init__(self) -> None:
         # Not before BentoML has set PROMETHEUS_MULTIPROC_DIR, or /metrics would not see these.
@@ -22,7 +22,10 @@ class Metrics:
 
         self.requests = Counter("dhvt_requests_total", "Requests by route and status", ["route", "status"])
         self.request_seconds = Histogram(
-            "dhvt_request_duration_seconds", "From the request's headers to its answer", ["route"], buckets=_SECONDS
+            "dhvt_request_duration_seconds",
+            "From the headers to the end of the response",
+            ["route"],
+            buckets=_SECONDS,
         )
         self.in_flight = Gauge(
             "dhvt_requests_in_flight", "Requests that are read, decoded or waiting", multiprocess_mode="livesum"
@@ -34,7 +37,7 @@ class Metrics:
         )
         self.engine_seconds = Histogram("dhvt_engine_duration_seconds", "One engine call", buckets=_SECONDS)
         self.batch_size = Histogram("dhvt_batch_size", "Images in one engine call", buckets=_BATCH_SIZES)
-        self.predictions = Counter("dhvt_predictions_total", "Images by the class that was thought most likely", ["label"])
+        self.predictions = Counter("dhvt_predictions_total", "Images by the most likely class", ["label"])
         self.score = Histogram("dhvt_prediction_score", "Score of the most likely class", buckets=_SCORES)
         self.engine = Gauge(
             "dhvt_engine_info", "1 for the model and engine that serve", ["model", "engine", "precision"],
@@ -42,27 +45,26 @@ class Metrics:
         )  # fmt: skip
 
     def observe_request(self, route: str, status: int, seconds: float) -> None:
-        """Counts an answer.
+        """Counts a request that has been answered.
 
         Args:
             route: one of few; a label each.
-            seconds: from the request's headers to its answer.
+            seconds: from the request's headers to the end of its response.
         """
         self.requests.labels(route, status).inc()
         self.request_seconds.labels(route).observe(seconds)
 
-    def observe_batch(self, seconds: float, waited: Sequence[float], rankings: Sequence[Ranking], card: ModelCard) -> None:
+    def observe_batch(self, seconds: float, images: Sequence[tuple[float, Ranking]], card: ModelCard) -> None:
         """Counts one engine call.
 
         Args:
             seconds: that it took.
-            waited: seconds from each image's arrival to the start of the call.
-            rankings: its results.
+            images: for each, the seconds from its arrival to the start of the call, and its result.
             card: of its model.
         """
         self.engine_seconds.observe(seconds)
-        self.batch_size.observe(len(rankings))
-        for wait, ranking in zip(waited, rankings, strict=True):
+        self.batch_size.observe(len(images))
+        for wait, ranking in images:
             self.queue_seconds.observe(wait)
             self.score.observe(ranking.scores[0])
             self.predictions.labels(card.classes[ranking.indices[0]]).inc()
@@ -70,5 +72,5 @@ class Metrics:
 
 @cache
 def metrics() -> Metrics:
-    """This process's."""
+    """Returns the metrics of this process."""
     return Metrics()

@@ -1,4 +1,4 @@
-"""What a client sees when it goes wrong: one class per status, one JSON envelope.
+"""HTTP errors: one class per status and code, all in one JSON envelope.
 
 RequestError
 ├── BadRequest 400            malformed body, wrong field, no file
@@ -9,10 +9,10 @@ RequestError
 ├── TooLarge 413              too many bytes or pixels
 ├── UnsupportedMedia 415      neither multipart nor an image we decode
 ├── InternalError 500         a fault of this server
-├── EngineFailed 500          the engine raised; the server goes on
+├── EngineFailed 500          the engine raised, or returned NaN; the server goes on
 ├── Overloaded 503            too many requests at once
-├── NotReady 503              the engine failed again and again
-└── TimedOut 504              no answer in time
+├── NotReady 503              the engine failed several times in a row
+└── TimedOut 504              no response in time
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from types import MappingProxyType
 
 from dhvt.data.decode import ImageTooLargeError, UnsupportedFormatError
 from dhvt.errors import ImageError
-from serving.http.response import Answer, to_json
+from serving.http.response import Response, to_json
 
 
 class RequestError(Exception):
-    """A request that is answered with an error.
+    """Base of all HTTP errors.
 
     Args:
-        message: for a person: what was received, what was expected, how to fix it.
+        message: for people: what was received, what was expected, how to fix it.
     """
 
     status = 400
@@ -44,12 +44,12 @@ class RequestError(Exception):
         """``{"error": {"code": …, "message": …}}``."""
         return {"error": {"code": self.code, "message": self.message}}
 
-    def to_answer(self) -> Answer:
-        """The HTTP answer."""
-        return Answer(to_json(self.to_dict()), self.status, headers=self.headers)
+    def to_response(self) -> Response:
+        """The HTTP response."""
+        return Response(to_json(self.to_dict()), self.status, headers=self.headers, error_code=self.code)
 
     def to_line(self) -> bytes:
-        """The last line of an answer that had begun."""
+        """The last line of a response in JSON lines that has begun."""
         return to_json(self.to_dict()) + b"\n"
 
 
@@ -64,7 +64,7 @@ class InvalidImage(BadRequest):
 
 
 class Unauthorized(RequestError):
-    """The server asks for a token, and the request has none or another."""
+    """The server asks for a token, and the request has none or a wrong one."""
 
     status = 401
     code = "unauthorized"
@@ -90,7 +90,7 @@ class WrongMethod(RequestError):
 
 
 class NotReloaded(RequestError):
-    """The new model cannot be served; the old one goes on."""
+    """The new model cannot be served; the old one stays."""
 
     status = 409
     code = "not_reloaded"
@@ -118,7 +118,7 @@ class InternalError(RequestError):
 
 
 class EngineFailed(RequestError):
-    """The engine raised while it ran this request's batch."""
+    """The engine raised while it ran this image's inference batch, or its logits are not finite."""
 
     status = 500
     code = "engine_failed"
@@ -136,21 +136,21 @@ class Overloaded(RequestError):
 
 
 class NotReady(RequestError):
-    """The engine failed again and again; health checks see this, and send no more requests."""
+    """The engine failed several times in a row; health checks report this, and load balancers stop sending requests."""
 
     status = 503
     code = "not_ready"
 
 
 class TimedOut(RequestError):
-    """The request was not answered within the time allowed."""
+    """The request took longer than the time allowed."""
 
     status = 504
     code = "timed_out"
 
 
 def from_image_error(error: ImageError) -> RequestError:
-    """The HTTP side of an image that could not be decoded."""
+    """Returns the HTTP error for an image that could not be decoded."""
     if isinstance(error, ImageTooLargeError):
         return TooLarge(str(error))
     if isinstance(error, UnsupportedFormatError):

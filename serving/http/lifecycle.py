@@ -1,167 +1,184 @@
-"""Requests to answers: admission, time limits, errors, and what is counted and logged of each."""
+"""A request's life, in the order in which it happens, the same for every request.
+
+id and start time → token → route and method → admission → handler under a time limit → errors to responses → sending →
+metrics and log
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
-import random
-import re
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import replace
 from time import perf_counter
-from typing import NamedTuple
 
-from serving.http.errors import InternalError, Overloaded, RequestError, TimedOut
-from serving.http.request import Receive, Scope, read_header
-from serving.http.response import Answer
-from serving.http.routes import Handler, Handlers
+from starlette.middleware.cors import CORSMiddleware
+
+from serving.access_log import AccessLog
+from serving.http.auth import TokenAuth
+from serving.http.errors import InternalError, Overloaded, RequestError, TimedOut, WrongMethod
+from serving.http.request import SCOPE_KEY, ASGIApp, Receive, RequestContext, Scope, Send
+from serving.http.response import ClientStalledError, Response, ResponseSender, send_response
+from serving.http.routes import BENTOML_ROUTES, ROUTES, Endpoints, Route
 from serving.metrics import metrics
 from serving.settings import Settings
 
 logger = logging.getLogger("bentoml.service.dhvt")
-access_logger = logging.getLogger("bentoml.service.dhvt.access")
 
-ROUTES = {"/classify": "POST", "/classify/batch": "POST", "/info": "GET", "/reload": "POST", "/docs.json": "GET"}
-"""The one method of each of the product's own routes."""
-
-_REFUSALS_LOGGED_PER_S = 10
-_REQUEST_ID = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)
+_LABELS = frozenset(ROUTES) | BENTOML_ROUTES
 
 
-class Visit(NamedTuple):
-    """A request by its scope, when it came (``perf_counter``), and its id."""
-
-    scope: Scope
-    start: float
-    identity: str
-
-    @classmethod
-    def begin(cls, scope: Scope) -> Visit:
-        """With the request's own id where it has a fit one, else a new one: no secret, so no system call that gives up the
-        GIL."""
-        request_id = read_header(scope, b"x-request-id")
-        identity = request_id.decode() if _REQUEST_ID.fullmatch(request_id) else f"{random.getrandbits(128):032x}"
-        return cls(scope, perf_counter(), identity)
-
-
-@dataclass(frozen=True)
-class _Route:
-    handle: Handler
-    timeout_s: int
-    takes_images: bool
-
-
-class App:
-    """Answers the product's own routes.
+class RequestLifecycle:
+    """The outermost ASGI application.
 
     Args:
+        bentoml: BentoML's application, which answers what is not in :data:`serving.http.routes.ROUTES`.
         settings: of this process.
-        handlers: what each route does.
+        traced: paths of ours that go through BentoML's application, whose middlewares make the spans; it calls
+            :meth:`respond`.
     """
 
-    def __init__(self, settings: Settings, handlers: Handlers) -> None:
-        self.settings, self.handlers = settings, handlers
+    def __init__(self, bentoml: ASGIApp, settings: Settings, *, traced: frozenset[str] = frozenset()) -> None:
+        self.bentoml, self.settings, self.traced = bentoml, settings, traced
+        self.auth = TokenAuth(settings.token)
+        self.access_log = AccessLog(settings.access_log)
         self.in_flight = 0
-        self._second = self._refusals = 0  # the last second in which there were any, and how many
-        self._routes = {
-            "/classify": _Route(handlers.classify, settings.request_timeout_s, True),
-            "/classify/batch": _Route(handlers.classify_batch, settings.batch_timeout_s, True),
-            "/info": _Route(handlers.info, settings.request_timeout_s, False),
-            "/reload": _Route(handlers.reload, settings.batch_timeout_s, False),
-            "/docs.json": _Route(handlers.describe, settings.request_timeout_s, False),
-        }
+        self._endpoints: Endpoints | None = None
+        self._routes: Mapping[str, Route] = {}
+        origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+        self._app: ASGIApp = self._dispatch
+        if origins:
+            methods = ["GET", "HEAD", "POST"]
+            self._app = CORSMiddleware(self._dispatch, allow_origins=origins, allow_methods=methods, allow_headers=["*"])
 
-    def refuse(self, scope: Scope, error: RequestError) -> Answer:
-        """For a request that no route takes: counted and logged as any other."""
-        visit = Visit.begin(scope)
-        self.record(visit, error.status)
-        return _with_identity(error.to_answer(), visit)
+    def attach(self, endpoints: Endpoints) -> None:
+        """Gives it the loaded model's endpoints; to be called once, before the first request."""
+        self._endpoints, self._routes = endpoints, endpoints.routes()
 
-    async def answer(self, scope: Scope, receive: Receive) -> Answer:
-        """Never raises but for cancellation; whatever goes wrong is an answer too."""
-        visit, route = Visit.begin(scope), self._routes[scope["path"]]
-        refusal = self.refusal() if route.takes_images else None
-        self.count(1)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.bentoml(scope, receive, send)
+            return
+        request = RequestContext.from_scope(scope, receive)
+        sender = ResponseSender(
+            request,
+            send,
+            upload_timeout_s=self.settings.batch_timeout_s,
+            stall_timeout_s=self.settings.request_timeout_s,
+        )
         try:
-            if refusal:
+            await self._app(scope, receive, sender.send)
+        except ClientStalledError as error:
+            request.fail(TimedOut(str(error)))  # unfinished, for which uvicorn closes the connection
+        except Exception as error:
+            await self._send_error(self._explain(error, request), request, sender)
+        finally:
+            self._record(request)
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request, or hands it to BentoML's application."""
+        request: RequestContext = scope[SCOPE_KEY]
+        try:
+            self.auth.check(request)
+            route = self._routes.get(request.path)
+            if route is None:
+                await self._delegate(request, send)
+                return
+            if request.method not in route.methods:
+                allowed = ", ".join(route.methods)
+                raise WrongMethod(f"{request.path} takes {allowed}, not {request.method}", allowed)
+        except RequestError as error:
+            response = error.to_response()
+        else:
+            if request.path in self.traced:
+                await self.bentoml(scope, receive, send)
+                return
+            response = await self.respond(request)
+        request.error_code = request.error_code or response.error_code
+        await send_response(response, send)
+
+    async def respond(self, request: RequestContext) -> Response:
+        """Returns the response of one of our routes. Never raises but for cancellation; every failure is a response too."""
+        route = self._routes[request.path]
+        refusal = self._refusal() if route.takes_images else None
+        self._count(1)
+        try:
+            if refusal is not None:
                 raise refusal
             async with asyncio.timeout(route.timeout_s):
-                answer = await route.handle(scope, receive)
+                response = await route.handle(request)
         except Exception as error:
-            answer = explain(error, visit, f"no answer within {route.timeout_s} s").to_answer()
+            return self._explain(error, request, f"no response within {route.timeout_s} s").to_response()
         finally:
-            self.count(-1)
-        answer = _with_identity(answer, visit)
-        if isinstance(answer.body, bytes):
-            self.record(visit, answer.status)
-            return answer
-        return replace(answer, body=self._stream(answer.body, visit, route.timeout_s))
+            self._count(-1)
+        if isinstance(response.body, bytes):
+            return response
+        return replace(response, body=self._stream(response.body, request, route.timeout_s))
 
-    def refusal(self) -> Overloaded | None:
+    def _refusal(self) -> Overloaded | None:
         """Why a request that comes now could not be answered soon, if so: too many are in flight, or they wait too long."""
+        assert self._endpoints is not None
         if self.in_flight >= self.settings.max_in_flight:
             return Overloaded(f"{self.settings.max_in_flight} requests are being answered already; try again in a second")
-        waited_s = self.handlers.oldest_wait_s()
+        waited_s = self._endpoints.oldest_wait_s()
         if 0 < self.settings.max_queue_ms < waited_s * 1000:
             return Overloaded(f"images wait for {waited_s:.1f} s already; try again", retry_after_s=math.ceil(waited_s))
         return None
 
-    async def _stream(self, body: AsyncGenerator[bytes, None], visit: Visit, timeout_s: int) -> AsyncGenerator[bytes, None]:
-        """The body as it is made, in flight until its end; its status has gone out, so an error is its last line."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        self.count(1)
+    async def _stream(
+        self, body: AsyncGenerator[bytes, None], request: RequestContext, timeout_s: float
+    ) -> AsyncGenerator[bytes, None]:
+        """The body as it is made, in flight until its end. Its status has been sent, so an error is its last line."""
+        deadline = request.start + timeout_s
+        self._count(1)
         try:
             while True:
-                async with asyncio.timeout_at(deadline):  # not around the yield: it would cancel whoever sends
+                async with asyncio.timeout(max(deadline - perf_counter(), 0)):
                     chunk = await anext(body)
                 yield chunk
         except StopAsyncIteration:
             pass
         except Exception as error:
-            yield explain(error, visit, f"no complete answer within {timeout_s} s").to_line()
+            explained = self._explain(error, request, f"no complete response within {timeout_s} s")
+            request.fail(explained)
+            yield explained.to_line()
         finally:
-            self.count(-1)
-            self.record(visit, 200)
+            self._count(-1)
             await body.aclose()
 
-    def count(self, change: int) -> None:
-        """Requests that are in flight now."""
+    async def _delegate(self, request: RequestContext, send: Send) -> None:
+        """Lets BentoML's application answer, under the same time limit."""
+        timeout_s = self.settings.request_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.bentoml(request.scope, request.receive, send)
+        except TimeoutError as error:
+            raise TimedOut(f"no response within {timeout_s} s") from error
+
+    async def _send_error(self, error: RequestError, request: RequestContext, sender: ResponseSender) -> None:
+        """Answers with an error where nothing has been sent yet; else the connection is closed, which tells the client."""
+        if not sender.is_started:
+            await send_response(error.to_response(), sender.send)
+        request.fail(error)
+
+    def _explain(self, error: Exception, request: RequestContext, timed_out: str = "no response in time") -> RequestError:
+        """Returns what a client is told; an unexpected error goes to the log with its traceback."""
+        if isinstance(error, RequestError):
+            return error
+        if isinstance(error, TimeoutError):
+            return TimedOut(timed_out)
+        logger.error("request %s failed unexpectedly", request.request_id, exc_info=error)
+        return InternalError("the server failed on this request; see its log")
+
+    def _count(self, change: int) -> None:
+        """Counts the requests to our routes that are in flight."""
         self.in_flight += change
         metrics().in_flight.inc(change)
 
-    def record(self, visit: Visit, status: int) -> None:
-        """A request that has been answered: in the metrics, and in the log where it is to be there."""
-        seconds = perf_counter() - visit.start
-        path = visit.scope["path"]
-        route = path if path in ROUTES else "other"  # or strangers could make labels without end
-        metrics().observe_request(route, status, seconds)
-        level = self.settings.access_log
-        if level == "all" or (level == "errors" and status >= 400 and not self._is_one_of_many(status)):
-            client = visit.scope.get("client") or ("unknown",)
-            entry = {"request_id": visit.identity, "client": client[0], "method": visit.scope["method"], "path": path}
-            access_logger.info(json.dumps(entry | {"status": status, "duration_ms": round(seconds * 1000, 1)}))
-
-    def _is_one_of_many(self, status: int) -> bool:
-        """Whether this second's refusals for want of room have their lines already: a line costs more than a refusal."""
-        if status != Overloaded.status:
-            return False
-        second = int(perf_counter())
-        self._refusals = self._refusals + 1 if second == self._second else 1
-        self._second = second
-        return self._refusals > _REFUSALS_LOGGED_PER_S
-
-
-def explain(error: BaseException, visit: Visit, timed_out: str) -> RequestError:
-    """What a client is told of it; what nobody foresaw goes to the log with its traceback."""
-    if isinstance(error, RequestError):
-        return error
-    if isinstance(error, TimeoutError):
-        return TimedOut(timed_out)
-    logger.error("request %s failed for a reason that nobody foresaw", visit.identity, exc_info=error)
-    return InternalError("the server failed on this request; see its log")
-
-
-def _with_identity(answer: Answer, visit: Visit) -> Answer:
-    return replace(answer, headers={**answer.headers, "X-Request-ID": visit.identity})
+    def _record(self, request: RequestContext) -> None:
+        """Counts and logs a request that has been answered."""
+        seconds = perf_counter() - request.start
+        route = request.path if request.path in _LABELS else "other"  # or strangers could make labels without end
+        metrics().observe_request(route, request.status, seconds)
+        self.access_log.record(request, seconds)

@@ -17,18 +17,18 @@ _BINARY = {"type": "string", "format": "binary"}
 _TOP_K = {
     "name": "top_k",
     "in": "query",
-    "description": "How many classes to answer with.",
+    "description": "How many classes to return.",
     "schema": {"type": "integer", "minimum": 1, "default": DEFAULT_TOP_K},
 }
 _ONE_FILE = {"type": "object", "required": ["image"], "properties": {"image": _BINARY, "top_k": _TOP_K["schema"]}}
 _FILES = {"type": "object", "required": ["image"], "properties": {"image": {"type": "array", "items": _BINARY}}}
-_OF_PICTURES = (errors.BadRequest, errors.InvalidImage, errors.TooLarge, errors.UnsupportedMedia, errors.EngineFailed)
-_OF_ALL = (errors.Unauthorized, errors.InternalError, errors.TimedOut)
+_IMAGE_ERRORS = (errors.BadRequest, errors.InvalidImage, errors.TooLarge, errors.UnsupportedMedia, errors.EngineFailed)
+_COMMON_ERRORS = (errors.Unauthorized, errors.InternalError, errors.TimedOut)
 
 
 @cache
 def openapi_document() -> dict[str, Any]:
-    """OpenAPI 3.1, as JSON's values."""
+    """Returns the OpenAPI 3.1 document."""
     models = [(model, "serialization") for model in (schemas.ClassifyOutput, schemas.BatchOutput, schemas.Info, schemas.Error)]
     _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]  # its modes are literals
     images = {"image/*": {"schema": _BINARY}, "application/octet-stream": {"schema": _BINARY}}
@@ -43,7 +43,7 @@ def openapi_document() -> dict[str, Any]:
                     "`curl -F image=@cat.jpg 'localhost:3000/classify?top_k=3'`",
                     schemas.ClassifyOutput,
                     {"model": "dhvt_tiny_cifar_patch4", "predictions": [_EXAMPLE]},
-                    (*_OF_PICTURES, errors.Overloaded),
+                    (*_IMAGE_ERRORS, errors.Overloaded),
                     parameters=[_TOP_K],
                     body={"multipart/form-data": {"schema": _ONE_FILE}, **images},
                 )
@@ -57,7 +57,7 @@ def openapi_document() -> dict[str, Any]:
                     "error that ends the request early is then the last line.",
                     schemas.BatchOutput,
                     {"model": "dhvt_tiny_cifar_patch4", "results": [{"name": "a.jpg", "predictions": [_EXAMPLE]}]},
-                    (*_OF_PICTURES, errors.Overloaded),
+                    (*_IMAGE_ERRORS, errors.Overloaded),
                     parameters=[_TOP_K],
                     body={"multipart/form-data": {"schema": _FILES}, **archives},
                     also={JSON_LINES: {"schema": {"anyOf": [_refer("BatchResult"), _refer("Error")]}}},
@@ -66,8 +66,8 @@ def openapi_document() -> dict[str, Any]:
             "/info": {"get": _operation("What is served, by what, within which limits", "", schemas.Info, None, ())},
             "/reload": {
                 "post": _operation(
-                    "Read the model anew",
-                    "The old model answers until the new one is proved. Needs a server with DHVT_TOKEN.",
+                    "Reload the model",
+                    "The old model serves until the new one is proved. Needs a server with DHVT_TOKEN.",
                     schemas.Info,
                     None,
                     (errors.NotReloaded,),
@@ -93,12 +93,12 @@ def _operation(
     body: dict[str, Any] | None = None,
     also: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    answer = {"schema": _refer(output.__name__)} | ({"example": example} if example else {})
+    content = {"schema": _refer(output.__name__)} | ({"example": example} if example else {})
     operation = {
         "summary": summary,
         "description": description,
-        "responses": {"200": {"description": (output.__doc__ or "").strip(), "content": {JSON: answer, **(also or {})}}}
-        | _error_responses((*kinds, *_OF_ALL)),
+        "responses": {"200": {"description": (output.__doc__ or "").strip(), "content": {JSON: content, **(also or {})}}}
+        | _error_responses((*kinds, *_COMMON_ERRORS)),
     }
     if parameters:
         operation["parameters"] = parameters

@@ -1,78 +1,154 @@
-"""An ASGI request: its headers, and its body read under a limit that trusts no declared length."""
+"""One HTTP request while it is answered: its headers, its body under a byte limit, its query."""
 
 from __future__ import annotations
 
+import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 from urllib.parse import parse_qs
 
-from serving.http.errors import BadRequest, TooLarge
+from serving.http.errors import BadRequest, RequestError, TooLarge
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 DEFAULT_TOP_K = 5
+SCOPE_KEY = "dhvt.request"
+"""Where a request's context is in its ASGI scope."""
+
+_REQUEST_ID = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)
+_MAX_LENGTH_DIGITS = 18
 
 
-def read_header(scope: Scope, name: bytes) -> bytes:
-    """A header's value, empty when it is not there.
+@dataclass(slots=True, eq=False)
+class RequestContext:
+    """A request, and what is recorded of it.
 
-    Args:
-        name: in lower case.
+    Attributes:
+        scope, receive: ASGI's.
+        headers: by lower-case name; of several with one name, the last.
+        request_id: the client's ``X-Request-ID`` if it is valid, else a random one.
+        start: ``perf_counter()`` when its headers had come.
+        status: of the response; what is recorded when none is sent, until then.
+        error_code: ``error.code`` of the response, empty for a success.
+        body_is_complete: whether all of its body has been received.
+        on_body_complete: called when that changes.
     """
-    for key, value in scope["headers"]:
-        if key == name:
-            return bytes(value)
-    return b""
+
+    scope: Scope
+    receive: Receive
+    headers: dict[bytes, bytes]
+    request_id: str
+    start: float
+    status: int = 500
+    error_code: str = ""
+    body_is_complete: bool = False
+    on_body_complete: Callable[[], None] | None = None
+
+    @classmethod
+    def from_scope(cls, scope: Scope, receive: Receive) -> RequestContext:
+        """The context of a request that has just come; also stored in its scope."""
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        # Not a secret, so no system call, which would release the GIL.
+        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+        request = scope[SCOPE_KEY] = cls(scope, receive, headers, request_id, perf_counter())
+        return request
+
+    @property
+    def path(self) -> str:
+        """The path, decoded, without the query."""
+        path: str = self.scope["path"]
+        return path
+
+    @property
+    def method(self) -> str:
+        """The HTTP method, in capitals."""
+        method: str = self.scope["method"]
+        return method
+
+    def fail(self, error: RequestError) -> None:
+        """Records the request as failed with this error, whatever status line has been sent."""
+        self.status, self.error_code = error.status, error.code
+
+    def content_type(self) -> tuple[str, str]:
+        """The Content-Type as it was sent, and the media type alone, in lower case and without parameters."""
+        declared = self.headers.get(b"content-type", b"").decode("latin-1")
+        return declared, declared.partition(";")[0].strip().lower()
+
+    async def next_chunk(self) -> bytes:
+        """The next bytes of the body.
+
+        Raises:
+            BadRequest: the client closed the connection before the end.
+        """
+        message = await self.receive()
+        if message["type"] == "http.disconnect":
+            raise BadRequest("the client closed the connection before the body was complete")
+        if not message.get("more_body", False):
+            self.body_is_complete = True
+            if self.on_body_complete is not None:
+                self.on_body_complete()
+        chunk: bytes = message.get("body", b"")
+        return chunk
 
 
-def read_content_type(scope: Scope) -> tuple[str, str]:
-    """The header as it was sent, and the type alone, in lower case and without parameters."""
-    declared = read_header(scope, b"content-type").decode("latin-1")
-    return declared, declared.partition(";")[0].strip().lower()
+def check_declared_length(request: RequestContext, limit: int, too_large: str) -> None:
+    """Raises TooLarge when the ``Content-Length`` is above ``limit``; leading zeros do not count as digits."""
+    digits = request.headers.get(b"content-length", b"").lstrip(b"0")
+    if digits.isdigit() and (len(digits) > _MAX_LENGTH_DIGITS or int(digits) > limit):
+        raise TooLarge(too_large)
 
 
-async def stream_body(scope: Scope, receive: Receive, limit: int, too_large: str) -> AsyncIterator[bytes]:
-    """The body as it comes, counted.
+async def stream_body(request: RequestContext, limit: int, too_large: str) -> AsyncIterator[bytes]:
+    """Yields the body as it comes. What is counted is what comes, not what was declared.
 
     Raises:
         TooLarge: with the message ``too_large``, at once when the declared length is above ``limit``.
-        BadRequest: the client went away before the end.
+        BadRequest: the client closed the connection before the end.
     """
-    declared = read_header(scope, b"content-length")
-    if declared.isdigit() and int(declared[:18]) > limit:
-        raise TooLarge(too_large)
+    check_declared_length(request, limit, too_large)
     received = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise BadRequest("the client closed the connection before the body was complete")
-        chunk = message.get("body", b"")
+    while not request.body_is_complete:
+        chunk = await request.next_chunk()
         received += len(chunk)
         if received > limit:
             raise TooLarge(too_large)
         if chunk:
             yield chunk
-        if not message.get("more_body", False):
-            return
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int, too_large: str) -> bytes:
-    """The whole body; raises as :func:`stream_body` does."""
-    chunks = [chunk async for chunk in stream_body(scope, receive, limit, too_large)]
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+async def read_body(request: RequestContext, limit: int, too_large: str) -> bytes:
+    """Returns the whole body; raises as :func:`stream_body` does. No generator: this is the path of every single image."""
+    check_declared_length(request, limit, too_large)
+    body = await request.next_chunk()
+    if request.body_is_complete and len(body) <= limit:
+        return body
+    chunks, received = [body], len(body)
+    while received <= limit:
+        if request.body_is_complete:
+            return b"".join(chunks)
+        chunks.append(await request.next_chunk())
+        received += len(chunks[-1])
+    raise TooLarge(too_large)
 
 
-def parse_top_k(scope: Scope, fields: dict[str, str]) -> int:
-    """``top_k`` of the query, else of the form's fields, else :data:`DEFAULT_TOP_K`.
+def parse_top_k(request: RequestContext, fields: dict[str, str]) -> int:
+    """Returns ``top_k`` of the query, else of the form's fields, else :data:`DEFAULT_TOP_K`.
 
     Raises:
-        BadRequest: one of them is no whole number of at least 1.
+        BadRequest: one of them is not a whole number of at least 1.
     """
     given = [fields["top_k"]] if "top_k" in fields else []
-    if scope["query_string"]:
-        given += parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("top_k", [])
+    query = request.scope["query_string"]
+    if query:
+        given += parse_qs(query.decode("latin-1"), keep_blank_values=True).get("top_k", [])
     for text in given:
         if not (text.isascii() and text.isdigit() and text.strip("0")):
             raise BadRequest(f"top_k is {text!r}; it must be a whole number of at least 1")

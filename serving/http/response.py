@@ -1,29 +1,135 @@
-"""What goes back over HTTP, whoever sends it."""
+"""HTTP responses: status, headers and body, and how they are sent under a time limit."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serving.http.request import Message, RequestContext, Send
 
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"
+HTML = "text/html; charset=utf-8"
+_PIECE_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Status, headers and body; a body that is not bytes is sent as it comes."""
+class Response:
+    """Status, headers and body; a body that is a generator is sent as it is made.
+
+    ``error_code`` is the code of the error that the body reports, empty for a success.
+    """
 
     body: bytes | AsyncGenerator[bytes, None]
     status: int = 200
     content_type: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
+    error_code: str = ""
+
+    def encoded_headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers as ASGI wants them, ``content-length`` included where it is known."""
+        headers = [(b"content-type", self.content_type.encode())]
+        headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items()]
+        if isinstance(self.body, bytes):
+            headers.append((b"content-length", b"%d" % len(self.body)))
+        return headers
 
 
-_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def to_json(value: Any) -> bytes:
-    """Compact UTF-8; what no UTF-8 can say, such as a byte of a file name in another encoding, becomes ``?``."""
+    """Returns compact UTF-8; what UTF-8 cannot encode, such as a byte of a file name in another encoding, becomes ``?``."""
     return _encoder.encode(value).encode(errors="replace")
+
+
+async def send_response(response: Response, send: Send) -> None:
+    """Sends a response in ASGI's messages; a large one in pieces, each of which waits until the one before is written."""
+    await send({"type": "http.response.start", "status": response.status, "headers": response.encoded_headers()})
+    if isinstance(response.body, bytes):
+        last = max(len(response.body) - 1, 0) // _PIECE_BYTES * _PIECE_BYTES
+        for start in range(0, last, _PIECE_BYTES):
+            piece = response.body[start : start + _PIECE_BYTES]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": response.body[last:]})
+        return
+    async with aclosing(response.body) as body:
+        async for chunk in body:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+class ClientStalledError(Exception):
+    """The client reads nothing of its response."""
+
+
+class ResponseSender:
+    """The ``send`` of one request: adds its id, notes its status, and limits how long the client may read nothing.
+
+    Args:
+        request: whose response is sent.
+        send: ASGI's.
+        upload_timeout_s: the limit while the client is still sending; many send everything before they read.
+        stall_timeout_s: the limit after that.
+    """
+
+    __slots__ = ("_is_stalled", "_send", "_timer", "is_started", "request", "stall_timeout_s", "upload_timeout_s")
+
+    def __init__(self, request: RequestContext, send: Send, *, upload_timeout_s: float, stall_timeout_s: float) -> None:
+        self.request, self._send = request, send
+        self.upload_timeout_s, self.stall_timeout_s = upload_timeout_s, stall_timeout_s
+        self.is_started = self._is_stalled = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def send(self, message: Message) -> None:
+        """Sends an ASGI message.
+
+        Raises:
+            ClientStalledError: the client has read nothing for too long.
+        """
+        request = self.request
+        if message["type"] == "http.response.start":
+            self.is_started = True
+            request.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", request.request_id.encode())]
+        await self._send_within_limit(message)
+
+    async def _send_within_limit(self, message: Message) -> None:
+        """A plain timer, since ``asyncio.timeout`` costs eight times as much and each response needs it twice."""
+        task = asyncio.current_task()
+        assert task is not None
+        if not self.request.body_is_complete:
+            self.request.on_body_complete = partial(self._shorten, task)
+        self._start_timer(task, self.stall_timeout_s if self.request.body_is_complete else self.upload_timeout_s)
+        try:
+            await self._send(message)
+        except asyncio.CancelledError as error:
+            if self._is_stalled and task.uncancel() == 0:
+                raise ClientStalledError("the client reads nothing of its response") from error
+            raise
+        finally:
+            self._stop_timer()
+
+    def _start_timer(self, task: asyncio.Task[object], seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._stall, task)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _stall(self, task: asyncio.Task[object]) -> None:
+        self._is_stalled = True
+        task.cancel()
+
+    def _shorten(self, task: asyncio.Task[object]) -> None:
+        """The client has sent everything: what is being sent now has the shorter limit from here on."""
+        if self._timer is not None:
+            self._stop_timer()
+            self._start_timer(task, self.stall_timeout_s)

@@ -1,285 +1,205 @@
-"""What each route does."""
+"""The routes, and what each does."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import signal
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-import psutil
-
-from dhvt.errors import DHVTError
 from dhvt.ranking import Ranking
-from serving.http.errors import BadRequest, NotReloaded, RequestError, TooLarge, Unauthorized
+from serving.http.errors import BadRequest, TooLarge, Unauthorized
 from serving.http.openapi import openapi_document
-from serving.http.request import Receive, Scope, parse_top_k, read_header
-from serving.http.response import JSON_LINES, Answer, to_json
-from serving.inference.model import Classifier
-from serving.metrics import metrics
+from serving.http.page import page_response
+from serving.http.request import RequestContext, parse_top_k
+from serving.http.response import JSON_LINES, Response, to_json
+from serving.inference.model import ServedModel
+from serving.inference.multi import MultiImageClassifier, json_lines
+from serving.inference.reload import ModelManager
 from serving.settings import Settings
-from serving.uploads.image import UploadedImage
 from serving.uploads.multi import read_images
 from serving.uploads.single import read_upload
 
-logger = logging.getLogger("bentoml.service.dhvt")
+ROUTES = {
+    "/": "GET",
+    "/classify": "POST",
+    "/classify/batch": "POST",
+    "/info": "GET",
+    "/reload": "POST",
+    "/docs.json": "GET",
+}
+"""Our routes and the method of each; those with GET answer HEAD too."""
 
-_PATIENT_S = 1.0
-"""While images wait for longer, it is worth to look whether their clients still do."""
+BENTOML_ROUTES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
+"""The routes of BentoML's application that are meant to be used."""
 
-GONE = "the client closed the connection before its image's turn came"
+_WATCH_AFTER_S = 1.0
+"""While images wait for longer than this, it is worth to watch whether their clients are still there."""
 
-_MAX_ANSWER_BYTES = 100_000_000
+_MAX_RESPONSE_BYTES = 100_000_000
+_LIMITS = (
+    "max_upload_bytes",
+    "max_batch_upload_bytes",
+    "max_batch_images",
+    "max_pixels",
+    "max_batch_size",
+    "max_in_flight",
+    "max_queue_ms",
+    "request_timeout_s",
+    "batch_timeout_s",
+)
 
-_Begun = asyncio.Queue[asyncio.Task[dict[str, Any]] | None]
-"""Results of a batch on their way, in order, and None at the end."""
-
-Handler = Callable[[Scope, Receive], Awaitable[Answer]]
+Handler = Callable[[RequestContext], Awaitable[Response]]
 
 
-class Handlers:
-    """The routes, over one model at a time.
+@dataclass(frozen=True)
+class Route:
+    """A handler with its methods, its time limit, and whether overload refuses its requests."""
+
+    handle: Handler
+    methods: tuple[str, ...]
+    timeout_s: int
+    takes_images: bool = False
+
+
+class Endpoints:
+    """What each route does, over the model that serves.
 
     Args:
         settings: of this process.
-        classifier: what they start with; a reload replaces it.
+        manager: of the model.
+        tell_siblings: asks the other workers to reload too.
     """
 
-    def __init__(self, settings: Settings, classifier: Classifier) -> None:
-        self.settings, self.classifier = settings, classifier
-        self._reloading = asyncio.Lock()
-        self._batch_images, self._batch_bytes = 0, 0  # of all requests to /classify/batch, on their way
-        self._tasks: set[asyncio.Task[None]] = set()
+    def __init__(self, settings: Settings, manager: ModelManager, tell_siblings: Callable[[], None]) -> None:
+        self.settings, self.manager, self.tell_siblings = settings, manager, tell_siblings
+        self._multi = MultiImageClassifier(settings)
+
+    @property
+    def model(self) -> ServedModel:
+        """The model that serves now."""
+        return self.manager.current
+
+    def routes(self) -> Mapping[str, Route]:
+        """Every route by its path, those of :data:`ROUTES`."""
+        short, long = self.settings.request_timeout_s, self.settings.batch_timeout_s
+        table: dict[str, tuple[Handler, int, bool]] = {
+            "/": (self.page, short, False),
+            "/classify": (self.classify, short, True),
+            "/classify/batch": (self.classify_multiple, long, True),
+            "/info": (self.info, short, False),
+            "/reload": (self.reload, long, False),
+            "/docs.json": (self.openapi, short, False),
+        }
+        return {
+            path: Route(handle, ("GET", "HEAD") if ROUTES[path] == "GET" else (ROUTES[path],), timeout_s, takes_images)
+            for path, (handle, timeout_s, takes_images) in table.items()
+        }
 
     def oldest_wait_s(self) -> float:
-        """See :meth:`serving.inference.scheduler.Pipeline.oldest_wait_s`."""
-        return self.classifier.pipeline.oldest_wait_s()
+        """How long the image that was submitted first has waited, 0 when none waits."""
+        return self.model.scheduler.oldest_wait_s()
 
-    async def classify(self, scope: Scope, receive: Receive) -> Answer:
+    async def classify(self, request: RequestContext) -> Response:
         """``POST /classify``: one image."""
-        upload = await read_upload(scope, receive, self.settings.max_upload_bytes)
-        top_k = parse_top_k(scope, upload.fields)
-        classifier = self.classifier
-        if classifier.pipeline.oldest_wait_s() > _PATIENT_S:
-            ranking = await _unless_gone(classifier.pipeline.submit(upload.image), receive)
+        upload = await read_upload(request, self.settings.max_upload_bytes)
+        top_k = parse_top_k(request, upload.fields)
+        model = self.model
+        # The future has no name here: an error's traceback would hold this frame, and this the future, its error and the image.
+        if model.scheduler.oldest_wait_s() > _WATCH_AFTER_S:
+            ranking = await _unless_disconnected(model.scheduler.submit(upload.image), request)
         else:
-            ranking = await classifier.pipeline.submit(upload.image)
-        return classifier.answer(ranking, top_k)
+            ranking = await model.scheduler.submit(upload.image)
+        return model.respond(ranking, top_k)
 
-    async def classify_batch(self, scope: Scope, receive: Receive) -> Answer:
-        """``POST /classify/batch``: many, answered in order; as JSON lines, while they come, where those are accepted."""
-        top_k = parse_top_k(scope, {})
-        results = self._classify_in_order(read_images(scope, receive, self.settings), top_k)
-        if JSON_LINES in read_header(scope, b"accept").decode("latin-1"):
-            return Answer(_to_lines(results), content_type=JSON_LINES)
-        name = self.classifier.artifact.card.name
-        answers: list[bytes] = []  # encoded one by one, which takes less memory and lets others have their turn
-        size = 0
-        async with aclosing(results):
-            async for result in results:
-                answers.append(to_json(result))
-                size += len(answers[-1])
-                if size > _MAX_ANSWER_BYTES:
-                    raise TooLarge(
-                        f"the answer has more than {_MAX_ANSWER_BYTES:,} bytes; ask for it line by line, with the header "
-                        f"Accept: {JSON_LINES}, or for fewer classes, with top_k"
-                    )
-        return Answer(b'{"model":%b,"results":[%b]}' % (to_json(name), b",".join(answers)))
+    async def classify_multiple(self, request: RequestContext) -> Response:
+        """``POST /classify/batch``: many images, in order; as JSON lines while they come, where the client accepts those."""
+        top_k = parse_top_k(request, {})
+        model = self.model
+        results = self._multi.classify(model, read_images(request, self.settings), top_k)
+        if JSON_LINES in request.headers.get(b"accept", b"").decode("latin-1"):
+            return Response(json_lines(results, _MAX_RESPONSE_BYTES), content_type=JSON_LINES)
+        return await _collect(results, model.artifact.card.name)
 
-    async def _classify_in_order(
-        self, images: AsyncIterator[UploadedImage], top_k: int
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """A result for each image as soon as it is there, all from the model that serves at the start."""
-        classifier = self.classifier
-        begun: _Begun = asyncio.Queue()
-        with classifier.pipeline.hold():
-            reading = asyncio.create_task(self._begin_all(images, begun, classifier, top_k))
-            try:
-                while (task := await begun.get()) is not None:
-                    yield await task
-                await reading  # for its error
-            finally:
-                reading.cancel()
-                await asyncio.wait([reading])
-                while not begun.empty():
-                    if (task := begun.get_nowait()) is not None:
-                        task.cancel()
-
-    async def _begin_all(self, images: AsyncIterator[UploadedImage], begun: _Begun, classifier: Classifier, top_k: int) -> None:
-        """Puts a task for each image into ``begun``, in order, and None at the end; some of them run at once.
-
-        How many, all such requests share, or a few large ones would keep single images waiting behind a long queue.
-        """
-        running: deque[asyncio.Task[dict[str, Any]]] = deque()
-        try:
-            async for image in images:
-                running.append(self._begin(image, classifier, top_k))
-                begun.put_nowait(running[-1])
-                while running and (running[0].done() or self._are_too_many()):
-                    oldest = running.popleft()
-                    if not oldest.done():
-                        await asyncio.wait([oldest])
-        finally:
-            begun.put_nowait(None)
-
-    def _begin(self, image: UploadedImage, classifier: Classifier, top_k: int) -> asyncio.Task[dict[str, Any]]:
-        """Of a batch; counted until it is done."""
-        size = image.size
-        task = asyncio.create_task(_predict_named(classifier, image, top_k))
-        self._batch_images, self._batch_bytes = self._batch_images + 1, self._batch_bytes + size
-
-        def forget(_: object) -> None:
-            self._batch_images, self._batch_bytes = self._batch_images - 1, self._batch_bytes - size
-
-        task.add_done_callback(forget)
-        return task
-
-    def _are_too_many(self) -> bool:
-        return self._batch_images >= 4 * self.settings.max_batch_size or self._batch_bytes > 4 * self.settings.max_upload_bytes
-
-    async def info(self, scope: Scope, receive: Receive) -> Answer:
+    async def info(self, request: RequestContext) -> Response:
         """``GET /info``: what is served, by what, within which limits."""
-        card, choice = self.classifier.artifact.card, self.classifier.choice
+        card, choice = self.model.artifact.card, self.model.choice
         engine = choice.engine
-        limits = ("max_upload_bytes", "max_batch_upload_bytes", "max_batch_images", "max_pixels", "max_batch_size",
-                  "max_in_flight", "max_queue_ms", "request_timeout_s", "batch_timeout_s")  # fmt: skip
-        return Answer(
+        return Response(
             to_json(
                 {
                     "model": card.name,
                     "classes": card.classes,
-                    "digest": self.classifier.artifact.digest,
+                    "digest": self.model.artifact.digest,
                     "files": card.files,
                     "metrics": card.metrics,
                     "preprocess": card.preprocess.to_dict(),
                     "temperature": card.temperature,
                     "engine": {"name": engine.name, "precision": engine.precision, "rejected": choice.rejected},
-                    "limits": {name: getattr(self.settings, name) for name in limits},
+                    "limits": {name: getattr(self.settings, name) for name in _LIMITS},
                 }
             )
         )
 
-    async def describe(self, scope: Scope, receive: Receive) -> Answer:
-        """``GET /docs.json``: the OpenAPI document, which the page at ``/`` shows."""
-        return Answer(to_json(openapi_document()))
+    async def openapi(self, request: RequestContext) -> Response:
+        """``GET /docs.json``: the OpenAPI document."""
+        return Response(_encoded_openapi())
 
-    async def reload(self, scope: Scope, receive: Receive) -> Answer:
-        """``POST /reload``: the model folder, or the store's tag, is read anew by every worker."""
+    async def page(self, request: RequestContext) -> Response:
+        """``GET /``: a page to try the server on."""
+        return page_response()
+
+    async def reload(self, request: RequestContext) -> Response:
+        """``POST /reload``: every worker reads the model folder, or the store's tag, again."""
         if not self.settings.token:
             raise Unauthorized("reloading over HTTP needs a server with DHVT_TOKEN; else send its workers SIGHUP")
-        await self.load_anew()
-        _tell_siblings(signal.SIGHUP)
-        return await self.info(scope, receive)
-
-    def reload_soon(self) -> None:
-        """For a signal: begins to reload, and reports failure in the log alone."""
-        self._keep(asyncio.create_task(self.load_anew()))
-
-    async def load_anew(self) -> None:
-        """Opens and proves the model, then lets it answer in place of the old one, which finishes what it accepted.
-
-        Raises:
-            NotReloaded: the new one cannot be served; the old one goes on.
-        """
-        async with self._reloading:
-            try:
-                classifier = await Classifier.load(self.settings)
-            except (DHVTError, OSError) as error:  # a file may vanish between two looks at it
-                logger.error("the model was not reloaded: %s", error)
-                raise NotReloaded(f"the old model goes on: {error}") from error
-            old, self.classifier = self.classifier, classifier
-            self._keep(asyncio.create_task(self._retire(old)))
-
-    async def _retire(self, old: Classifier) -> None:
-        await old.close()
-        self.classifier.announce(1)  # it may go by the names of the old one, which has just been counted out
-
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        """Until it is done; asyncio alone may forget a task that nobody holds."""
-        self._tasks.add(task)
-        task.add_done_callback(self._forget)
-
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, NotReloaded):  # which has been logged
-            logger.error("reloading failed for a reason that nobody foresaw", exc_info=error)
+        await self.manager.reload()
+        self.tell_siblings()
+        return await self.info(request)
 
 
-async def _predict_named(classifier: Classifier, image: UploadedImage, top_k: int) -> dict[str, Any]:
-    """An image's result, or its error, in a batch."""
-    if isinstance(image.data, RequestError):
-        metrics().images.labels(image.data.code).inc()
-        return {"name": image.name, **image.data.to_dict()}
-    try:
-        ranking = await classifier.pipeline.submit(image.data)
-    except RequestError as error:
-        return {"name": image.name, **error.to_dict()}
-    return {"name": image.name, "predictions": ranking.top(classifier.artifact.card, top_k)}
+@cache
+def _encoded_openapi() -> bytes:
+    return to_json(openapi_document())
 
 
-async def _unless_gone(prediction: asyncio.Future[Ranking], receive: Receive) -> Ranking:
-    """The prediction, which is given up when the client closes the connection.
+async def _collect(results: AsyncGenerator[dict[str, Any], None], name: str) -> Response:
+    """One JSON document of all results; encoded one by one, which takes less memory and lets other requests run between."""
+    encoded: list[bytes] = []
+    size = 0
+    async with aclosing(results):
+        async for result in results:
+            encoded.append(to_json(result))
+            size += len(encoded[-1])
+            if size > _MAX_RESPONSE_BYTES:
+                raise TooLarge(
+                    f"the response has more than {_MAX_RESPONSE_BYTES:,} bytes; ask for it line by line, with the header "
+                    f"Accept: {JSON_LINES}, or for fewer classes, with top_k"
+                )
+    return Response(b'{"model":%b,"results":[%b]}' % (to_json(name), b",".join(encoded)))
+
+
+async def _unless_disconnected(ranking: asyncio.Future[Ranking], request: RequestContext) -> Ranking:
+    """Returns the ranking; cancels it when the client closes the connection.
 
     Raises:
-        BadRequest: it has.
+        BadRequest: the client did so.
     """
-    leaving = asyncio.create_task(_wait_for_disconnect(receive))
-    waiting: list[asyncio.Future[Any]] = [prediction, leaving]
+    disconnected = asyncio.create_task(_wait_for_disconnect(request))
+    waiting: list[asyncio.Future[Any]] = [ranking, disconnected]
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if prediction.done():
-            return prediction.result()
-        raise BadRequest(GONE)
+        if ranking.done():
+            return ranking.result()
+        raise BadRequest("the client closed the connection before its image's turn came")
     finally:
-        prediction.cancel()
-        leaving.cancel()
-        del prediction, waiting  # or an error, its traceback, this frame and the future would hold each other, and the image
+        ranking.cancel()
+        disconnected.cancel()
+        del ranking, waiting  # or an error, its traceback, this frame and the future would hold each other, and the image
 
 
-async def _wait_for_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
+async def _wait_for_disconnect(request: RequestContext) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-async def _to_lines(results: AsyncGenerator[dict[str, Any], None]) -> AsyncGenerator[bytes, None]:
-    """They are made as fast as the body comes: many clients read nothing before they have sent everything."""
-    lines: asyncio.Queue[bytes | None] = asyncio.Queue()
-    waiting_bytes = 0
-
-    async def fill() -> None:
-        nonlocal waiting_bytes
-        try:
-            async with aclosing(results):
-                async for result in results:
-                    line = to_json(result) + b"\n"
-                    waiting_bytes += len(line)
-                    if waiting_bytes > _MAX_ANSWER_BYTES:
-                        raise TooLarge(f"{_MAX_ANSWER_BYTES:,} bytes of lines wait to be read; read them while you send")
-                    lines.put_nowait(line)
-        finally:
-            lines.put_nowait(None)
-
-    filling = asyncio.create_task(fill())
-    try:
-        while (line := await lines.get()) is not None:
-            waiting_bytes -= len(line)
-            yield line
-        await filling  # for its error
-    finally:
-        filling.cancel()
-        await asyncio.wait([filling])
-
-
-def _tell_siblings(number: signal.Signals) -> None:
-    """Sends a signal to the other processes that BentoML started to serve this service; one may be dying."""
-    here = psutil.Process()
-    same = here.cmdline()[:3]
-    for other in psutil.Process(os.getppid()).children():
-        with suppress(psutil.Error):
-            if other != here and other.cmdline()[:3] == same:
-                other.send_signal(number)

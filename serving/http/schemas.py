@@ -1,37 +1,10 @@
-"""Requests and answers as BentoML's clients and the OpenAPI document know them; no request is checked against them."""
+"""The bodies of responses, as the OpenAPI document describes them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import bentoml
-from PIL.Image import Image
 from pydantic import BaseModel, Field
-from starlette.requests import Request
-
-from serving.http.request import DEFAULT_TOP_K
-
-
-class _Unread(bentoml.IODescriptor):
-    """Input that is handed on as the request, unread, so that every error is answered in our envelope."""
-
-    @classmethod
-    async def from_http_request(cls, request: Request, serde: Any) -> _Unread:
-        unread: _Unread = cls.model_construct(**dict.fromkeys(cls.model_fields, request))
-        return unread
-
-
-class ClassifyInput(_Unread):
-    """An image, as multipart/form-data or as the body itself."""
-
-    image: Image = Field(description="JPEG, PNG, WebP, BMP, GIF or TIFF file; its format is told by its bytes.")
-    top_k: int = Field(default=DEFAULT_TOP_K, ge=1, description="How many classes to answer with; also as ?top_k=.")
-
-
-class BatchInput(_Unread):
-    """Images, as a form with several files; the body may be a tar or zip archive instead."""
-
-    image: list[Image] = Field(description="Files, each a part named image.")
 
 
 class ScoredLabel(BaseModel):
@@ -49,7 +22,7 @@ class ErrorDetail(BaseModel):
 
 
 class Error(BaseModel):
-    """The body of every answer that is not 200."""
+    """The body of every response that is not 200."""
 
     error: ErrorDetail
 

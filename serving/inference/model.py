@@ -11,33 +11,34 @@ from dhvt.engines import Choice, Engine, check_engine, open_engine
 from dhvt.hardware.cpus import available_cpus
 from dhvt.ranking import Ranking
 from serving.http.errors import RequestError
-from serving.http.response import Answer, to_json
-from serving.inference.scheduler import Pipeline
+from serving.http.response import Response, to_json
+from serving.inference.scheduler import Scheduler
 from serving.metrics import metrics
 from serving.settings import Settings
 
 logger = logging.getLogger("bentoml.service.dhvt")
 
 UNHEALTHY_AFTER = 3
-"""Batches that fail in a row until the server says that it is not ready."""
+"""Inference batches that fail in a row until the server reports that it is not ready."""
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """A verified artifact, the engine that was chosen to run it, and the pipeline that feeds the engine."""
+class ServedModel:
+    """A verified artifact, the engine that was chosen to run it, and the scheduler that feeds the engine."""
 
     artifact: Artifact
     choice: Choice
-    pipeline: Pipeline
+    scheduler: Scheduler
     request_timeout_s: int
 
     @property
     def engine(self) -> Engine:
+        """The engine that runs it."""
         return self.choice.engine
 
     @classmethod
-    async def load(cls, settings: Settings) -> Classifier:
-        """Opens what ``settings.model`` names, and proves it.
+    async def load(cls, settings: Settings) -> ServedModel:
+        """Opens the model that ``settings.model`` names, and proves it.
 
         Raises:
             ArtifactError, EngineError: it cannot be served here.
@@ -45,7 +46,7 @@ class Classifier:
         loop = asyncio.get_running_loop()
         artifact, choice = await loop.run_in_executor(None, _open, settings)
         card, engine = artifact.card, choice.engine
-        pipeline = Pipeline(
+        scheduler = Scheduler(
             engine,
             card,
             decoders=max(available_cpus() // settings.workers, 1),
@@ -53,39 +54,40 @@ class Classifier:
             max_pixels=settings.max_pixels,
             metrics=metrics(),
         )
-        classifier = cls(artifact, choice, pipeline, settings.request_timeout_s)
-        classifier.announce(1)
+        model = cls(artifact, choice, scheduler, settings.request_timeout_s)
+        model.announce(1)
         logger.info("serving %s, %d classes, with %s in %s", card.name, len(card.classes), engine.name, engine.precision)
-        return classifier
+        return model
 
-    def answer(self, ranking: Ranking, top_k: int) -> Answer:
-        """To who sent one image."""
+    def respond(self, ranking: Ranking, top_k: int) -> Response:
+        """Returns the response of ``POST /classify``."""
         card = self.artifact.card
-        return Answer(to_json({"model": card.name, "predictions": ranking.top(card, top_k)}))
+        return Response(to_json({"model": card.name, "predictions": ranking.top(card, top_k)}))
 
     async def close(self) -> None:
         """Answers what was accepted, then ends the threads."""
-        await self.pipeline.close()
+        await self.scheduler.close()
         self.announce(0)
 
     async def is_healthy(self) -> bool:
-        """Whether the engine works; one that failed :data:`UNHEALTHY_AFTER` batches in a row is tried once more.
+        """Whether the engine works; after :data:`UNHEALTHY_AFTER` failed batches in a row, one more image is tried.
 
-        One that hangs does not: a call should take much less than a request may.
+        An engine that hangs does not work: a call should take much less time than a request may. Neither does a scheduler
+        of which a thread has ended.
         """
-        if self.pipeline.longest_call_s() > self.request_timeout_s:
+        if not self.scheduler.is_alive() or self.scheduler.longest_call_s() > self.request_timeout_s:
             return False
-        if self.pipeline.failures_in_a_row < UNHEALTHY_AFTER:
+        if self.scheduler.failures_in_a_row < UNHEALTHY_AFTER:
             return True
         try:
             async with asyncio.timeout(self.request_timeout_s):
-                await self.pipeline.classify(self.artifact.card.golden.encoded()[0])
+                await self.scheduler.submit(self.artifact.card.golden.encoded()[0])
         except (RequestError, TimeoutError):
             return False
         return True
 
     def announce(self, value: int) -> None:
-        """Counts it as serving, 1, or not, 0."""
+        """Sets whether the metrics show it as serving: 1 or 0."""
         metrics().engine.labels(self.artifact.card.name, self.engine.name, self.engine.precision).set(value)
 
 
@@ -96,7 +98,7 @@ def _open(settings: Settings) -> tuple[Artifact, Choice]:
 
 
 def check_model(settings: Settings) -> None:
-    """Whether :meth:`Classifier.load` will succeed, without loading the model into this process.
+    """Checks that :meth:`ServedModel.load` will succeed, without loading the model into this process.
 
     Raises:
         ArtifactError, EngineError: it will not.

@@ -1,15 +1,16 @@
 """Encoded images to rankings: threads that decode, then threads that call the engine on whatever waits.
 
 There is no timer: an engine that is free starts at once, with what was decoded until then. An image that cannot be
-decoded never reaches a batch, and an engine that raises loses that batch alone.
+decoded never reaches an inference batch, and an engine that raises loses that batch alone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import perf_counter
@@ -28,6 +29,8 @@ from serving.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
+Outcome = Ranking | RequestError
+
 
 class _Job:
     """An image on its way. ``pixels`` is ``(H, W, 3)`` once it is decoded."""
@@ -44,7 +47,7 @@ class _Job:
 _Queue = SimpleQueue[_Job | None]  # None ends the thread that takes it
 
 
-class Pipeline:
+class Scheduler:
     """Feeds an engine from one event loop.
 
     Args:
@@ -63,21 +66,23 @@ class Pipeline:
         self.max_batch_size = min(max_batch_size, engine.preferred_batch_size or max_batch_size)
         self.metrics = metrics
         self.failures_in_a_row = 0
-        self._calls: set[float] = set()  # when those began that the engine is at
+        self._calls: set[float] = set()  # when those engine calls began that are running
         self._loop = asyncio.get_running_loop()
         # When each was submitted, in this order; touched by the loop's thread alone.
         self._pending: dict[asyncio.Future[Ranking], float] = {}
         self._held: set[asyncio.Future[None]] = set()
         self._encoded: _Queue = SimpleQueue()
         self._decoded: _Queue = SimpleQueue()
-        self._decoders = [Thread(target=self._decode, name=f"decode-{i}", daemon=True) for i in range(decoders)]
-        self._callers = [Thread(target=self._call, name=f"engine-{i}", daemon=True) for i in range(engine.concurrency)]
+        self._decoders = [Thread(target=self._decode_loop, name=f"decode-{i}", daemon=True) for i in range(decoders)]
+        self._callers = [Thread(target=self._engine_loop, name=f"engine-{i}", daemon=True) for i in range(engine.concurrency)]
         for thread in self._decoders + self._callers:
             thread.start()
 
     def submit(self, data: bytes) -> asyncio.Future[Ranking]:
-        """An encoded image's classes, or the RequestError why there are none: it cannot be decoded, or the engine failed
-        on its batch. Cancelling takes it out of the queue."""
+        """Returns the future ranking of an encoded image; cancelling it takes the image out of the queue.
+
+        Its exception is a RequestError: the image cannot be decoded, or the engine failed on it.
+        """
         future: asyncio.Future[Ranking] = self._loop.create_future()
         job = _Job(data, future)
         self._pending[future] = job.submitted
@@ -85,13 +90,9 @@ class Pipeline:
         self._encoded.put(job)
         return future
 
-    async def classify(self, data: bytes) -> Ranking:
-        """As :meth:`submit`; raises the error."""
-        return await self.submit(data)
-
     @contextmanager
     def hold(self) -> Iterator[None]:
-        """For who submits several images, with pauses: :meth:`close` waits for the end of it."""
+        """Keeps :meth:`close` waiting until the block ends, for a request that submits several images with pauses."""
         held = self._loop.create_future()
         self._held.add(held)
         try:
@@ -105,8 +106,12 @@ class Pipeline:
         return next((perf_counter() - submitted for submitted in self._pending.values()), 0.0)
 
     def longest_call_s(self) -> float:
-        """How long the engine has been at a call, 0 while it is at none."""
+        """How long the longest engine call that is running has run, 0 when none is."""
         return max((perf_counter() - start for start in tuple(self._calls)), default=0.0)
+
+    def is_alive(self) -> bool:
+        """Whether all threads run."""
+        return all(thread.is_alive() for thread in self._decoders + self._callers)
 
     async def close(self) -> None:
         """Ends the threads, once everything that was submitted is answered and nobody holds it."""
@@ -120,69 +125,107 @@ class Pipeline:
             for thread in threads:
                 await self._loop.run_in_executor(None, thread.join)
 
-    def _decode(self) -> None:
+    def _decode_loop(self) -> None:
+        """A decoding thread. Whatever goes wrong with one image, the next is taken."""
         while (job := self._encoded.get()) is not None:
-            if job.future.done():  # nobody waits for it any more
-                continue
-            start = perf_counter()
             try:
-                job.pixels = preprocess_image(job.data, self.card.preprocess, max_pixels=self.max_pixels)
-            except ImageError as error:
-                self._post([job], from_image_error(error))
+                self._decode(job)
             except Exception:
-                logger.exception("decoding failed for a reason that nobody foresaw")
-                self._post([job], InternalError("the image could not be decoded; see the server's log"))
-            else:
-                self.metrics.decode_seconds.observe(perf_counter() - start)
-                self._decoded.put(job)
+                logger.exception("decoding failed unexpectedly")
+                self._settle_soon([job], [InternalError("the image could not be decoded; see the server's log")])
             del job  # or an idle thread would keep the last image
 
-    def _call(self) -> None:
-        while batch := self._take():
-            start = perf_counter()
-            self._calls.add(start)
-            try:
-                rankings = rank(self.engine.predict(np.stack([job.pixels for job in batch])), self.card)
-            except Exception as error:
-                logger.exception("the engine failed on a batch of %d", len(batch))
-                self.failures_in_a_row += 1
-                self._post(batch, EngineFailed(f"the engine failed ({type(error).__name__}); see the server's log"))
-            else:
-                self.failures_in_a_row = 0
-                self._post(batch, rankings)
-                waited = [start - job.submitted for job in batch]
-                self.metrics.observe_batch(perf_counter() - start, waited, rankings, self.card)
-            finally:
-                self._calls.discard(start)
-            del batch
+    def _decode(self, job: _Job) -> None:
+        """Decodes one image, and puts it into the engine's queue."""
+        if job.future.done():  # nobody waits for it any more
+            return
+        start = perf_counter()
+        try:
+            job.pixels = preprocess_image(job.data, self.card.preprocess, max_pixels=self.max_pixels)
+        except ImageError as error:
+            self._finish([job], [from_image_error(error)])
+            return
+        self.metrics.decode_seconds.observe(perf_counter() - start)
+        self._decoded.put(job)
 
-    def _take(self) -> list[_Job]:
-        """What waits, up to the largest batch; at least one image, or none at the end."""
-        batch: list[_Job] = []
+    def _engine_loop(self) -> None:
+        """An engine thread. Whatever goes wrong with one inference batch, the next is taken."""
+        while True:
+            batch: list[_Job] = []
+            try:
+                if not self._fill(batch):
+                    return
+                self._predict(batch)
+            except Exception:
+                logger.exception("an inference batch of %d failed unexpectedly", len(batch))
+                self._settle_soon(batch, [InternalError("the server failed on this image; see its log")] * len(batch))
+
+    def _fill(self, batch: list[_Job]) -> bool:
+        """Moves what waits into the batch, up to the largest; waits for the first image. False when the thread is to end."""
         while len(batch) < self.max_batch_size:
             try:
                 job = self._decoded.get(block=not batch)
             except Empty:
                 break
             if job is None:
-                if batch:
-                    self._decoded.put(None)  # for the next turn
+                if not batch:
+                    return False
+                self._decoded.put(None)  # for the next turn
                 break
             if not job.future.done():
                 batch.append(job)
-        return batch
+        return True
 
-    def _post(self, jobs: Sequence[_Job], outcome: Sequence[Ranking] | RequestError) -> None:
-        self.metrics.images.labels(outcome.code if isinstance(outcome, RequestError) else "ok").inc(len(jobs))
-        self._loop.call_soon_threadsafe(_settle, jobs, outcome)
+    def _predict(self, batch: list[_Job]) -> None:
+        """Calls the engine on a batch, and hands out the outcomes."""
+        start = perf_counter()
+        self._calls.add(start)
+        try:
+            logits = self.engine.predict(np.stack([job.pixels for job in batch]))
+            outcomes, has_failed = self._to_outcomes(logits)
+        except Exception as error:
+            logger.exception("the engine failed on a batch of %d", len(batch))
+            failure = EngineFailed(f"the engine failed ({type(error).__name__}); see the server's log")
+            outcomes, has_failed = [failure] * len(batch), True
+        finally:
+            self._calls.discard(start)
+        self.failures_in_a_row = self.failures_in_a_row + 1 if has_failed else 0
+        self._finish(batch, outcomes)
+        if not has_failed:
+            good = [(start - job.submitted, outcome) for job, outcome in zip(batch, outcomes, strict=True)
+                    if isinstance(outcome, Ranking)]  # fmt: skip
+            self.metrics.observe_batch(perf_counter() - start, good, self.card)
+
+    def _to_outcomes(self, logits: NDArray[np.float32]) -> tuple[list[Outcome], bool]:
+        """A ranking for each image, or the error where its logits are NaN or infinite; and whether no image has finite ones."""
+        finite: NDArray[np.bool_] = np.isfinite(logits).all(axis=1)  # type: ignore[assignment]  # logits have 2 dimensions
+        if finite.all():
+            return list(rank(logits, self.card)), False
+        logger.error("the engine gave NaN or infinite logits for %d of %d images", len(finite) - finite.sum(), len(finite))
+        rankings = iter(rank(logits[finite], self.card) if finite.any() else ())
+        error = EngineFailed("the engine gave NaN or infinite logits for this image; see the server's log")
+        return [next(rankings) if good else error for good in finite], not finite.any()
+
+    def _finish(self, jobs: Sequence[_Job], outcomes: Sequence[Outcome]) -> None:
+        """Counts the outcomes, and hands them to those who wait, even when counting fails."""
+        try:
+            codes = Counter(outcome.code if isinstance(outcome, RequestError) else "ok" for outcome in outcomes)
+            for code, number in codes.items():
+                self.metrics.images.labels(code).inc(number)
+        finally:
+            self._settle_soon(jobs, outcomes)
+
+    def _settle_soon(self, jobs: Sequence[_Job], outcomes: Sequence[Outcome]) -> None:
+        with suppress(RuntimeError):  # the loop has been closed: nobody waits any more
+            self._loop.call_soon_threadsafe(_settle, jobs, outcomes)
 
 
-def _settle(jobs: Sequence[_Job], outcome: Sequence[Ranking] | RequestError) -> None:
-    """Wakes those who wait, in the loop's thread."""
-    for index, job in enumerate(jobs):
+def _settle(jobs: Sequence[_Job], outcomes: Sequence[Outcome]) -> None:
+    """Gives each job its outcome, in the loop's thread."""
+    for job, outcome in zip(jobs, outcomes, strict=True):
         if job.future.done():
             continue
         if isinstance(outcome, RequestError):
             job.future.set_exception(outcome)
         else:
-            job.future.set_result(outcome[index])
+            job.future.set_result(outcome)

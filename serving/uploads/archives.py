@@ -1,4 +1,4 @@
-"""Files of a tar, while it comes, or of a zip, which has its table of contents at the end."""
+"""Images of a tar archive, while it comes, or of a zip archive, whose table of contents is at its end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from tempfile import SpooledTemporaryFile
 from typing import IO, cast
 
-from serving.http.errors import InvalidImage, UnsupportedMedia
+from serving.http.errors import InvalidImage, RequestError, UnsupportedMedia
 from serving.uploads.image import UploadedImage, image_too_large
 
 _SPOOL_BYTES = 8_000_000  # a larger archive goes to the disk
@@ -23,16 +23,16 @@ _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # Python unpacks the 
 
 
 class NotYet(Exception):
-    """What is to be read has not come."""
+    """The bytes to be read have not come yet."""
 
 
 class ArrivingFile:
-    """A body on its way, as a file: what has come can be read, for the rest :class:`NotYet` is raised.
+    """A request's body as a file: what has come can be read, for the rest :class:`NotYet` is raised.
 
     Attributes:
-        max_total: bytes that may be read until who reads sets it anew.
-        max_read: bytes that may be read at once; who reads sets it to what it can want here. A zip's table of contents is
-            read at once, and so is each header of a tar.
+        max_total: bytes that may be read until the reader sets it again.
+        max_read: bytes that may be read at once; the reader sets it to the most that is plausible here. A zip's table of
+            contents is read at once, and so is each header of a tar.
         is_complete: whether all of it is here.
         awaited: bytes that must have come before it makes sense to read again.
     """
@@ -45,7 +45,7 @@ class ArrivingFile:
         self._position, self._received = 0, 0
 
     async def fill(self, body: AsyncIterator[bytes]) -> AsyncIterator[None]:
-        """Takes the body; stops wherever it makes sense to read, the last time at the end."""
+        """Takes the body; yields wherever it makes sense to read, the last time at the end."""
         async for chunk in body:
             self._file.seek(0, os.SEEK_END)
             self._file.write(chunk)
@@ -56,7 +56,7 @@ class ArrivingFile:
         yield
 
     def read(self, size: int = -1) -> bytes:
-        """Bytes from the position on; fewer only at the end of a complete body.
+        """Returns bytes from the position on; fewer only at the end of a complete body.
 
         Raises:
             NotYet: some of them have not come.
@@ -82,20 +82,20 @@ class ArrivingFile:
         return self._position
 
     def tell(self) -> int:
-        """The position."""
+        """Returns the position."""
         return self._position
 
     def seekable(self) -> bool:
-        """It is."""
+        """Returns True."""
         return True
 
     def close(self) -> None:
-        """Frees it."""
+        """Frees its memory or temporary file."""
         self._file.close()
 
 
 def read_tar(file: ArrivingFile, max_bytes: int, max_images: int) -> Iterator[UploadedImage | None]:
-    """The files in their order, None when more must come first. Raises whatever tarfile does for a damaged archive."""
+    """Yields the files in their order, None when more must come first. Raises whatever tarfile does for a damaged archive."""
     archive: tarfile.TarFile | None = None
     member: tarfile.TarInfo | None = None
     last_offset = -1
@@ -115,7 +115,7 @@ def read_tar(file: ArrivingFile, max_bytes: int, max_images: int) -> Iterator[Up
                     last_offset = member.offset
             file.max_read, file.max_total = max_bytes, math.inf
             image = None if member is None else _read_member(archive, member, max_bytes)
-        except NotYet:  # what was begun is begun anew
+        except NotYet:  # what was begun is begun again
             yield None
             continue
         if member is None:
@@ -127,7 +127,7 @@ def read_tar(file: ArrivingFile, max_bytes: int, max_images: int) -> Iterator[Up
 
 
 def _check_end(file: ArrivingFile, offset: int) -> None:
-    """Raises where tarfile found no header, and there is something else than the end: it takes a damaged one for that."""
+    """Raises where tarfile found no header although the archive does not end: it takes a damaged header for the end."""
     file.seek(offset)
     if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
         raise tarfile.ReadError(f"what is at byte {offset:,} is no file's header")
@@ -141,7 +141,7 @@ def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: i
 
 
 def read_zip(file: ArrivingFile, max_bytes: int, max_images: int) -> Iterator[UploadedImage | None]:
-    """The files in their order, None until all has come. Raises whatever zipfile does for a damaged archive."""
+    """Yields the files in their order, None until all has come. Raises whatever zipfile does for a damaged archive."""
     if not file.is_complete:
         file.awaited = math.inf
         yield None
@@ -151,18 +151,20 @@ def read_zip(file: ArrivingFile, max_bytes: int, max_images: int) -> Iterator[Up
         for member in archive.infolist():
             if member.is_dir() or _is_hidden(member.filename):
                 continue
-            if member.compress_type not in _ZIP_METHODS:
-                yield UploadedImage(
-                    member.filename, UnsupportedMedia("the file is not stored or deflated; pack it with zip's defaults")
-                )
-                continue
-            try:
-                with archive.open(member) as content:
-                    data = content.read(max_bytes + 1)  # the declared size may lie
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:  # the others are independent of it
-                yield UploadedImage(member.filename, InvalidImage(f"the file is damaged in the archive ({error})"))
-                continue
-            yield UploadedImage(member.filename, data if len(data) <= max_bytes else image_too_large(max_bytes))
+            yield UploadedImage(member.filename, _read_entry(archive, member, max_bytes))
+
+
+def _read_entry(archive: zipfile.ZipFile, member: zipfile.ZipInfo, max_bytes: int) -> bytes | RequestError:
+    """A zip's file, or why it cannot be read; the others are independent of it."""
+    if member.compress_type not in _ZIP_METHODS:
+        return UnsupportedMedia("the file is not stored or deflated; pack it with zip's defaults")
+    if member.file_size > max_bytes:  # zipfile unpacks no more than the declared size, so a smaller one is no way around
+        return image_too_large(max_bytes)
+    try:
+        with archive.open(member) as content:
+            return content.read(max_bytes)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        return InvalidImage(f"the file is damaged in the archive ({error})")
 
 
 def _is_hidden(name: str) -> bool:

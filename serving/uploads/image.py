@@ -1,4 +1,4 @@
-"""An image of a request that carries several."""
+"""One image of a request that carries several."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from serving.http.errors import RequestError, TooLarge
 
 @dataclass(frozen=True)
 class UploadedImage:
-    """A file of a batch by its name, or why it cannot be had."""
+    """A file's name with its bytes, or with the error why they cannot be read."""
 
     name: str
     data: bytes | RequestError
 
     @property
     def size(self) -> int:
-        """Bytes that it holds in memory."""
+        """Number of bytes that it holds in memory."""
         return len(self.data) if isinstance(self.data, bytes) else 0
 
 
 def image_too_large(max_bytes: int) -> TooLarge:
-    """In place of one."""
+    """Returns the error that stands in the place of such an image."""
     return TooLarge(f"the image is larger than {max_bytes:,} bytes")

@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 
 from serving.http.errors import BadRequest, TooLarge, UnsupportedMedia
-from serving.http.request import Receive, Scope, read_content_type, stream_body
+from serving.http.request import RequestContext, stream_body
 from serving.settings import Settings
 from serving.uploads.archives import ArrivingFile, read_tar, read_zip
 from serving.uploads.image import UploadedImage, image_too_large
 from serving.uploads.multipart import FIELD, FormParser, parse_boundary
 
-_PICTURES_AT_ONCE, _BYTES_AT_ONCE = 64, 1_000_000  # read from an archive before the event loop has its turn
+_IMAGES_AT_ONCE, _BYTES_AT_ONCE = 64, 1_000_000  # read from an archive before the event loop has its turn
 _MAX_TEXT_FIELDS = 16
-_MAX_NAME = 4096  # characters; a tar can give one name of megabytes to all its files, and each answer repeats it
+_MAX_NAME = 4096  # characters; a tar can give one name of megabytes to all its files, and each result repeats it
 _HINT = (
     f"send files as multipart/form-data, curl -F {FIELD}=@a.jpg -F {FIELD}=@b.jpg …, "
     "or an archive, curl --data-binary @images.tar -H 'Content-Type: application/x-tar' …, or application/zip"
@@ -23,16 +23,16 @@ _HINT = (
 _ArchiveReader = Callable[[ArrivingFile, int, int], Iterator[UploadedImage | None]]
 
 
-def read_images(scope: Scope, receive: Receive, settings: Settings) -> AsyncIterator[UploadedImage]:
-    """A request's images in their order, while its body comes; of a zip archive, once it is here.
+def read_images(request: RequestContext, settings: Settings) -> AsyncIterator[UploadedImage]:
+    """Returns a request's images in their order, while its body comes; those of a zip archive, once all of it is here.
 
     Raises:
         UnsupportedMedia, BadRequest: at once, for the Content-Type.
-        BadRequest, TooLarge: in the middle; one image that is too large is not that, but says so in its place.
+        BadRequest, TooLarge: in the middle, for the whole body. One image that is too large has an error in its place.
     """
-    declared, content_type = read_content_type(scope)
+    declared, content_type = request.content_type()
     limit = settings.max_batch_upload_bytes
-    body = stream_body(scope, receive, limit, f"the upload is larger than {limit:,} bytes; send several")
+    body = stream_body(request, limit, f"the upload is larger than {limit:,} bytes; send several")
     if content_type == "multipart/form-data":
         return _read_form(body, parse_boundary(declared), settings)
     if content_type in _ARCHIVES:
@@ -80,7 +80,7 @@ async def _read_archive(body: AsyncIterator[bytes], read: _ArchiveReader, settin
 
 
 def _read_some(images: Iterator[UploadedImage | None]) -> tuple[list[UploadedImage], bool, str]:
-    """Some of the images that have come, whether there may be more, and what is wrong with the archive after them."""
+    """Returns some of the images that have come, whether there may be more, and what is wrong with the archive after them."""
     found: list[UploadedImage] = []
     size = 0
     try:
@@ -88,8 +88,9 @@ def _read_some(images: Iterator[UploadedImage | None]) -> tuple[list[UploadedIma
             if image is None:
                 break
             found.append(image)
-            size += image.size
-            if size >= _BYTES_AT_ONCE or len(found) >= _PICTURES_AT_ONCE:
+            # An error may have cost as much as the largest image: its bytes were unpacked before it was found.
+            size += image.size if isinstance(image.data, bytes) else _BYTES_AT_ONCE
+            if size >= _BYTES_AT_ONCE or len(found) >= _IMAGES_AT_ONCE:
                 return found, True, ""
     except Exception as error:  # Both modules raise their own, zlib.error, OSError, ValueError, OverflowError and others.
         return found, False, str(error) or type(error).__name__

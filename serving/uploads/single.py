@@ -1,4 +1,4 @@
-"""Request body to image bytes, under limits. Nothing here opens a URL or trusts a declared length or type."""
+"""The one image of a request, under limits. Nothing here opens a URL or trusts a declared length or type."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import re
 from dataclasses import dataclass, field
 
 from serving.http.errors import BadRequest, InvalidImage, TooLarge, UnsupportedMedia
-from serving.http.request import Receive, Scope, read_body, read_content_type
+from serving.http.request import RequestContext, read_body
 from serving.uploads.multipart import FIELD, FormParser, Part, parse_boundary
 
 _FORM = "multipart/form-data"
-FORM_BYTES = 10_000
-"""What the multipart frame may add to the file."""
+_FORM_BYTES = 10_000  # that the multipart frame may add to the file
 _MAX_PARTS = 16
-_BYTES_AT_ONCE = 65_536  # parsed before the event loop has its turn; what looks like boundaries costs 1 ms for 3,000 bytes
+_BYTES_AT_ONCE = 65_536  # parsed before other requests run; what looks like boundaries costs 1 ms for 3,000 bytes
 _ONLY_FILE = re.compile(
     rb'content-disposition: *form-data; *name="image"; *filename="[^"\\\r\n]*"(?:\r\ncontent-type: *[^\r\n]*)?', re.IGNORECASE
 )
@@ -23,75 +22,48 @@ _HINT = "send one file as multipart/form-data, curl -F image=@cat.jpg …, or th
 
 @dataclass(frozen=True)
 class Upload:
-    """What a request carried: the encoded image, and the form's text fields by name."""
+    """The encoded image of a request, and its form's text fields by name."""
 
     image: bytes
     fields: dict[str, str] = field(default_factory=dict)
 
 
-async def read_upload(scope: Scope, receive: Receive, max_bytes: int) -> Upload:
-    """The one uploaded file of a request.
+async def read_upload(request: RequestContext, max_bytes: int) -> Upload:
+    """Returns the one uploaded file of a request.
 
     Args:
-        scope, receive: of a ``multipart/form-data`` request with the file field ``image``, or one whose body is the file.
+        request: of type ``multipart/form-data`` with the file field ``image``, or one whose body is the file.
         max_bytes: largest file.
 
     Raises:
         BadRequest, InvalidImage, TooLarge, UnsupportedMedia: see :mod:`serving.http.errors`.
     """
-    content_type = require_type(scope)
-    limit = max_bytes + FORM_BYTES if content_type == _FORM else max_bytes
-    return await parse_upload(scope, await read_body(scope, receive, limit, _too_large(max_bytes)), max_bytes)
-
-
-async def parse_upload(scope: Scope, body: bytes, max_bytes: int) -> Upload:
-    """As :func:`read_upload`, of a body that has come."""
-    declared, content_type = read_content_type(scope)
-    upload = await parse_form(body, parse_boundary(declared)) if content_type == _FORM else Upload(body)
+    declared, content_type = request.content_type()
+    _require_supported(content_type)
+    is_form = content_type == _FORM
+    too_large = f"the upload is larger than {max_bytes:,} bytes"
+    body = await read_body(request, max_bytes + _FORM_BYTES if is_form else max_bytes, too_large)
+    upload = await parse_form(body, parse_boundary(declared)) if is_form else Upload(body)
     if len(upload.image) > max_bytes:
-        raise TooLarge(_too_large(max_bytes))
+        raise TooLarge(too_large)
     if not upload.image:
         raise InvalidImage("the image is empty (0 bytes)")
     return upload
 
 
-def cut_upload(scope: Scope, body: bytes, max_bytes: int) -> bytes | None:
-    """The image of a body that is the file itself or the usual form; None for any other, which :func:`parse_upload` takes
-    or refuses."""
-    declared, content_type = read_content_type(scope)
-    image = body
-    if content_type == _FORM:
-        try:
-            upload = _cut_only_part(body, parse_boundary(declared).encode("latin-1"))
-        except BadRequest:
-            return None
-        image = upload.image if upload else b""
-    return image if 0 < len(image) <= max_bytes else None
-
-
-def require_type(scope: Scope) -> str:
-    """The Content-Type without parameters.
-
-    Raises:
-        UnsupportedMedia: it is neither a form nor an image.
-    """
-    content_type = read_content_type(scope)[1]
+def _require_supported(content_type: str) -> None:
+    """Raises UnsupportedMedia for a Content-Type that is neither a form nor an image."""
     if content_type != _FORM and not content_type.startswith("image/") and content_type != "application/octet-stream":
         raise UnsupportedMedia(f"Content-Type is {content_type or 'missing'!r}; {_HINT}")
-    return content_type
-
-
-def _too_large(max_bytes: int) -> str:
-    return f"the upload is larger than {max_bytes:,} bytes"
 
 
 async def parse_form(body: bytes, boundary: str) -> Upload:
-    """The form's one file ``image`` and its text fields.
+    """Returns the form's one file ``image`` and its text fields.
 
     Raises:
-        BadRequest: there is no such file or more than one, or the body is no form.
+        BadRequest: there is no such file or more than one, or the body is not a form.
     """
-    return _cut_only_part(body, boundary.encode("latin-1")) or await _parse_parts(body, boundary)
+    return _cut_only_part(body, boundary.encode("latin-1")) or await _parse_fields(body, boundary)
 
 
 def _cut_only_part(body: bytes, boundary: bytes) -> Upload | None:
@@ -106,7 +78,7 @@ def _cut_only_part(body: bytes, boundary: bytes) -> Upload | None:
     return Upload(body[head_end + 4 : tail])
 
 
-async def _parse_parts(body: bytes, boundary: str) -> Upload:
+async def _parse_fields(body: bytes, boundary: str) -> Upload:
     parser = FormParser(boundary, max_part_bytes=len(body), max_parts=_MAX_PARTS)
     images: list[bytes] = []
     fields: dict[str, str] = {}

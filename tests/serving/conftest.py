@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -76,6 +77,18 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> N
 def classify(url: str, **options: Any) -> httpx.Response:
     """Asks for one image."""
     return httpx.post(f"{url}/classify", files={"image": PNG}, timeout=30, **options)
+
+
+def read_log_line(log: Path, request_id: str) -> dict[str, Any]:
+    """The access log's entry of a request; lines are written a moment after the response."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for line in log.read_text().splitlines():
+            if f'"request_id": "{request_id}"' in line:
+                entry: dict[str, Any] = json.loads(line[line.index("{") :])
+                return entry
+        time.sleep(0.02)
+    raise TimeoutError(log.read_text())
 
 
 def worker_pids(url: str) -> list[int]:

@@ -7,8 +7,8 @@ import pytest
 
 from dhvt.engines.settings import SERVER_VARIABLES, EngineSettings
 from serving.http import errors
-from serving.http.front import HEALTH_ROUTES
-from serving.http.lifecycle import ROUTES
+from serving.http.auth import HEALTH_ROUTES
+from serving.http.routes import ROUTES
 from serving.metrics import metrics
 from serving.settings import BUNDLED_MODEL, PREFIX, Settings
 from tests.serving.conftest import ROOT
@@ -52,4 +52,4 @@ def test_metrics():
 
 @pytest.mark.parametrize("path", [*ROUTES, *HEALTH_ROUTES - {"/healthz"}, "/metrics"])
 def test_routes(path):
-    assert f"{path}`" in TEXT
+    assert f" {path}`" in TEXT

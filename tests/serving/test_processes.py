@@ -67,7 +67,7 @@ def test_sigterm_does_not_wait_for_ever_for_clients_that_read_nothing(artifact_p
         request = httpx.Request("POST", f"{url}/classify/batch", files=files)
         head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
         client.sendall(f"POST /classify/batch HTTP/1.1\r\n{head}\r\n".encode() + request.read())
-        while 'route="/classify/batch",status="200"' not in httpx.get(f"{url}/metrics").text:
+        while 'dhvt_images_total{outcome="unsupported_media_type"} 2000.0' not in httpx.get(f"{url}/metrics").text:
             time.sleep(0.05)
         server = psutil.Process(worker_pids(url)[0]).parent()
         server.send_signal(signal.SIGTERM)

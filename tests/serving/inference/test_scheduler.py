@@ -5,7 +5,7 @@ import numpy as np
 from dhvt.data.preprocess import preprocess_image
 from dhvt.ranking import rank
 from serving.http.errors import EngineFailed, InvalidImage
-from serving.inference.scheduler import Pipeline
+from serving.inference.scheduler import Scheduler
 from serving.metrics import metrics
 from tests.conftest import draw, encode
 
@@ -18,21 +18,21 @@ def classify(engine, artifact, images, *, max_batch_size=16, while_held=lambda t
     are decoded, before it is free."""
 
     async def run():
-        pipeline = Pipeline(
+        scheduler = Scheduler(
             engine, artifact.card, decoders=2, max_batch_size=max_batch_size, max_pixels=10**6, metrics=metrics()
         )
         engine.free.clear()
-        first = asyncio.ensure_future(pipeline.classify(images[0]))
+        first = scheduler.submit(images[0])
         await asyncio.to_thread(engine.called.wait, 30)
-        tasks = [asyncio.ensure_future(pipeline.classify(image)) for image in images]
-        while pipeline._decoded.qsize() < sum(image is not BROKEN for image in images):
+        tasks = [scheduler.submit(image) for image in images]
+        while scheduler._decoded.qsize() < sum(image is not BROKEN for image in images):
             await asyncio.sleep(0.01)
         while_held(tasks)
         await asyncio.sleep(0)
         engine.free.set()
         answers = await asyncio.gather(*tasks, return_exceptions=True)
         await first
-        await pipeline.close()
+        await scheduler.close()
         return answers
 
     return asyncio.run(asyncio.wait_for(run(), 60))
@@ -89,11 +89,11 @@ def test_a_request_that_was_given_up_takes_no_place(engine, artifact, images):
 
 def test_an_idle_engine_starts_at_once(engine, artifact, images):
     async def run():
-        pipeline = Pipeline(engine, artifact.card, decoders=2, max_batch_size=16, max_pixels=10**6, metrics=metrics())
+        scheduler = Scheduler(engine, artifact.card, decoders=2, max_batch_size=16, max_pixels=10**6, metrics=metrics())
         for image in images[:3]:
-            await pipeline.classify(image)
-            assert pipeline.oldest_wait_s() == 0
-        await pipeline.close()
+            await scheduler.submit(image)
+            assert scheduler.oldest_wait_s() == 0
+        await scheduler.close()
 
     asyncio.run(run())
     assert engine.batches == [1, 1, 1]

@@ -50,7 +50,7 @@ def test_the_short_cut_agrees_with_the_parser(data, tail):
     for content in (body(data, tail=tail), data, body(data, head=HEAD.replace(b"image/jpeg", data))):
         short = uploads._cut_only_part(content, BOUNDARY.encode())
         if short is not None:
-            assert short == outcome(uploads._parse_parts, content)
+            assert short == outcome(uploads._parse_fields, content)
 
 
 def test_a_body_that_is_slow_to_parse_leaves_others_their_turn():

@@ -247,7 +247,7 @@ def test_a_client_that_reads_nothing_is_let_go(artifact_path, tmp_path, environm
         host, port = url.removeprefix("http://").split(":")
         client.connect((host, int(port)))
         client.sendall(head.encode() + body)
-        done = 'dhvt_requests_total{route="/classify/batch",status="200"} 1.0'
+        done = 'dhvt_requests_total{route="/classify/batch",status="504"} 1.0'
         while done not in (text := httpx.get(f"{url}/metrics").text):
             time.sleep(0.05)
         assert "dhvt_requests_in_flight 0.0" in text

@@ -1,0 +1,139 @@
+"""Requests with several images: results in order, each as soon as it is there, with a bound on what waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from serving.http.errors import RequestError, TooLarge
+from serving.http.response import to_json
+from serving.inference.model import ServedModel
+from serving.metrics import metrics
+from serving.settings import Settings
+from serving.uploads.image import UploadedImage
+
+Result = dict[str, Any]
+_TaskQueue = asyncio.Queue[asyncio.Task[Result] | None]
+"""Results of a request that are being computed, in order, and None at the end."""
+
+
+class MultiImageClassifier:
+    """Classifies the images of requests that carry several.
+
+    How many of their images wait at once, all such requests share, or a few large ones would keep single images waiting
+    behind a long queue.
+
+    Args:
+        settings: of this process; ``max_batch_size`` and ``max_upload_bytes`` bound what waits.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._max_images, self._max_bytes = 4 * settings.max_batch_size, 4 * settings.max_upload_bytes
+        self._images, self._bytes = 0, 0  # of all requests, waiting
+
+    async def classify(
+        self, model: ServedModel, images: AsyncIterator[UploadedImage], top_k: int
+    ) -> AsyncGenerator[Result, None]:
+        """Yields a result for each image in order, all from this model.
+
+        Raises:
+            RequestError: the images cannot be read further.
+        """
+        started: _TaskQueue = asyncio.Queue()
+        with model.scheduler.hold():
+            reading = asyncio.create_task(self._start_all(images, started, model, top_k))
+            try:
+                while (task := await started.get()) is not None:
+                    yield await task
+                await reading  # for its error
+            finally:
+                reading.cancel()
+                await asyncio.wait([reading])
+                while not started.empty():
+                    if (task := started.get_nowait()) is not None:
+                        task.cancel()
+
+    async def _start_all(
+        self, images: AsyncIterator[UploadedImage], started: _TaskQueue, model: ServedModel, top_k: int
+    ) -> None:
+        """Puts a task for each image into ``started``, in order, and None at the end."""
+        running: deque[asyncio.Task[Result]] = deque()
+        try:
+            async for image in images:
+                running.append(self._start(image, model, top_k))
+                started.put_nowait(running[-1])
+                while running and (running[0].done() or self._is_full()):
+                    oldest = running.popleft()
+                    if not oldest.done():
+                        await asyncio.wait([oldest])
+        finally:
+            started.put_nowait(None)
+
+    def _start(self, image: UploadedImage, model: ServedModel, top_k: int) -> asyncio.Task[Result]:
+        """A task that classifies one image, counted until it is done."""
+        size = image.size
+        task = asyncio.create_task(_classify_named(model, image, top_k))
+        self._images, self._bytes = self._images + 1, self._bytes + size
+
+        def uncount(_: object) -> None:
+            self._images, self._bytes = self._images - 1, self._bytes - size
+
+        task.add_done_callback(uncount)
+        return task
+
+    def _is_full(self) -> bool:
+        return self._images >= self._max_images or self._bytes > self._max_bytes
+
+
+async def _classify_named(model: ServedModel, image: UploadedImage, top_k: int) -> Result:
+    """One image's name with its predictions or its error."""
+    if isinstance(image.data, RequestError):
+        metrics().images.labels(image.data.code).inc()
+        return {"name": image.name, **image.data.to_dict()}
+    try:
+        ranking = await model.scheduler.submit(image.data)
+    except RequestError as error:
+        return {"name": image.name, **error.to_dict()}
+    return {"name": image.name, "predictions": ranking.top(model.artifact.card, top_k)}
+
+
+async def json_lines(results: AsyncGenerator[Result, None], max_waiting_bytes: int) -> AsyncGenerator[bytes, None]:
+    """Yields each result as a line of JSON.
+
+    They are computed as fast as the body comes: many clients read nothing before they have sent everything.
+
+    Args:
+        results: see :meth:`MultiImageClassifier.classify`.
+        max_waiting_bytes: of lines that nobody has read.
+
+    Raises:
+        TooLarge: more than that wait.
+    """
+    lines: asyncio.Queue[bytes | None] = asyncio.Queue()
+    waiting_bytes = 0
+
+    async def fill() -> None:
+        nonlocal waiting_bytes
+        try:
+            async with aclosing(results):
+                async for result in results:
+                    line = to_json(result) + b"\n"
+                    waiting_bytes += len(line)
+                    if waiting_bytes > max_waiting_bytes:
+                        raise TooLarge(f"{max_waiting_bytes:,} bytes of lines wait to be read; read them while you send")
+                    lines.put_nowait(line)
+        finally:
+            lines.put_nowait(None)
+
+    filling = asyncio.create_task(fill())
+    try:
+        while (line := await lines.get()) is not None:
+            waiting_bytes -= len(line)
+            yield line
+        await filling  # for its error
+    finally:
+        filling.cancel()
+        await asyncio.wait([filling])

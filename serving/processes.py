@@ -1,0 +1,110 @@
+"""The server's processes: its workers, its port, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import errno
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+import click
+import psutil
+
+from dhvt.errors import ConfigError
+from serving.private_apis import metrics_folder, set_metrics_folder
+
+logger = logging.getLogger("bentoml.service.dhvt")
+
+_WORKER_ID = "--worker-id"
+
+
+def separate_metrics() -> None:
+    """Gives this server a metrics folder of its own; BentoML has one for all, which the next server to start empties."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")  # workers have it
+    if folder is None:
+        folder = tempfile.mkdtemp(prefix="dhvt-metrics-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    set_metrics_folder(folder)
+
+
+def forget_dead_workers() -> None:
+    """Removes what was in flight in workers that were killed, which would be counted for ever."""
+    from prometheus_client.multiprocess import mark_process_dead  # not before the folder is set
+
+    folder = Path(metrics_folder())
+    for pid in {int(file.stem.rpartition("_")[2]) for file in folder.glob("gauge_live*.db")}:
+        if not psutil.pid_exists(pid):
+            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]  # prometheus_client's own
+
+
+def find_siblings(process: psutil.Process) -> list[psutil.Process]:
+    """Returns the other workers of the same service under the same parent: their command lines differ in the id alone."""
+    own = _without_worker_id(process.cmdline())
+    siblings = []
+    for other in psutil.Process(process.ppid()).children():
+        with suppress(psutil.Error):  # one may be dying
+            if other != process and _without_worker_id(other.cmdline()) == own:
+                siblings.append(other)
+    return siblings
+
+
+def _without_worker_id(command: list[str]) -> list[str]:
+    if _WORKER_ID not in command:
+        return command
+    index = command.index(_WORKER_ID)
+    return command[:index] + command[index + 2 :]
+
+
+def tell_siblings(number: signal.Signals) -> None:
+    """Sends a signal to the other workers of this service."""
+    for sibling in find_siblings(psutil.Process()):
+        with suppress(psutil.Error):
+            sibling.send_signal(number)
+
+
+def check_port() -> None:
+    """Checks that the port that ``bentoml serve`` was asked for is free.
+
+    Raises:
+        ConfigError: another program has it.
+    """
+    context = click.get_current_context(silent=True)
+    options = context.params if context is not None else {}
+    host, port = options.get("host"), options.get("port")
+    if not isinstance(host, str) or not isinstance(port, int):
+        return
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigError(
+                    f"port {port} is in use by another program; end that, or choose another: bentoml serve --port {port + 1}"
+                ) from error
+            if error.errno == errno.EACCES:
+                raise ConfigError(f"port {port} needs more rights; choose one above 1023: bentoml serve --port 3000") from error
+
+
+def bound_the_drain(seconds: float) -> None:
+    """Limits how long the end takes after SIGTERM: uvicorn would wait for ever for a client that reads nothing."""
+    loop, begin = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+
+    def give_up() -> None:
+        logger.warning("connections that are still open after %d s are closed", seconds)
+        signal.raise_signal(signal.SIGINT)  # with which uvicorn no longer waits
+
+    def drain(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(loop.call_later, seconds, give_up)
+        if callable(begin):
+            begin(number, frame)
+
+    signal.signal(signal.SIGTERM, drain)
