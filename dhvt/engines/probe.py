@@ -69,7 +69,8 @@ def probe(artifact: Artifact, candidate: str, options: EngineOptions, *, use_cac
 def _run_process(artifact: Artifact, candidate: str, options: EngineOptions) -> subprocess.CompletedProcess[str]:
     numbers = map(str, (options.threads, options.max_batch_size, options.device))
     command = [sys.executable, "-m", "dhvt.engines.probe_process", str(artifact.path), candidate, *numbers]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    root = str(Path(__file__).resolve().parents[2])  # BentoML takes a bento's own folder off sys.path after importing it
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)])}
     timeout_s = find_runtime(candidate).timeout_s
     try:
         return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=timeout_s)
