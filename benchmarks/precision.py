@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dhvt.data.batches import Predict, iterate_batches
-from dhvt.data.splits import open_dataset
+from dhvt.data.splits import open_first_split
 from dhvt.hardware.cpus import processor_name
 from dhvt.model.checkpoint import load_checkpoint
 from dhvt.model.inference import InferenceModel, torch_predict
@@ -51,7 +51,7 @@ def main() -> None:
                 path = Path(folder) / f"{precision}.onnx"
                 export_graph(converted, preprocess, path, OPSET_VERSION)
                 predictors[precision] = onnxruntime_predict(path)
-    source = open_dataset(args.data, "val", checkpoint.classes)
+    source = open_first_split(args.data, ["val", "test"], checkpoint.classes).source
     logits: dict[str, list[np.ndarray]] = {name: [] for name in predictors}
     labels = []
     with tqdm(total=len(source), unit="image") as bar:

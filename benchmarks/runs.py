@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dhvt.data.splits import open_dataset, split_source
+from dhvt.data.splits import open_first_split, split_source
 from dhvt.model.checkpoint import load_checkpoint
 
 
@@ -27,7 +27,7 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
 def prepare_data(args: argparse.Namespace) -> list[str]:
     """``--data`` and ``--val`` for ``dhvt train``, after cutting the training part down to ``--train-images``."""
     val = args.val or args.data
-    source = open_dataset(args.data, "train")
+    source = open_first_split(args.data, ["train"]).source
     if args.train_images is None or args.train_images >= len(source):
         return ["--data", str(args.data), "--val", str(val)]
     path = args.out / f"train-{args.train_images}.parquet"

@@ -24,7 +24,7 @@ def average(checkpoints: tuple[Path, ...], data: str, out: Path, on_broken: str)
 
     from tqdm import tqdm
 
-    from dhvt.data.splits import reopen_training_data
+    from dhvt.data.splits import reopen_validation
     from dhvt.model.checkpoint import load_checkpoint, save_checkpoint
     from dhvt.training.averaging import average_checkpoints, measure
 
@@ -32,9 +32,10 @@ def average(checkpoints: tuple[Path, ...], data: str, out: Path, on_broken: str)
         raise ConfigError(f"{out} exists; choose another --out")
     loaded = [load_checkpoint(path) for path in checkpoints]
     mean = average_checkpoints(loaded)
-    _, source, held_out = reopen_training_data(data, mean.classes, mean.data, mean.recipe.get("seed", 0))
-    if not held_out:
+    found = reopen_validation(data, mean.classes, mean.data, mean.recipe.get("seed", 0))
+    if found is None:
         raise DataError(f"{data} is not known to have the images that the training held out; give its --data or --val")
+    source = found[1]
     on_error = None if on_broken == "stop" else lambda message: tqdm.write(f"left out: {message}")
     for name, checkpoint in zip([*map(str, checkpoints), "their average"], [*loaded, mean], strict=True):
         with tqdm(total=len(source), unit="image", desc=name, leave=False) as bar:

@@ -30,7 +30,7 @@ def evaluate(
     from tqdm import tqdm
 
     from dhvt.artifact import write_card
-    from dhvt.data.splits import open_dataset
+    from dhvt.data.sources import open_dataset
     from dhvt.evaluation.metrics import collect_outputs
     from dhvt.evaluation.metrics import evaluate as measure
 

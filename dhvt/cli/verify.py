@@ -29,13 +29,13 @@ def verify(model: Path | None, data: str | None, on_broken: str) -> None:
     passes.
     """
     from dhvt.artifact import load_artifact
-    from dhvt.data.splits import open_dataset
+    from dhvt.data.splits import open_test_data
     from dhvt.engines import EngineSettings, verify_engines
     from dhvt.hardware.cpus import processor_name
 
     settings = EngineSettings.from_environ()
     artifact = load_artifact(model or settings.model_path())
-    source = open_dataset(data, "test", artifact.card.classes) if data else None
+    source = open_test_data(data, classes=artifact.card.classes).source if data else None
     on_error = None if on_broken == "stop" else lambda message: click.echo(f"left out: {message}", err=True)
     click.echo(f"{artifact.path} on {processor_name()}")
     passed = failed = 0

@@ -1,9 +1,8 @@
-"""Data sets: which source a path is, its training and validation parts, and how its classes are balanced."""
+"""Which images of a data set are trained on, validated on, calibrated with and tested on."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,113 +10,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhvt.data.fingerprint import fingerprint
-from dhvt.data.sources import CIFARSource, FolderSource, ImageSource, ListSource, ParquetSource, Subset
+from dhvt.data.sources import ImageSource, Subset, list_splits, open_dataset
+from dhvt.data.sources.base import split_of_file, split_of_word
 from dhvt.errors import ConfigError, DataError
 
-TRAINING, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing")
-SPLITS = {"train": TRAINING, "val": (*VALIDATION, *TEST), "test": (*TEST, *VALIDATION)}
-PARTS = frozenset({*TRAINING, *VALIDATION, *TEST})
 DEFAULT_VAL_FRACTION = 0.1
+WHOLE = "all"
+"""What stands for the split's name where a data set is not divided and its own name is no split's."""
 
 
-def open_dataset(path: str | Path, split: str | None = None, classes: Sequence[str] | None = None) -> ImageSource:
-    """Opens images at ``path``.
+class NamedSplit(NamedTuple):
+    """Images, and the name of the split that they are: ``train``, ``val``, ``test``, or :data:`WHOLE`."""
+
+    source: ImageSource
+    split: str
+
+
+def open_first_split(path: str | Path, splits: Sequence[str], classes: Sequence[str] | None = None) -> NamedSplit:
+    """The first of ``splits`` that a data set has; all images of one that is not divided.
 
     Args:
-        path: a ``.parquet`` file, a folder of them, a folder of class folders, or a folder with one per split;
-            a ``.txt`` list of DomainNet or the folder of its lists; the folder where torchvision keeps CIFAR.
-        split: where there are parts, ``train``; ``val`` for the validation part, else the test part; ``test`` for the
-            test part, else the validation part.
-        classes: the class names that labels must refer to; a model's, when it is evaluated.
+        path, classes: as for :func:`open_dataset`.
+        splits: the ones that will do, in order of preference.
 
     Raises:
-        DataError: nothing usable is there.
+        DataError: it is divided, but has none of them; or nothing usable is there.
     """
-    root = Path(path)
-    if root.suffix == ".txt":
-        return ListSource([_list_of_split(root, split)], classes)
-    if root.is_file():
-        return ParquetSource([root], classes)
-    if not root.is_dir():
-        raise DataError(f"{root} does not exist; give a Parquet file or a folder with one folder per class")
-    cifar = _cifar_folder(root)
-    if cifar is not None:
-        return CIFARSource(cifar, train=split in (None, "train"), classes=classes)
-    parquet = sorted(root.glob("*.parquet"))
-    if parquet:
-        chosen = _of_split(parquet, split, _part_of_file)
-        if split == "train" and not chosen and any(map(_part_of_file, parquet)):
-            names = ", ".join(file.name for file in parquet)
-            raise DataError(f"{root} has {names}, but no train part; name it train.parquet, or name one file as the data")
-        return ParquetSource(chosen or parquet, classes)
-    lists = sorted(root.glob("*_train.txt"))
-    if lists:
-        return ListSource([_list_of_split(path, split) for path in lists], classes)
-    return FolderSource(_part_folder(root, split or "train"), classes)
+    found = list_splits(path)
+    if not found:
+        path = Path(path)
+        own = split_of_word(path.name) if path.is_dir() else split_of_file(path)
+        return NamedSplit(open_dataset(path, None, classes), own or WHOLE)
+    chosen = next((split for split in splits if split in found), None)
+    if chosen is None:
+        raise DataError(f"{path} has no {' or '.join(splits)} split; it has {', '.join(found)}")
+    return NamedSplit(open_dataset(path, chosen, classes), chosen)
 
 
-def has_validation(root: Path) -> bool:
-    """Whether a data set holds a validation part beside its training part.
+def open_test_data(path: str | Path, split: str | None = None, classes: Sequence[str] | None = None) -> NamedSplit:
+    """The images to measure a finished model on: ``split``, else the test split, else all where there are no splits.
 
-    A test part is none. What a model is chosen and calibrated by must not be what it is finally measured on.
+    Raises:
+        DataError: as for :func:`open_dataset`; or it is divided and has no test split, and ``split`` is not given.
     """
-    if not root.is_dir() or _cifar_folder(root) is not None:
-        return False
-    names = {_part_of_file(file) for file in root.glob("*.parquet")}
-    if not names and not any(root.glob("*_train.txt")):
-        names = {_part_of_folder(folder) for folder in _folders(root)}
-    return bool(names & set(TRAINING) and names & set(VALIDATION))
-
-
-def _folders(root: Path) -> list[Path]:
-    return [entry for entry in sorted(root.iterdir()) if entry.is_dir() and not entry.name.startswith(".")]
-
-
-def _part_folder(root: Path, split: str) -> Path:
-    """Where the class folders of a part are: ``root`` itself unless its folders are parts."""
-    folders = _folders(root)
-    names = {_part_of_folder(folder) for folder in folders}
-    if not names or not (names <= PARTS or all(names & set(aliases) for aliases in SPLITS.values())):
-        return root
-    chosen = _of_split(folders, split, _part_of_folder) or _of_split(folders, "train", _part_of_folder)
-    if not chosen:
-        raise DataError(f"{root} has {', '.join(sorted(names))} but no train part; expected {root}/train/<class>/<image>")
-    return chosen[0]
-
-
-def _part_of_folder(folder: Path) -> str:
-    return folder.name.lower()
-
-
-def _part_of_file(file: Path) -> str:
-    """``test`` of ``test-00000-of-00001.parquet`` or ``cifar10-test.parquet``; empty where the name has no part's."""
-    return next((word for word in re.split(r"[-_.]", file.stem.lower()) if word in PARTS), "")
-
-
-def _cifar_folder(root: Path) -> Path | None:
-    """``root`` or a folder in it, where torchvision's CIFAR files are."""
-    return next((path for path in (root, *(root / name for name in CIFARSource.FOLDERS)) if _is_cifar(path)), None)
-
-
-def _is_cifar(path: Path) -> bool:
-    return path.name in CIFARSource.FOLDERS and path.is_dir()
-
-
-def _list_of_split(path: Path, split: str | None) -> Path:
-    """``clipart_test.txt`` for ``clipart_train.txt``, where the validation or test part is asked for."""
-    return path if split in (None, "train") else path.with_name(path.name.replace("_train.txt", "_test.txt"))
-
-
-def _of_split(entries: list[Path], split: str | None, name: Callable[[Path], str]) -> list[Path]:
-    for alias in SPLITS.get(split or "", ()):
-        chosen = [entry for entry in entries if name(entry) == alias]
-        if chosen:
-            return chosen
-    return []
+    if split is not None:
+        return NamedSplit(open_dataset(path, split, classes), split_of_word(split) or split)
+    try:
+        return open_first_split(path, ["test"], classes)
+    except DataError as error:
+        splits = list_splits(path)
+        if not splits or "test" in splits:
+            raise
+        raise DataError(f"{error}; choose one with --split, or give other images") from error
 
 
 def split_source(source: ImageSource, fraction: float, seed: int) -> tuple[Subset, Subset]:
-    """A training and a validation part, the latter with ``fraction`` of each class; of two images or more, each has some.
+    """Two subsets, the second with ``fraction`` of each class; of a class with two images or more, each has some.
 
     Raises:
         DataError: nothing would be left for one of the two.
@@ -136,11 +84,11 @@ def split_source(source: ImageSource, fraction: float, seed: int) -> tuple[Subse
 
 
 class TrainingData(NamedTuple):
-    """What a training learns from and is measured on.
+    """The images of a training.
 
     Args:
-        train, val: the images, with the same classes.
-        val_fraction: of the training part, that ``val`` was held out of it; None where it is a part of its own.
+        train, val: the images to learn from and to validate on, with the same classes.
+        val_fraction: the part of the training split that ``val`` was held out of it; None where it has other images.
         measured_on: what ``val`` is, in words.
     """
 
@@ -153,52 +101,89 @@ class TrainingData(NamedTuple):
 def open_training_data(
     data: str | Path, val: str | Path | None = None, val_fraction: float | None = None, seed: int = 0
 ) -> TrainingData:
-    """The images to train on, and others to measure on: those of ``val``, else the data's validation part, else held out.
+    """The images to train on, and others to validate on: those of ``val``, else the data's val split, else held out.
+
+    A test split of ``data`` is never used: what a model is chosen and calibrated by must not be what it is finally
+    measured on.
 
     Args:
-        data, val: as for :func:`open_dataset`. Of ``val``, the validation part is taken or else the test part.
-        val_fraction: of each class, to hold out of the training part; :data:`DEFAULT_VAL_FRACTION` unless given.
+        data, val: as for :func:`open_dataset`. Of ``val``, its val split is taken, else its test split, else all.
+        val_fraction: of each class, to hold out of the training split; :data:`DEFAULT_VAL_FRACTION` unless given.
         seed: of what is held out.
 
     Raises:
         ConfigError: ``val_fraction`` is given where nothing is going to be held out.
         DataError: nothing usable is there, or there is one class only.
     """
-    source = open_dataset(data, "train")
+    source = open_first_split(data, ["train"]).source
     if len(source.classes) < 2:
         raise DataError(
             f"{data} has one class only, {source.classes[0]}; expected {data}/<class>/<image> or "
             f"{data}/train/<class>/<image> with two classes or more"
         )
-    own = "--val" if val is not None else "a validation part" if has_validation(Path(data)) else None
+    own = "--val" if val is not None else "a val split" if "val" in list_splits(data) else None
     if own is None:
         fraction = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
         return TrainingData(*split_source(source, fraction, seed), fraction, f"{fraction:.3g} of each class, held out")
     if val_fraction is not None:
-        raise ConfigError(f"--val-fraction {val_fraction} would hold nothing out, because there is {own}; leave one away")
-    measured_on = f"of {val}" if val is not None else f"the validation part of {data}"
-    return TrainingData(source, open_dataset(val or data, "val", source.classes), None, measured_on)
+        raise ConfigError(f"--val-fraction {val_fraction} would hold nothing out, because there is {own}; omit one of them")
+    if val is None:
+        return TrainingData(source, open_dataset(data, "val", source.classes), None, f"the val split of {data}")
+    chosen, split = open_first_split(val, ["val", "test"], source.classes)
+    measured_on = f"the {split} split of {val}" if list_splits(val) else f"{val}"
+    return TrainingData(source, chosen, None, measured_on)
+
+
+def reopen_validation(
+    data: str | Path, classes: Sequence[str], record: Mapping[str, Any], seed: int
+) -> tuple[ImageSource | None, ImageSource] | None:
+    """The images that a training validated on, found again by their fingerprint; None where ``data`` has not got them.
+
+    Args:
+        data: as for :func:`open_dataset`.
+        classes: the model's.
+        record: the checkpoint's ``data``, see :func:`dhvt.data.record.record_training_data`; empty in imported ones.
+        seed: of the training's recipe.
+
+    Returns:
+        The images that it trained on, where they are in ``data`` too, and those that it validated on.
+    """
+    validation = record.get("validation")
+    if validation is None:
+        return None
+    splits = list_splits(data)
+    fraction = validation.get("held_out_fraction")
+    if fraction is not None and (not splits or "train" in splits):
+        whole = open_first_split(data, ["train"], classes).source
+        if len(whole) == record["training"]["images"] + validation["images"]:
+            train, held_out = split_source(whole, fraction, seed)
+            if fingerprint(held_out).digest == validation["digest"]:
+                return train, held_out
+    candidates = [split for split in splits if split != "train"] if splits else [None]
+    for split in candidates:
+        val = open_dataset(data, split, classes)
+        if len(val) == validation["images"] and fingerprint(val).digest == validation["digest"]:
+            return open_dataset(data, "train", classes) if "train" in splits else None, val
+    return None
 
 
 def reopen_training_data(
     data: str | Path, classes: Sequence[str], record: Mapping[str, Any], seed: int
 ) -> tuple[ImageSource, ImageSource, bool]:
-    """The training and validation part of ``data``, held out again as in the training where it is the training's data.
+    """Images to calibrate with, and others to compare and measure on, held out as in the training where ``data`` is its data.
 
     Args:
-        data: as for :func:`open_dataset`.
-        classes: the model's.
-        record: the checkpoint's ``data``; empty in older ones.
-        seed: of the training's recipe.
+        data, classes, record, seed: as for :func:`reopen_validation`.
 
     Returns:
-        The two parts, and whether the second is known to be what the training measured on and did not learn from.
+        The two, which share no file, and whether the second is known to be what the training validated on.
     """
-    train = open_dataset(data, "train", classes)
-    fraction = record.get("val_fraction")
-    if fraction is not None and len(train) == record["train_images"] + record["val_images"]:
-        parts = split_source(train, fraction, seed)
-        if [fingerprint(part).digest for part in parts] == [record["train"], record["val"]]:
-            return *parts, True
-    val = open_dataset(data, "val", classes)
-    return train, val, fingerprint(val).digest == record.get("val") != record.get("train")
+    found = reopen_validation(data, classes, record, seed)
+    if found is not None:
+        train, val = found
+        return (*split_source(val, 0.5, seed), True) if train is None else (train, val, True)
+    splits = list_splits(data)
+    if "train" in splits and len(splits) > 1:
+        return open_dataset(data, "train", classes), open_first_split(data, ["val", "test"], classes).source, False
+    whole = open_first_split(data, ["val", "test", "train"], classes).source
+    return *split_source(whole, 0.5, seed), False

@@ -37,8 +37,7 @@ class Checkpoint:
         recipe: :class:`dhvt.training.config.Recipe` as a dict; empty for an imported model.
         metrics: what was measured last, such as ``val_top1``; empty before the first validation.
         provenance: the command and versions that made it.
-        data: of the images in ``train`` and ``val``, :func:`dhvt.data.splits.fingerprint`, and how many in ``train_images``
-            and ``val_images``; ``val_fraction`` where that part of ``train`` was held out. Empty in older files.
+        data: the record of the training and validation images, see :mod:`dhvt.data.record`; empty in imported ones.
         frozen: whether the classifier alone is trained; None in older files.
         step: optimizer steps done.
         optimizers: their state dicts, for resuming; empty in a slimmed file.

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dhvt.configuration import from_dict
-from dhvt.data.fingerprint import fingerprint
 from dhvt.data.preprocess import Preprocess
+from dhvt.data.record import record_training_data
 from dhvt.data.splits import TrainingData, open_training_data
 from dhvt.data.statistics import describe_balance
 from dhvt.errors import CheckpointError, DataError, TrainError
@@ -55,17 +55,13 @@ class Trainer:
         name, source, val = options.variant, images.train, images.val
         self.name, self.val, self.preprocess, self.recipe, self.options = name, val, preprocess, recipe, options
         self.classes = list(source.classes)
-        self.data = {
-            "train": fingerprint(source).digest,
-            "train_images": len(source),
-            "val": fingerprint(val).digest,
-            "val_images": len(val),
-            "val_fraction": images.val_fraction,
-        }
+        self.data = record_training_data(images)
         tracking = {"log_with": options.tracker, "project_dir": options.out} if options.tracker else {}
         self.accelerator = open_accelerator(options.device, options.amp, **tracking)
         self.device, processes = self.accelerator.device, self.accelerator.num_processes
-        if processes > 1 and any(other != (self.classes, self.data) for other in gather_object([(self.classes, self.data)])):
+        if processes > 1 and any(
+            other != (self.classes, _digests(self.data)) for other in gather_object([(self.classes, _digests(self.data))])
+        ):
             raise DataError("the processes found different images or classes; every machine needs the same --data and --val")
         self.say(
             f"{len(source)} images to train on, {len(val)} to measure on ({images.measured_on}), {describe_balance(source)}"
@@ -365,13 +361,18 @@ class Trainer:
             require_equal("--freeze", checkpoint.frozen, self.options.freeze)
         if checkpoint.data:
             same = "give the same --data, --val and --val-fraction, with the same files in them"
-            require_equal("data", checkpoint.data, self.data, same)
+            require_equal("data", _digests(checkpoint.data), _digests(self.data), same)
         self.commands = checkpoint.provenance["commands"]
         if recipe != self.recipe:
             self.commands = [*self.commands, {"from_step": checkpoint.step, "command": self.command}]
         self.learner.restore(checkpoint)
         self.metrics, self.temperature = checkpoint.metrics, checkpoint.temperature
         self.seconds = float(checkpoint.provenance.get("train_seconds", 0.0))
+
+
+def _digests(data: dict[str, Any]) -> dict[str, str]:
+    """What identifies the images, wherever they are on this machine."""
+    return {kind: record["digest"] for kind, record in data.items()}
 
 
 def train(options: RunOptions, recipe: Recipe | None = None, *, command: str = "") -> Checkpoint:

@@ -1,9 +1,11 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dhvt.data.fingerprint import SKETCH_SIZE, Fingerprint, fingerprint, hash_bytes, hash_file, overlap
+from dhvt.data.sources import open_dataset
 from dhvt.errors import ImageError
 
 
@@ -109,12 +111,8 @@ def test_large_images_are_told_apart_by_head_middle_tail_and_size():
 
 
 def test_files_with_other_content_under_the_same_names_have_another_fingerprint(image_folder, tmp_path):
-    import shutil
-
-    from dhvt.data.sources import FolderSource
-
     copy = Path(shutil.copytree(image_folder, tmp_path / "copy"))
-    first = fingerprint(FolderSource(image_folder))
-    assert fingerprint(FolderSource(copy)) == first
+    first = fingerprint(open_dataset(image_folder))
+    assert fingerprint(open_dataset(copy)) == first
     shutil.copy(copy / "square" / "00.png", copy / "circle" / "00.png")
-    assert fingerprint(FolderSource(copy)).digest != first.digest
+    assert fingerprint(open_dataset(copy)).digest != first.digest

@@ -8,8 +8,8 @@ import pytest
 
 from dhvt.data.batches import iterate_batches
 from dhvt.data.preprocess import Preprocess
-from dhvt.data.sources import Subset
-from dhvt.data.splits import open_dataset, open_training_data, split_source
+from dhvt.data.sources import Subset, open_dataset
+from dhvt.data.splits import open_first_split, open_training_data, split_source
 from dhvt.data.statistics import class_counts, describe_balance
 from dhvt.errors import ConfigError, DataError
 from dhvt.evaluation.metrics import Outputs, collect_outputs
@@ -55,7 +55,7 @@ def test_parquet_of_several_files_and_splits(tmp_path):
     source = open_dataset(tmp_path, "train")
     assert len(source) == 15
     assert source.locate(13).endswith("train-1.parquet row 1")
-    assert len(open_dataset(tmp_path, "val")) == 6
+    assert len(open_dataset(tmp_path, "test")) == 6
 
 
 @pytest.mark.parametrize("names", [("cifar10-train", "cifar10-test"), ("Train", "Testing"), ("set_training_0", "set_test_0")])
@@ -64,7 +64,7 @@ def test_a_parquet_files_part_may_stand_anywhere_in_its_name(tmp_path, names):
         write_parquet(tmp_path / f"{name}.parquet", rows(count))
     assert [len(open_dataset(tmp_path, split)) for split in ("train", "test")] == [12, 6]
     (tmp_path / f"{names[0]}.parquet").rename(tmp_path / "other.parquet")
-    with pytest.raises(DataError, match="no train part"):
+    with pytest.raises(DataError, match="no train split; it has the splits test"):
         open_dataset(tmp_path, "train")
 
 
@@ -84,7 +84,7 @@ def part_folders(root, **counts):
 
 def assert_measured_on_training_images(path, images):
     """The test part is left alone: both parts are of the ``images`` to train on."""
-    source = open_dataset(path, "train")
+    source = open_first_split(path, ["train"]).source
     parts = open_training_data(path, val_fraction=0.25)
     assert len(source) == images
     assert parts.val_fraction == 0.25
@@ -100,7 +100,7 @@ def test_folder_with_parts(tmp_path):
     assert len(open_dataset(tmp_path, "test", CLASSES)) == 3
     parts = open_training_data(tmp_path)
     assert (len(parts.train), len(parts.val), parts.val_fraction) == (12, 6, None)
-    with pytest.raises(ConfigError, match=r"--val-fraction 0\.2 would hold nothing out, because there is a validation part"):
+    with pytest.raises(ConfigError, match=r"--val-fraction 0\.2 would hold nothing out, because there is a val split"):
         open_training_data(tmp_path, val_fraction=0.2)
     with pytest.raises(ConfigError, match="because there is --val"):
         open_training_data(tmp_path / "train", val=tmp_path, val_fraction=0.2)
@@ -113,7 +113,8 @@ def test_folder_with_parts(tmp_path):
 def test_without_a_validation_part_training_images_are_held_out(tmp_path, parts):
     part_folders(tmp_path, **parts)
     assert_measured_on_training_images(tmp_path, 12)
-    assert len(open_dataset(tmp_path, "val", CLASSES)) == (3 if len(parts) == 2 else 12)
+    with pytest.raises(DataError, match="has no val split; it has the splits train"):
+        open_dataset(tmp_path, "val", CLASSES)
 
 
 def test_parquet_with_a_test_part_holds_training_rows_out(tmp_path):
@@ -128,7 +129,7 @@ def test_fewer_than_two_classes_are_refused(tmp_path):
     with pytest.raises(DataError, match="one class only, only; expected"):
         open_training_data(tmp_path)
     (tmp_path / "only").rename(tmp_path / "test")
-    with pytest.raises(DataError, match="has test but no train part"):
+    with pytest.raises(DataError, match="has no train split; it has test"):
         open_training_data(tmp_path)
 
 
@@ -214,7 +215,7 @@ def domain_lists(root, part=slice(None), label=None):
 def test_domainnet_lists(tmp_path, whole):
     path = domain_lists(tmp_path)
     path = tmp_path if whole else path
-    source, val = open_dataset(path, "train"), open_dataset(path, "val")
+    source, val = open_dataset(path, "train"), open_dataset(path, "test")
     assert source.classes == val.classes == tuple(CLASSES)
     assert (len(source), len(val)) == (12, 6)
     assert source.locate(4).endswith("clipart/square/0.png")
@@ -224,15 +225,16 @@ def test_domainnet_lists(tmp_path, whole):
 
 def test_domainnet_lists_that_are_wrong(tmp_path):
     with pytest.raises(DataError, match="gives label 0 to square"):
-        open_dataset(domain_lists(tmp_path, label=0))
+        open_dataset(domain_lists(tmp_path, label=0), "train")
     (tmp_path / "notes_train.txt").write_text("hello there\n")
     with pytest.raises(DataError, match="line 1 is 'hello there'; expected <domain>"):
-        open_dataset(tmp_path / "notes_train.txt")
+        open_dataset(tmp_path / "notes_train.txt", "train")
     (tmp_path / "notes_train.txt").write_text("/a/circle/0.png 0\n")
     with pytest.raises(DataError, match=r"line 1 is '/a/circle/0\.png 0'; expected <domain>"):
-        open_dataset(tmp_path / "notes_train.txt")
+        open_dataset(tmp_path / "notes_train.txt", "train")
+    (tmp_path / "latin.txt").write_bytes(b"\xff\xfe clipart")
     with pytest.raises(DataError, match="cannot read"):
-        open_dataset(tmp_path / "nowhere.txt")
+        open_dataset(tmp_path / "latin.txt")
 
 
 def cifar_files(root, names=CLASSES):
@@ -250,11 +252,11 @@ def cifar_files(root, names=CLASSES):
 def test_cifar_as_torchvision_downloads_it(tmp_path, monkeypatch):
     folder = cifar_files(tmp_path)
     with pytest.raises(DataError, match="does not hold the published files"):
-        open_dataset(tmp_path)
+        open_dataset(tmp_path, "train")
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5: True)
     assert_measured_on_training_images(tmp_path, 15)
     source = open_dataset(tmp_path, "train")
-    assert (len(source), len(open_dataset(folder, "val"))) == (15, 3)
+    assert (len(source), len(open_dataset(folder, "test"))) == (15, 3)
     assert source.classes == tuple(CLASSES)
     batch = pickle.loads((folder / "data_batch_1").read_bytes())
     pixels = batch["data"][1].reshape(3, 32, 32).transpose(1, 2, 0)

@@ -196,7 +196,7 @@ def test_a_checkpoint_from_before_data_was_recorded_still_resumes(image_folder, 
     frozen = run(image_folder, tmp_path, *options, "--resume", "--change-recipe", "--freeze")
     assert "with or without --freeze" in frozen.output
     assert run(image_folder, tmp_path, *options, "--resume", "--change-recipe").exit_code == 0
-    assert load_checkpoint(tmp_path / "ckpt.pt").data["train_images"] == 54
+    assert load_checkpoint(tmp_path / "ckpt.pt").data["training"]["images"] == 54
 
 
 def test_validation_can_be_rarer_than_epochs_but_never_misses_the_last(image_folder, tmp_path):
@@ -252,7 +252,7 @@ def test_a_last_odd_image_prevents_neither_mixing_nor_the_right_learning_rate(im
         result = run(data, tmp_path / name, "--recipe", "cifar100", *tiny, *mixing)
         assert result.exit_code == 0, result.output
     mixup, cutmix = (load_checkpoint(tmp_path / name / "ckpt.pt") for name in ("mixup", "cutmix"))
-    assert mixup.data["train_images"] == 53
+    assert mixup.data["training"]["images"] == 53
     assert mixup.metrics["lr"] == pytest.approx(1e-3 * 52 / 512)
     assert not torch.equal(mixup.weights["head.weight"], cutmix.weights["head.weight"])
     refused = run(data, tmp_path / "odd", "--recipe", "cifar100", *tiny, "--batch-size", "15")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from dhvt.artifact import load_artifact
-from dhvt.data.fingerprint import fingerprint
 from dhvt.data.preprocess import preprocess_image
+from dhvt.data.record import record_training_data
 from dhvt.data.splits import open_training_data, reopen_training_data
 from dhvt.engines import open_engine
 from dhvt.errors import ArtifactError, EngineError, ExportError
@@ -57,20 +57,15 @@ def test_int8_is_compared_on_what_training_held_out(checkpoint, image_folder, tm
     monkeypatch.setattr("export.targets.int8.LARGEST_LOSS", 100.0)
     monkeypatch.setattr("export.targets.int8.LEAST_SPEEDUP", 0.0)
     parts = open_training_data(image_folder, val_fraction=0.2, seed=3)
-    record = {
-        "train": fingerprint(parts.train).digest,
-        "train_images": 48,
-        "val": fingerprint(parts.val).digest,
-        "val_images": 12,
-    }
-    trained = replace(checkpoint, recipe={"seed": 3}, data=record | {"val_fraction": 0.2})
+    record = record_training_data(parts)
+    trained = replace(checkpoint, recipe={"seed": 3}, data=record)
     artifact = export_onnx(trained, tmp_path / "artifact", str(image_folder), int8=True)
     parity = artifact.find_variant(precision="int8").parity
     assert (parity["held_out"], parity["comparisons"][0]["images"], parity["calibration_images"]) == (True, 12, 48)
     other = shutil.copytree(image_folder, tmp_path / "other")
     (other / "circle" / "00.png").rename(other / "circle" / "new.png")
     train, val, held_out = reopen_training_data(other, trained.classes, trained.data, 3)
-    assert (held_out, len(train), len(val)) == (False, 60, 60)
+    assert (held_out, len(train), len(val)) == (False, 30, 30)
 
 
 def test_an_int8_graph_that_was_changed_is_refused(quantized, tmp_path):

@@ -1,0 +1,79 @@
+"""What is recorded of the images of a model, and how unseen images are told from those that it learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dhvt.data.fingerprint import Fingerprint, fingerprint, overlap
+from dhvt.data.sources import ImageSource
+from dhvt.data.splits import TrainingData
+from dhvt.errors import DataError
+
+SEEN = ("training", "validation", "calibration")
+"""The images that a model's weights, choice and temperature come from; accuracy on them tells little of others."""
+
+TOLERATED_OVERLAP = 0.01
+"""Share of the images: data sets that were collected apart have a few in common, which change no figure much."""
+
+Record = Mapping[str, Mapping[str, Any]]
+"""By ``training``, ``validation``, ``calibration`` and ``test``: a fingerprint's fields, and ``source``, where the images
+came from; ``held_out_fraction`` of validation images that were held out of the training split."""
+
+
+def record_source(source: ImageSource, on_progress: Callable[[int], None] | None = None, **more: Any) -> dict[str, Any]:
+    """One entry of a :data:`Record`: the fingerprint of ``source``, and where it came from."""
+    return {**fingerprint(source, on_progress).to_dict(), "source": source.origin, **more}
+
+
+def record_training_data(images: TrainingData, on_progress: Callable[[int], None] | None = None) -> dict[str, dict[str, Any]]:
+    """The :data:`Record` of a training. Each image is read once; see :func:`fingerprint` for what that costs.
+
+    Args:
+        images: to learn from and to validate on.
+        on_progress: called with the number of images done since the last call.
+
+    Raises:
+        DataError: the validation images were not held out, and are training images too.
+    """
+    training, validation = record_source(images.train, on_progress), record_source(images.val, on_progress)
+    if images.val_fraction is None:
+        what = f"the validation images ({images.val.origin})"
+        require_unseen(Fingerprint.from_dict(validation), {"training": training}, what=what)
+    else:
+        validation["held_out_fraction"] = images.val_fraction
+    return {"training": training, "validation": validation}
+
+
+def find_overlaps(images: Fingerprint, record: Record, kinds: Sequence[str] = SEEN) -> dict[str, float]:
+    """By kind of the record, the share of images that are in it too, see :func:`overlap`; kinds without any are absent."""
+    shares = {kind: overlap(images, Fingerprint.from_dict(record[kind])) for kind in kinds if kind in record}
+    return {kind: share for kind, share in shares.items() if share > 0}
+
+
+def require_unseen(
+    images: Fingerprint, record: Record, kinds: Sequence[str] = SEEN, *, what: str = "the images", hint: str = "give others"
+) -> dict[str, float]:
+    """Refuses images that a model has learned from; the one check of training, export, evaluation and benchmarks.
+
+    Args:
+        images: of the images to measure on.
+        record: the ``data`` of a checkpoint or model card. What is not recorded cannot be refused.
+        kinds: the kinds of the record that must not be measured on.
+        what, hint: how the message names the images, and what to do.
+
+    Returns:
+        :func:`find_overlaps`, where that is within :data:`TOLERATED_OVERLAP`.
+
+    Raises:
+        DataError: more than that are in one of the kinds.
+    """
+    overlaps = find_overlaps(images, record, kinds)
+    if any(share > TOLERATED_OVERLAP for share in overlaps.values()):
+        raise DataError(f"{describe_overlaps(overlaps, what)}; what is measured on them says nothing of new images: {hint}")
+    return overlaps
+
+
+def describe_overlaps(overlaps: Mapping[str, float], what: str = "the images") -> str:
+    """``of the images, 12.0 % were used for training and 3.0 % for calibration``."""
+    return f"of {what}, " + " and ".join(f"{100 * share:.1f} % were used for {kind}" for kind, share in overlaps.items())

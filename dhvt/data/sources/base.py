@@ -1,0 +1,153 @@
+"""What a source of labelled images is, the splits of a data set, and a selection of a source's images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhvt.data.decode import read_file
+
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+"""The splits by their names here, and the words that files and folders have for them, in any case."""
+
+_SPLIT_OF_WORD = {word: split for split, words in SPLITS.items() for word in words}
+_CLUTTER = frozenset({"__MACOSX", "@eaDir"})  # of macOS's archives and Synology's disks; the latter holds thumbnails
+
+
+class ImageSource(Protocol):
+    """Labelled encoded images, addressed by 0 ≤ index < len."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; a label is an index into them."""
+        ...
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """``(len,)``, each in ``0 … len(classes) - 1``."""
+        ...
+
+    @property
+    def origin(self) -> str:
+        """The file or folder that it was opened from, for messages and records."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> bytes:
+        """One encoded image. Raises :class:`dhvt.errors.ImageError` when it cannot be read."""
+        ...
+
+    def locate(self, index: int) -> str:
+        """Where the image is, for a message: a path, and the row in a Parquet file."""
+        ...
+
+    def name(self, index: int) -> str:
+        """The image's name within the data set, wherever that is stored: a path below its root, a file name and row."""
+        ...
+
+    def path(self, index: int) -> Path | None:
+        """The file that holds this image and nothing else; None where there is no such file."""
+        ...
+
+
+class SourceKind(Protocol):
+    """A kind of data set. A class of this shape is one line in :mod:`dhvt.data.sources.registry`."""
+
+    @staticmethod
+    def detect(path: Path) -> bool:
+        """Whether an existing file or folder is of this kind."""
+        ...
+
+    @staticmethod
+    def list_splits(path: Path) -> Sequence[str]:
+        """The keys of :data:`SPLITS` that a data set of this kind has; empty where it is not divided."""
+        ...
+
+    @classmethod
+    def open(cls, path: Path, split: str | None, classes: Sequence[str] | None) -> ImageSource:
+        """Opens one of :meth:`list_splits`; ``split`` is None exactly where there are none.
+
+        Args:
+            classes: the class names that labels must refer to, such as a model's; None takes the data set's own.
+
+        Raises:
+            DataError: it cannot be read, or has other classes.
+        """
+        ...
+
+
+class FileSource:
+    """Labelled images in one file each; the base of sources that differ in how they find the files and labels.
+
+    Args:
+        root: the folder that :meth:`name` is relative to.
+    """
+
+    def __init__(self, origin: Path, root: Path, paths: list[Path], labels: list[int], classes: Sequence[str]) -> None:
+        self.origin, self._root, self._paths = str(origin), root, paths
+        self.labels = np.array(labels, dtype=np.int64)
+        self.classes = tuple(classes)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, index: int) -> bytes:
+        return read_file(self._paths[index])
+
+    def locate(self, index: int) -> str:
+        return str(self._paths[index])
+
+    def name(self, index: int) -> str:
+        return self._paths[index].relative_to(self._root).as_posix()
+
+    def path(self, index: int) -> Path | None:
+        return self._paths[index]
+
+
+class Subset:
+    """Some images of another source, in the order given."""
+
+    def __init__(self, source: ImageSource, indices: NDArray[np.int64]) -> None:
+        self._source, self._indices = source, indices
+        self.classes, self.origin = source.classes, source.origin
+        self.labels = source.labels[indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, index: int) -> bytes:
+        return self._source.read(int(self._indices[index]))
+
+    def locate(self, index: int) -> str:
+        return self._source.locate(int(self._indices[index]))
+
+    def name(self, index: int) -> str:
+        return self._source.name(int(self._indices[index]))
+
+    def path(self, index: int) -> Path | None:
+        return self._source.path(int(self._indices[index]))
+
+
+def split_of_word(word: str) -> str | None:
+    """``val`` of ``Validation``; None of a word that is no name of a split."""
+    return _SPLIT_OF_WORD.get(word.lower())
+
+
+def split_of_file(path: Path) -> str | None:
+    """``test`` of ``test-00000-of-00001.parquet`` or ``cifar10-test.parquet``; None where the name has no split's."""
+    return next(filter(None, map(split_of_word, re.split(r"[-_.]", path.stem))), None)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is no data: hidden, such as ``.ipynb_checkpoints`` and ``._cat.png``, or a system's own."""
+    return name.startswith(".") or name in _CLUTTER

@@ -1,0 +1,100 @@
+"""Class folders: ``root/<class>/<image>``, or ``root/train/<class>/<image>`` with a folder for each split."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dhvt.data.decode import SUFFIXES
+from dhvt.data.sources.base import FileSource, ImageSource, is_hidden, split_of_word
+from dhvt.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+
+class FolderSource(FileSource):
+    """Images below one folder per class, at any depth; classes in alphabetical order. Hidden files are ignored.
+
+    Raises:
+        DataError: there are no images, or a class that is not in ``classes``.
+    """
+
+    def __init__(self, root: Path, classes: Sequence[str] | None = None) -> None:
+        names = [folder.name for folder in _folders(root)]
+        classes = tuple(classes if classes is not None else names)
+        unknown = sorted(set(names) - set(classes))
+        if unknown:
+            raise DataError(f"{root} has folders of classes that the model does not know: {', '.join(unknown[:5])}")
+        paths: list[Path] = []
+        labels: list[int] = []
+        for label, name in enumerate(classes):
+            found = sorted(_find_images(root / name))
+            paths += found
+            labels += [label] * len(found)
+        if not paths:
+            raise DataError(
+                f"no images under {root}; expected {root}/<class name>/<image>, with endings {', '.join(sorted(SUFFIXES))}"
+            )
+        super().__init__(root, root, paths, labels, classes)
+
+    @staticmethod
+    def detect(path: Path) -> bool:
+        return path.is_dir()
+
+    @staticmethod
+    def list_splits(path: Path) -> Sequence[str]:
+        return tuple(_split_folders(path))
+
+    @classmethod
+    def open(cls, path: Path, split: str | None, classes: Sequence[str] | None) -> ImageSource:
+        if split is None:
+            return cls(path, classes)
+        chosen = _split_folders(path)[split]
+        ignored = [folder.name for folder in _folders(path) if split_of_word(folder.name) is None and _holds_images(folder)]
+        if ignored:
+            _log.warning("%s: ignored beside its splits: %s", path, ", ".join(ignored[:5]))
+        return cls(chosen, classes)
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+
+
+def _find_images(folder: Path) -> Iterator[Path]:
+    for parent, names, files in os.walk(folder):
+        names[:] = [name for name in names if not is_hidden(name)]
+        for file in files:
+            if os.path.splitext(file)[1].lower() in SUFFIXES and not is_hidden(file):
+                yield Path(parent, file)
+
+
+def _holds_images(folder: Path) -> bool:
+    return next(_find_images(folder), None) is not None
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """The folder of each split; empty where ``root`` holds class folders, of which one may be called ``train``.
+
+    Raises:
+        DataError: it cannot be told which of both it is, or two folders stand for one split.
+    """
+    folders = _folders(root)
+    found: dict[str, Path] = {}
+    for folder in folders:
+        split = split_of_word(folder.name)
+        if split is not None and found.setdefault(split, folder) is not folder:
+            raise DataError(f"{root} has {found[split].name} and {folder.name} for its {split} split; join or rename one")
+    if not found or {"train"} < found.keys():
+        return found
+    others = [folder for folder in folders if folder not in found.values() and _holds_images(folder)]
+    if not others:
+        return found
+    nested = next((folder for folder in found.values() if _folders(folder)), None)
+    if nested is None:
+        return {}
+    raise DataError(
+        f"{root} has {nested.name}, which holds folders as a split does, beside {', '.join(map(str, others[:5]))}, which are "
+        f"no splits; give {nested} as the data, move the others elsewhere, or, if all are classes, rename {nested.name}"
+    )

@@ -1,0 +1,176 @@
+"""Parquet files in the Hugging Face image schema; needs pyarrow."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dhvt.data.sources.base import ImageSource, is_hidden, split_of_file
+from dhvt.errors import DataError, ImageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+IMAGE_COLUMNS = ("img", "image")
+LABEL_COLUMNS = ("label", "fine_label", "labels")
+_MAGIC = b"PAR1"
+_log = logging.getLogger(__name__)
+
+
+class ParquetSource:
+    """Images in the rows of Parquet files: ``img`` or ``image`` with ``bytes``, and ``label`` or ``fine_label``.
+
+    Class names come from the file's metadata, else they are the numbers. The encoded images are held in memory.
+
+    Raises:
+        DataError: a file cannot be read, lacks a column or has other classes; or pyarrow is not installed.
+    """
+
+    def __init__(self, origin: Path, paths: Sequence[Path], classes: Sequence[str] | None = None) -> None:
+        self.origin, self._paths = str(origin), list(paths)
+        tables = _read_tables(self._paths)
+        self._ends = np.cumsum([table.num_rows for table in tables])
+        table = _join_tables(tables, paths[0])
+        self._bytes = _image_column(table, paths[0])
+        label_column = _pick_column(table, LABEL_COLUMNS, paths[0])
+        self.labels = _read_labels(table, label_column, paths[0])
+        self.classes = _choose_classes(_class_names(tables[0].schema, label_column), classes, self.labels, paths[0])
+
+    @staticmethod
+    def detect(path: Path) -> bool:
+        return bool(_files(path)) if path.is_dir() else path.suffix == ".parquet" or _starts_as_parquet(path)
+
+    @staticmethod
+    def list_splits(path: Path) -> Sequence[str]:
+        return tuple(_files_by_split(path)) if path.is_dir() else ()
+
+    @classmethod
+    def open(cls, path: Path, split: str | None, classes: Sequence[str] | None) -> ImageSource:
+        if split is None:
+            return cls(path, _files(path) if path.is_dir() else [path], classes)
+        ignored = [file.name for file in _files(path) if split_of_file(file) is None]
+        if ignored:
+            _log.warning("%s: ignored beside its splits: %s", path, ", ".join(ignored[:5]))
+        return cls(path, _files_by_split(path)[split], classes)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes:
+        data = self._bytes[index].as_py()
+        if data is None:
+            raise ImageError("the row holds no image bytes")
+        return bytes(data)
+
+    def locate(self, index: int) -> str:
+        file = int(np.searchsorted(self._ends, index, side="right"))
+        row = index - (int(self._ends[file - 1]) if file else 0)
+        return f"{self._paths[file]} row {row}"
+
+    def name(self, index: int) -> str:
+        return Path(self.locate(index)).name
+
+    def path(self, index: int) -> Path | None:
+        return None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.parquet") if not is_hidden(path.name))
+
+
+def _files_by_split(folder: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for file in _files(folder):
+        split = split_of_file(file)
+        if split is not None:
+            found.setdefault(split, []).append(file)
+    return found
+
+
+def _starts_as_parquet(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
+
+
+def _read_tables(paths: Sequence[Path]) -> list[pa.Table]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise DataError(f"{paths[0]} is Parquet, which needs pyarrow: pip install pyarrow") from error
+    tables = []
+    for path in paths:
+        try:
+            tables.append(pq.read_table(path))
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"cannot read {path} as Parquet: {error}") from error
+    return tables
+
+
+def _join_tables(tables: list[pa.Table], path: Path) -> pa.Table:
+    import pyarrow as pa
+
+    try:
+        table = pa.concat_tables(tables)
+    except pa.ArrowException as error:
+        raise DataError(f"the Parquet files beside {path} have different columns: {error}") from error
+    if not table.num_rows:
+        raise DataError(f"{path} has no rows")
+    return table
+
+
+def _pick_column(table: pa.Table, names: tuple[str, ...], path: Path) -> str:
+    for name in names:
+        if name in table.column_names:
+            return name
+    raise DataError(f"{path} has no column {' or '.join(names)}; it has {', '.join(table.column_names)}")
+
+
+def _image_column(table: pa.Table, path: Path) -> pa.ChunkedArray:
+    """The encoded images, of a column of bytes or of Hugging Face's ``{bytes, path}``."""
+    import pyarrow as pa
+
+    column = table[_pick_column(table, IMAGE_COLUMNS, path)]
+    if pa.types.is_struct(column.type):
+        return pa.chunked_array([chunk.field("bytes") for chunk in column.chunks])
+    return column
+
+
+def _read_labels(table: pa.Table, column: str, path: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
+    import pyarrow as pa
+
+    labels = table[column]
+    if not pa.types.is_integer(labels.type) or labels.null_count:
+        found = f"{labels.null_count} rows without one" if labels.null_count else f"values of type {labels.type}"
+        raise DataError(f"{path}, column {column!r}: labels must be whole numbers from 0, one in each row; found {found}")
+    numbers: np.ndarray[Any, np.dtype[np.int64]] = labels.to_numpy().astype(np.int64)
+    return numbers
+
+
+def _class_names(schema: pa.Schema, label_column: str) -> list[str] | None:
+    metadata = (schema.metadata or {}).get(b"huggingface")
+    if metadata is None:
+        return None
+    feature: dict[str, Any] = json.loads(metadata).get("info", {}).get("features", {}).get(label_column, {})
+    return feature.get("names")
+
+
+def _choose_classes(
+    own: list[str] | None, wanted: Sequence[str] | None, labels: np.ndarray[Any, np.dtype[np.int64]], path: Path
+) -> tuple[str, ...]:
+    """The wanted class names, else the file's own, else numbers."""
+    low, top = int(labels.min()), int(labels.max())
+    classes = tuple(wanted or own or (str(label) for label in range(top + 1)))
+    if low < 0 or top >= len(classes):
+        raise DataError(f"{path} has labels from {low} to {top}, but there are {len(classes)} classes")
+    if wanted is not None and own and tuple(own) != tuple(wanted):
+        raise DataError(f"{path} has classes {', '.join(own[:5])}…, the model {', '.join(wanted[:5])}…")
+    return classes
