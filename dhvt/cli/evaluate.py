@@ -2,73 +2,142 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dhvt.cli.options import engine_options, on_broken_option, open_model
 from dhvt.errors import ConfigError
 
+if TYPE_CHECKING:
+    from dhvt.artifact import ModelCard
+    from dhvt.data.fingerprint import Fingerprint
+    from dhvt.data.sources import ImageSource
+
 
 @click.command()
 @engine_options
-@click.option(
-    "--data",
-    required=True,
-    help="Labelled images, laid out as for dhvt train: their test part, else their val part, else all.",
-)
+@click.option("--data", required=True, help="Labelled images, laid out as for dhvt train; see docs/data.md.")
+@click.option("--split", help="train, val or test. Default: test, or all images where the data has no splits.")
+@click.option("--allow-overlap", is_flag=True, help="Measure even on images that the model has learned from.")
 @click.option("--batch-size", default=64, show_default=True)
 @on_broken_option
 @click.option("--report", type=click.Path(path_type=Path), help="Folder for report.md with images; needs the train extra.")
-@click.option("--record", is_flag=True, help="Write the result into the model folder's model.json, as metrics.test.")
+@click.option("--record", is_flag=True, help="Write the result into model.json, under metrics and the split's name.")
 def evaluate(
-    model: Path | None, engine: str | None, data: str, batch_size: int, on_broken: str, report: Path | None, record: bool
+    model: Path | None,
+    engine: str | None,
+    data: str,
+    split: str | None,
+    allow_overlap: bool,
+    batch_size: int,
+    on_broken: str,
+    report: Path | None,
+    record: bool,
 ) -> None:
-    """Measure an exported model, in the engine that serves it, on labelled images. Only CIFAR's own files need torch."""
-    from dataclasses import replace
+    """Measure an exported model, in the engine that serves it, on labelled images.
 
+    \b
+    Its accuracy and calibration on the test split, with a report:
+      dhvt evaluate --model runs/mine/artifact --data images/ --report runs/mine/test
+    On new images without splits, written into the model's card:
+      dhvt evaluate --model runs/mine/artifact --data new-images/ --record
+
+    The model's card knows the images that it was trained, validated and calibrated on. Images that are among them are
+    refused: what is measured on those says nothing of new images. They are recognised by the bytes of their files.
+    """
     from tqdm import tqdm
 
-    from dhvt.artifact import write_card
-    from dhvt.data.sources import open_dataset
+    from dhvt.data.splits import open_test_data
     from dhvt.evaluation.metrics import collect_outputs
     from dhvt.evaluation.metrics import evaluate as measure
 
     artifact, running = open_model(model, engine)
-    source = open_dataset(data, "test", artifact.card.classes)
+    card = artifact.card
+    source, measured_split = open_test_data(data, split, card.classes)
+    images = _read_fingerprint(source) if card.data or record else None
+    overlaps = {} if images is None else _check_unseen(images, card, allow_overlap)
     with tqdm(total=len(source), unit="image", desc=f"{running.name} {running.precision}") as bar:
         on_error = None if on_broken == "stop" else lambda message: tqdm.write(f"left out: {message}")
         outputs = collect_outputs(
-            running.predict,
-            source,
-            artifact.card.preprocess,
-            batch_size=batch_size,
-            on_error=on_error,
-            on_progress=bar.update,
+            running.predict, source, card.preprocess, batch_size=batch_size, on_error=on_error, on_progress=bar.update
         )
-    result = measure(outputs, artifact.card.temperature)
+    result = measure(outputs, card.temperature)
     click.echo(
         f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, calibration error {result.ece:.2f} % "
         f"of {result.images} images ({result.skipped} left out)"
     )
     if report is not None:
-        from dhvt.evaluation.report import write_report
+        _write_report(
+            report,
+            title=f"{card.name} on {Path(data).name}, {measured_split}",
+            source=source,
+            preprocess=card.preprocess,
+            outputs=outputs,
+            evaluation=result,
+            temperature=card.temperature,
+            facts={"engine": f"{running.name} in {running.precision}", "model": str(artifact.path), **_overlap_fact(overlaps)},
+        )
+    if record and images is not None:
+        measured = {**result.to_dict(), "engine": running.name, "precision": running.precision, "data": Path(data).name}
+        _record(artifact.path, card, measured_split, measured | ({"overlap": overlaps} if overlaps else {}), images, source)
 
-        try:
-            path = write_report(
-                report,
-                title=f"{artifact.card.name} on {Path(data).name}",
-                source=source,
-                preprocess=artifact.card.preprocess,
-                outputs=outputs,
-                evaluation=result,
-                temperature=artifact.card.temperature,
-                facts={"engine": f"{running.name} in {running.precision}", "model": str(artifact.path)},
-            )
-        except OSError as error:
-            raise ConfigError(f"cannot write the report: {error}; choose another --report") from error
-        click.echo(f"report: {path}")
-    if record:
-        measured = result.to_dict() | {"engine": running.name, "precision": running.precision, "data": Path(data).name}
-        write_card(artifact.path, replace(artifact.card, metrics=artifact.card.metrics | {"test": measured}))
-        click.echo(f"recorded in {artifact.path / 'model.json'}")
+
+def _read_fingerprint(source: ImageSource) -> Fingerprint:
+    from tqdm import tqdm
+
+    from dhvt.data.fingerprint import fingerprint
+
+    with tqdm(total=len(source), unit="image", desc="fingerprint", leave=False, delay=2) as bar:
+        return fingerprint(source, bar.update)
+
+
+def _check_unseen(images: Fingerprint, card: ModelCard, allow_overlap: bool) -> dict[str, float]:
+    """Refuses images that the model has learned from, or prints how many of them are."""
+    from dhvt.data.record import SEEN, describe_overlaps, find_overlaps, require_unseen
+
+    if not card.data.keys() & set(SEEN):
+        click.echo(
+            "model.json does not record what the model was trained on: whether it has seen these images is unknown", err=True
+        )
+        return {}
+    if allow_overlap:
+        overlaps = find_overlaps(images, card.data)
+    else:
+        overlaps = require_unseen(images, card.data, hint="give other images, or --allow-overlap to measure nevertheless")
+    if overlaps:
+        click.echo(f"{describe_overlaps(overlaps)}: the figures are too good", err=True)
+    return overlaps
+
+
+def _overlap_fact(overlaps: Mapping[str, float]) -> dict[str, str]:
+    from dhvt.data.record import describe_overlaps
+
+    return {"images that the model has seen": describe_overlaps(overlaps)} if overlaps else {}
+
+
+def _write_report(folder: Path, **content: Any) -> None:
+    from dhvt.evaluation.report import write_report
+
+    try:
+        path = write_report(folder, **content)
+    except OSError as error:
+        raise ConfigError(f"cannot write the report: {error}; choose another --report") from error
+    click.echo(f"report: {path}")
+
+
+def _record(
+    folder: Path, card: ModelCard, split: str, measured: dict[str, Any], images: Fingerprint, source: ImageSource
+) -> None:
+    """Writes what was measured into the card, and which images are the test images."""
+    from dataclasses import replace
+
+    from dhvt.artifact import write_card
+
+    data = dict(card.data)
+    if split not in ("train", "val"):
+        data["test"] = {**images.to_dict(), "source": source.origin}
+    write_card(folder, replace(card, metrics=card.metrics | {split: measured}, data=data))
+    click.echo(f"recorded in {folder / 'model.json'} as metrics.{split}")

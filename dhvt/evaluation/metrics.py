@@ -1,4 +1,4 @@
-"""How good a classifier is on labelled images, whatever runs it."""
+"""Accuracy and calibration of a classifier on labelled images, whatever runs it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,23 @@ from dhvt.data.batches import Predict, iterate_batches
 from dhvt.data.preprocess import Preprocess
 from dhvt.data.sources import ImageSource
 from dhvt.errors import DataError, ImageError
-from dhvt.evaluation.calibration import expected_calibration_error, negative_log_likelihood
+from dhvt.evaluation.calibration import (
+    cross_fit_temperatures,
+    expected_calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What a classifier said of the N images of a source that could be read.
+    """A classifier's logits for the N images of a source that could be read.
 
     Args:
         logits: ``(N, classes)`` float32.
-        labels: ``(N,)`` int64, the right answers.
-        indices: ``(N,)`` int64, the images' places in the source.
-        skipped: how many could not be read.
+        labels: ``(N,)`` int64, the right classes.
+        indices: ``(N,)`` int64, the images' indices in the source.
+        skipped: number of images that could not be read.
     """
 
     logits: NDArray[np.float32]
@@ -32,26 +37,28 @@ class Outputs:
     skipped: int
 
     @classmethod
-    def join(cls, parts: Sequence[Outputs]) -> Outputs:
-        """Those of several parts of one source, in the source's order."""
-        indices = np.concatenate([part.indices for part in parts])
+    def join(cls, shares: Sequence[Outputs]) -> Outputs:
+        """The outputs of several shares of one source, in the source's order."""
+        indices = np.concatenate([share.indices for share in shares])
         order = np.argsort(indices)
         return cls(
-            logits=np.concatenate([part.logits for part in parts])[order],
-            labels=np.concatenate([part.labels for part in parts])[order],
+            logits=np.concatenate([share.logits for share in shares])[order],
+            labels=np.concatenate([share.labels for share in shares])[order],
             indices=indices[order],
-            skipped=sum(part.skipped for part in parts),
+            skipped=sum(share.skipped for share in shares),
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Measured on ``images`` images; ``skipped`` more were broken.
+    """Figures of a classifier on labelled images.
 
     Args:
+        images: number of images measured.
+        skipped: number of images that could not be read.
         top1, top5: accuracy in percent.
-        ece: expected calibration error in percent, of the scores as they are served.
-        nll: mean negative log-likelihood of the right class, in nats, likewise.
+        ece: expected calibration error in percent, of the scores at the temperature.
+        nll: mean negative log-likelihood of the right class at the temperature, in nats.
     """
 
     images: int
@@ -76,15 +83,15 @@ def collect_outputs(
     on_progress: Callable[[int], None] | None = None,
     pixels: Iterable[NDArray[np.uint8] | ImageError] | None = None,
 ) -> Outputs:
-    """Runs a classifier over a source; of an empty one, as a process's share may be, there are no outputs.
+    """Runs a classifier over a source. An empty source, as a process's share may be, gives empty outputs.
 
     Args:
-        on_error: called for each broken image, which is left out and counted; ``None`` raises instead.
+        on_error: called for each unreadable image, which is omitted and counted; ``None`` raises instead.
         on_progress: called with the number of images in each batch done.
-        pixels: see :func:`dhvt.data.splits.iterate_batches`.
+        pixels: see :func:`dhvt.data.batches.iterate_batches`.
 
     Raises:
-        DataError: a broken image without ``on_error``, or none of them can be read.
+        DataError: an image cannot be read and ``on_error`` is None, or none of them can be.
     """
     logits: list[NDArray[np.float32]] = [np.zeros((0, len(source.classes)), np.float32)]
     labels: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
@@ -103,20 +110,29 @@ def collect_outputs(
     )
 
 
-def evaluate(outputs: Outputs, temperature: float = 1.0) -> Evaluation:
+def evaluate(outputs: Outputs, temperature: float | NDArray[np.float64] = 1.0) -> Evaluation:
     """Accuracy and calibration.
 
     Args:
-        temperature: what the logits are divided by before they become scores.
+        temperature: what the logits are divided by before they become scores; one, or ``(N,)``.
     """
-    order = np.argsort(-outputs.logits, axis=1)[:, :5]
-    hits = order == outputs.labels[:, None]
-    scaled = outputs.logits / temperature
+    correct = np.argsort(-outputs.logits, axis=1)[:, :5] == outputs.labels[:, None]
+    scaled = outputs.logits / np.asarray(temperature, dtype=np.float64).reshape(-1, 1)
     return Evaluation(
         images=len(outputs.labels),
         skipped=outputs.skipped,
-        top1=100 * float(hits[:, 0].mean()),
-        top5=100 * float(hits.any(axis=1).mean()),
+        top1=100 * float(correct[:, 0].mean()),
+        top5=100 * float(correct.any(axis=1).mean()),
         ece=100 * expected_calibration_error(scaled, outputs.labels),
         nll=negative_log_likelihood(scaled, outputs.labels),
     )
+
+
+def calibrate(outputs: Outputs) -> tuple[Evaluation, float]:
+    """The figures on held-out images, and the temperature for serving, which is fitted on all of them.
+
+    Calibration error and log loss are cross-fitted: each image is scored at a temperature that was fitted on others, see
+    :func:`cross_fit_temperatures`. Otherwise they would be too good.
+    """
+    evaluation = evaluate(outputs, cross_fit_temperatures(outputs.logits, outputs.labels))
+    return evaluation, fit_temperature(outputs.logits, outputs.labels)

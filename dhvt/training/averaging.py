@@ -9,8 +9,7 @@ import torch
 
 from dhvt.data.sources import ImageSource
 from dhvt.errors import CheckpointError
-from dhvt.evaluation.calibration import fit_temperature
-from dhvt.evaluation.metrics import Evaluation, collect_outputs, evaluate
+from dhvt.evaluation.metrics import Evaluation, calibrate, collect_outputs
 from dhvt.model.checkpoint import Checkpoint, State
 from dhvt.model.inference import InferenceModel, torch_predict
 
@@ -55,5 +54,4 @@ def measure(
     preprocess = checkpoint.build_preprocess()
     graph = InferenceModel(checkpoint.build_model(), preprocess).eval()
     outputs = collect_outputs(torch_predict(graph), source, preprocess, on_progress=on_progress, on_error=on_error)
-    temperature = fit_temperature(outputs.logits, outputs.labels)
-    return evaluate(outputs, temperature), temperature
+    return calibrate(outputs)

@@ -22,8 +22,7 @@ from dhvt.data.record import record_training_data
 from dhvt.data.splits import TrainingData, open_training_data
 from dhvt.data.statistics import describe_balance
 from dhvt.errors import CheckpointError, DataError, TrainError
-from dhvt.evaluation.calibration import fit_temperature
-from dhvt.evaluation.metrics import Evaluation, Outputs, evaluate
+from dhvt.evaluation.metrics import Evaluation, Outputs, calibrate
 from dhvt.model.checkpoint import Checkpoint, load_checkpoint, require_equal, save_checkpoint
 from dhvt.model.factory import build, configure, size_multiple
 from dhvt.training.augment import EpochSampler, TrainingImages, collate, seed_everything
@@ -220,8 +219,7 @@ class Trainer:
         )
         if self.accelerator.num_processes > 1:
             self.broken = set(gather_object(sorted(self.broken)))
-        self.temperature = fit_temperature(outputs.logits, outputs.labels)
-        result = evaluate(outputs, self.temperature)
+        result, self.temperature = calibrate(outputs)
         self.last_validation = outputs, result
         return result
 

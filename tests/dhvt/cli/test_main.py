@@ -25,30 +25,6 @@ def test_help_teaches_the_whole_way():
         assert word in result.stdout
 
 
-def test_evaluate_and_record(dhvt, artifact_copy, image_folder):
-    report = artifact_copy.parent / "report"
-    result = dhvt("evaluate", "--model", artifact_copy, "--data", image_folder, "--record", "--report", report)
-    assert result.exit_code == 0, result.output
-    recorded = load_artifact(artifact_copy).card.metrics
-    assert recorded["val_top1"] == 33.3
-    assert recorded["test"]["images"] == 60
-    text = (report / "report.md").read_text()
-    assert f"| top-1 | {recorded['test']['top1']:.2f} % |" in text
-    assert "| circle | 20 |" in text
-    assert {path.name for path in report.glob("*.png")} == {"confusion.png", "reliability.png", "mistakes.png"}
-    assert f"top-1 {recorded['test']['top1']:.2f} %" in result.stdout
-
-
-def test_evaluate_takes_the_test_part_before_the_validation_part(dhvt, artifact_path, tmp_path):
-    for part, count in (("train", 3), ("val", 2), ("test", 1)):
-        (tmp_path / part / "circle").mkdir(parents=True)
-        for seed in range(count):
-            draw(0, seed).save(tmp_path / part / "circle" / f"{seed}.png")
-    result = dhvt("evaluate", "--model", artifact_path, "--data", tmp_path)
-    assert result.exit_code == 0, result.output
-    assert "of 1 images" in result.output
-
-
 def test_verify_proves_every_engine_here(dhvt, artifact_path, image_folder):
     result = dhvt("verify", "--model", artifact_path, "--data", image_folder)
     assert result.exit_code == 0, result.output

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import pickle
 
@@ -9,6 +10,7 @@ import pytest
 from dhvt.data.batches import iterate_batches
 from dhvt.data.preprocess import Preprocess
 from dhvt.data.sources import Subset, open_dataset
+from dhvt.data.sources.cifar import PUBLISHED
 from dhvt.data.splits import open_first_split, open_training_data, split_source
 from dhvt.data.statistics import class_counts, describe_balance
 from dhvt.errors import ConfigError, DataError
@@ -237,23 +239,26 @@ def test_domainnet_lists_that_are_wrong(tmp_path):
         open_dataset(tmp_path / "latin.txt")
 
 
-def cifar_files(root, names=CLASSES):
-    """Files in the layout of CIFAR-10's Python version."""
+def cifar_files(root, monkeypatch):
+    """Small files in the layout of CIFAR-10's Python version, with sums as if they were the published ones."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir()
     rng = np.random.default_rng(0)
-    for file in [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]:
-        batch = {"data": rng.integers(0, 256, (3, 3072), dtype=np.uint8), "labels": [0, 1, 2]}
-        (folder / file).write_bytes(pickle.dumps(batch))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
+    contents = {"batches.meta": {"label_names": CLASSES}}
+    for file in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+        contents[file] = {"data": rng.integers(0, 256, (3, 3072), dtype=np.uint8), "labels": [0, 1, 2]}
+    published = PUBLISHED[folder.name]
+    for file, content in contents.items():
+        data = pickle.dumps(content)
+        (folder / file).write_bytes(data)
+        for sums in (published.train, published.test, published.meta):
+            if file in sums:
+                monkeypatch.setitem(sums, file, hashlib.md5(data).hexdigest())
     return folder
 
 
 def test_cifar_as_torchvision_downloads_it(tmp_path, monkeypatch):
-    folder = cifar_files(tmp_path)
-    with pytest.raises(DataError, match="does not hold the published files"):
-        open_dataset(tmp_path, "train")
-    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda path, md5: True)
+    folder = cifar_files(tmp_path, monkeypatch)
     assert_measured_on_training_images(tmp_path, 15)
     source = open_dataset(tmp_path, "train")
     assert (len(source), len(open_dataset(folder, "test"))) == (15, 3)
@@ -261,6 +266,18 @@ def test_cifar_as_torchvision_downloads_it(tmp_path, monkeypatch):
     batch = pickle.loads((folder / "data_batch_1").read_bytes())
     pixels = batch["data"][1].reshape(3, 32, 32).transpose(1, 2, 0)
     assert np.array_equal(next(iterate_batches(source, CFG, 15)).images[1], pixels)
+    with pytest.raises(DataError, match="has the splits train, test; choose one"):
+        open_dataset(tmp_path)
+
+
+def test_cifar_files_that_are_not_the_published_ones_are_not_unpickled(tmp_path, monkeypatch):
+    folder = cifar_files(tmp_path, monkeypatch)
+    (folder / "test_batch").write_bytes(pickle.dumps({"data": 1}))
+    with pytest.raises(DataError, match="test_batch is not the published file: its MD5 sum is"):
+        open_dataset(tmp_path, "test")
+    (folder / "data_batch_3").unlink()
+    with pytest.raises(DataError, match=r"cannot read .*data_batch_3"):
+        open_dataset(tmp_path, "train")
 
 
 def test_balance_is_described(tmp_path, image_folder):
