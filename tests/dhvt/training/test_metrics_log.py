@@ -10,6 +10,7 @@ import pytest
 
 from dhvt.model.checkpoint import load_checkpoint
 from dhvt.training.metrics_log import append_metrics, read_history
+from tests.conftest import CLASSES, draw
 from tests.dhvt.training.test_trainer import run, start
 
 SMALL = ["--model-option", "depth=1", "--model-option", "embed_dim=32"]
@@ -93,13 +94,17 @@ def test_classes_may_have_any_name(image_folder, tmp_path):
 
 def test_processes_that_decode_validation_images_change_nothing(image_folder, finished, tmp_path):
     """In a process of its own, for what PyTorch's loader leaves behind. A broken image is left out all the same."""
-    data = Path(shutil.copytree(image_folder, tmp_path / "data"))
-    (data / "circle" / "03.png").write_bytes(b"no image")
+    val = tmp_path / "val"
+    for label, name in enumerate(CLASSES):
+        (val / name).mkdir(parents=True)
+        for seed in range(100, 120):
+            draw(label, seed).save(val / name / f"{seed}.png")
+    (val / "circle" / "103.png").write_bytes(b"no image")
     measured = []
     for workers in ("0", "2"):
         out = tmp_path / workers
-        options = [*SMALL, "--epochs", "1", "--num-workers", workers, "--on-broken", "skip", "--val", str(data)]
-        assert start(data, out, *options).wait(timeout=200) == 0
+        options = [*SMALL, "--epochs", "1", "--num-workers", workers, "--on-broken", "skip", "--val", str(val)]
+        assert start(image_folder, out, *options).wait(timeout=200) == 0
         metrics = load_checkpoint(out / "ckpt.pt").metrics
         measured.append([metrics[name] for name in ("val_top1", "val_images", "temperature", "broken_images")])
     assert measured[0] == measured[1]

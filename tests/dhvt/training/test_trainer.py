@@ -20,7 +20,7 @@ from dhvt.errors import CheckpointError
 from dhvt.model.checkpoint import load_checkpoint, save_checkpoint
 from dhvt.training.allocator import ALLOCATORS
 from dhvt.training.config import Recipe, preset_names
-from tests.conftest import CLASSES
+from tests.conftest import CLASSES, draw
 
 
 def arguments(data, out, *options):
@@ -326,7 +326,7 @@ def train_in_two_processes(data, out, *options):
 def test_two_processes_learn_what_one_does_with_the_same_batch(image_folder, tmp_path):
     """And one of them has no validation image."""
     (tmp_path / "val" / "circle").mkdir(parents=True)
-    shutil.copy(image_folder / "circle" / "00.png", tmp_path / "val" / "circle")
+    draw(0, 100).save(tmp_path / "val" / "circle" / "00.png")
     options = ["--epochs", "2", "--optimizer", "adamw", "--drop-path-rate", "0", "--lr", "1e-3", "--repeats", "2"]
     options += ["--random-erasing", "0"]  # its noise is drawn where it is used
     options += ["--amp", "off", "--val", str(tmp_path / "val")]
