@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dhvt.artifact import load_artifact as load_artifact
     from dhvt.classifier import Classifier as Classifier
     from dhvt.classifier import evaluate as evaluate
-    from dhvt.data.splits import open_dataset as open_dataset
+    from dhvt.data.sources import open_dataset as open_dataset
     from dhvt.errors import DHVTError as DHVTError
     from dhvt.errors import ImageError as ImageError
     from dhvt.model.checkpoint import load_checkpoint as load_checkpoint
@@ -34,7 +34,7 @@ _MODULES = {
     "evaluate": "dhvt.classifier",
     "load_artifact": "dhvt.artifact",
     "load_checkpoint": "dhvt.model.checkpoint",
-    "open_dataset": "dhvt.data.splits",
+    "open_dataset": "dhvt.data.sources",
     "train": "dhvt.training.trainer",
 }
 
