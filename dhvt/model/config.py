@@ -10,6 +10,7 @@ from dhvt.configuration import as_size, require, require_choice
 PatchEmbedding = Literal["sope", "plain"]
 Attention = Literal["himhsa", "mhsa"]
 FeedForward = Literal["daff", "mlp"]
+GlobalPool = Literal["token", "avg", "max", "avgmax", ""]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,11 @@ class DHVTConfig:
         img_size: ``(height, width)`` in pixels, each a multiple of ``patch_size``; an int means square.
         patch_size: 2, 4, 8 or 16 with ``patch_embed="sope"``.
         embed_dim: channels of a token, D; a multiple of ``num_heads``.
-        drop_path_rate: of the last block; grows linearly from 0 at the first.
+        num_classes: outputs; 0 for a model that gives pooled features.
+        drop_path_rate: probability in [0, 1) of skipping the last block's branches; grows linearly from 0 at the first block.
+        drop_rate: probability in [0, 1) of dropping a feature before the classifier.
+        global_pool: what the classifier reads: the class token, or the patch tokens' ``avg``, ``max`` or ``avgmax``; with
+            an empty string it reads every token.
         patch_embed, attention, feed_forward, pos_embed: the ablation's switches (paper Table 5):
             DeiT is ``plain, mhsa, mlp, True``; DHVT is ``sope, himhsa, daff, False``.
 
@@ -42,17 +47,25 @@ class DHVTConfig:
     attention: Attention = "himhsa"
     feed_forward: FeedForward = "daff"
     pos_embed: bool = False
+    global_pool: GlobalPool = "token"
+    drop_rate: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "img_size", as_size(self.img_size))
-        for name in ("patch_size", "embed_dim", "num_heads", "num_classes", "depth", "in_chans"):
+        for name in ("patch_size", "embed_dim", "num_heads", "depth", "in_chans"):
             value = getattr(self, name)
             require(isinstance(value, int) and value > 0, f"{name} is {value!r}; it must be a positive integer")
-        require(0 <= self.drop_path_rate < 1, f"drop_path_rate is {self.drop_path_rate}; it must be in [0, 1)")
+        require(
+            isinstance(self.num_classes, int) and self.num_classes >= 0,
+            f"num_classes is {self.num_classes!r}; it must be a positive integer, or 0 for features without a classifier",
+        )
+        for name in ("drop_path_rate", "drop_rate"):
+            require(0 <= getattr(self, name) < 1, f"{name} is {getattr(self, name)}; it must be in [0, 1)")
         require(self.mlp_ratio > 0, f"mlp_ratio is {self.mlp_ratio}; it must be positive")
         require_choice("patch_embed", self.patch_embed, PatchEmbedding)
         require_choice("attention", self.attention, Attention)
         require_choice("feed_forward", self.feed_forward, FeedForward)
+        require_choice("global_pool", self.global_pool, GlobalPool)
         require(
             self.embed_dim % self.num_heads == 0,
             f"embed_dim {self.embed_dim} does not divide into {self.num_heads} heads",

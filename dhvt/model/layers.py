@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
+from timm.layers import register_notrace_function
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -68,6 +69,18 @@ class PatchEmbed(nn.Module):
         return x
 
 
+def scaled_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """``softmax(scale * q k^T) v`` of ``(B, h, N, d)``. Tracers treat it as one step, since it depends on the device."""
+    if q.is_cuda:
+        return functional.scaled_dot_product_attention(q, k, v, scale=scale)
+    # On a CPU the fused kernel's backward pass is slower than three plain steps on so few tokens, and runtimes
+    # recognise these steps in the exported graph.
+    return ((q * scale) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+
+
+register_notrace_function(scaled_attention)
+
+
 class MHSA(nn.Module):
     """Multi-head self-attention (DeiT's), ``(B, N, D) → (B, N, D)``."""
 
@@ -82,13 +95,8 @@ class MHSA(nn.Module):
         """Ordinary attention over all tokens of ``(B, N, D)``."""
         B, N, D = x.shape
         q, k, v = self.qkv(x).reshape(B, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # (B, h, N, d)
-        if x.is_cuda:
-            x = functional.scaled_dot_product_attention(q, k, v, scale=self.scale)
-        else:
-            # On a CPU the fused kernel's backward pass is slower than three plain steps on so few tokens,
-            # and runtimes recognise this shape in the exported graph.
-            x = ((q * self.scale) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
-        x = self.proj(x.transpose(1, 2).reshape(B, N, D))
+        x = scaled_attention(q, k, v, self.scale)  # (B, h, N, d)
+        x = self.proj(x.transpose(1, 2).reshape(B, N, D))  # (B, N, D)
         return x
 
     def forward(self, x: Tensor) -> Tensor:

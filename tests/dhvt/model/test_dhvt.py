@@ -129,7 +129,10 @@ def test_other_sizes_without_position_embedding_only():
         ({"num_heads": 5}, "does not divide into 5 heads"),
         ({"patch_size": 3, "img_size": 15}, "SOPE has patch sizes"),
         ({"attention": "linear"}, "choose one of himhsa, mhsa"),
-        ({"num_classes": 0}, "positive integer"),
+        ({"num_classes": -1}, "positive integer"),
+        ({"depth": 0}, "positive integer"),
+        ({"global_pool": "map"}, "choose one of token, avg"),
+        ({"drop_rate": 1.0}, "drop_rate"),
         ({"drop_path_rate": 1.0}, "drop_path_rate"),
     ],
 )
@@ -167,4 +170,9 @@ def test_reset_classifier():
 def test_serving_and_configuration_import_no_torch():
     modules = "dhvt, dhvt.model.config, dhvt.data.splits, dhvt.cli.main, serving.service"
     code = f"import sys, {modules}; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_architectures_configuration_imports_neither_torch_nor_pillow():
+    code = "import sys, dhvt.model.config; assert not {'torch', 'PIL', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
