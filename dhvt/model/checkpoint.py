@@ -1,9 +1,10 @@
-"""``ckpt.pt``: plain containers and tensors, so that ``torch.load(weights_only=True)`` reads it; and the authors' files."""
+"""Checkpoints (``ckpt.pt``), which ``torch.load(weights_only=True)`` reads, and the paper authors' files."""
 
 from __future__ import annotations
 
 import os
-import pickle
+import re
+import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -16,21 +17,22 @@ from torch import Tensor, nn
 from dhvt.configuration import from_dict
 from dhvt.data.preprocess import Preprocess
 from dhvt.errors import CheckpointError, ConfigError
-from dhvt.model.factory import build
+from dhvt.model.factory import build, complete
 
 FORMAT = "dhvt-checkpoint-1"
 State = dict[str, Tensor]
+_SIGNATURES = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG", "gzip": b"\x1f\x8b", "PDF": b"%PDF"}
 
 
 @dataclass(kw_only=True)
 class Checkpoint:
-    """One trained or half-trained model, and all that export and resuming need to know about it.
+    """A model in or after training, with everything that export and resuming need.
 
     Args:
         name: the model's name.
         config: the architecture, as :func:`dhvt.model.factory.configure` gave it.
         weights: the model's state dict.
-        ema: the moving average's, or None; what is exported where there is one.
+        ema: state dict of the weights' moving average, which is exported in place of ``weights``; or None.
         classes: class names in label order.
         preprocess: :class:`dhvt.model.config.Preprocess` as a dict.
         temperature: see :mod:`dhvt.evaluation.calibration`; fitted on the validation images.
@@ -79,7 +81,7 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Writes to a temporary name, syncs and renames: a crash or a full disk leaves the file before it untouched.
+    """Writes a checkpoint to a temporary name, syncs and renames it: after a crash or on a full disk the old file remains.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -94,7 +96,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"cannot write {path}: {error}; the checkpoint before it is untouched") from error
+        raise CheckpointError(f"cannot write {path}: {error}; an older checkpoint there is unchanged") from error
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -109,21 +111,23 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path} is no checkpoint of dhvt train ({found}, expected {FORMAT!r})")
     del values["format"]
     try:
-        return from_dict(Checkpoint, values)
+        checkpoint = from_dict(Checkpoint, values)
+        checkpoint.config = complete(checkpoint.config)
+        return checkpoint
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
 def require_equal(name: str, old: Any, new: Any, hint: str = "repeat the first command with --resume") -> None:
-    """Refuses to go on with a checkpoint that was made with something else.
+    """Checks that a setting of the run is the one that the checkpoint was made with.
 
     Args:
-        name: of what is compared.
-        old, new: the checkpoint's, and what was asked for now.
-        hint: what to do.
+        name: the setting's name.
+        old, new: the checkpoint's value and the run's.
+        hint: how to fix a difference.
 
     Raises:
-        CheckpointError: with what differs.
+        CheckpointError: they differ; the message lists the differences.
     """
     if old == new:
         return
@@ -138,20 +142,49 @@ def require_equal(name: str, old: Any, new: Any, hint: str = "repeat the first c
 
 
 def read_file(path: str | Path) -> Any:
-    """What a file of ``torch.save`` holds, on the CPU: plain containers, tensors, and the arguments of an authors' script.
+    """The content of a file of ``torch.save``, on the CPU: plain containers, tensors, and the arguments of an authors' script.
 
     Raises:
-        CheckpointError: it is missing or damaged.
+        CheckpointError: it is missing, damaged, no such file, or holds other Python objects.
     """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"no checkpoint at {path}")
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the checkpoint file in it, such as ckpt.pt")
     try:
         with torch.serialization.safe_globals([Namespace]):  # the authors' files have one under "args"
             return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no checkpoint at {path}") from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a checkpoint: {(str(error).splitlines() or [type(error).__name__])[0]}"
-        ) from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # bytes that are no pickle make the unpickler raise almost anything
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {_explain(path, error)}") from None
+
+
+def _explain(path: Path, error: Exception) -> str:
+    """Why ``torch.load`` refused a file, in one line and without its advice to load without checks."""
+    expected = "expected a file of dhvt train (ckpt.pt) or of torch.save"
+    if path.stat().st_size == 0:
+        return f"it is empty; {expected}"
+    if _is_other_archive(path):
+        return f"it is a zip archive of something else; {expected}"
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return (
+            f"it holds a Python object of type {found[1]}; only tensors and plain containers are read, as others can run code"
+        )
+    start = path.open("rb").read(4)
+    for name, signature in _SIGNATURES.items():
+        if start.startswith(signature):
+            return f"it is a {name} file; {expected}"
+    return f"it is damaged or incomplete, or of another kind; {expected}"
+
+
+def _is_other_archive(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return not any(name.endswith("/data.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
 
 
 def from_authors(state: Mapping[str, Any], *, ema: bool = False) -> State:

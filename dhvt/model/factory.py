@@ -6,9 +6,10 @@ from difflib import get_close_matches
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
-from dhvt.configuration import as_size, from_dict
+from dhvt.configuration import as_size, from_dict, require
 from dhvt.errors import ConfigError
 from dhvt.model.config import VARIANTS, DHVTConfig
 from dhvt.model.dhvt import DHVT
@@ -18,37 +19,63 @@ SMALL_IMAGE = 64
 
 SMALL_PATCH = 4
 DEFAULT_IMG_SIZE = 32
+SET_ELSEWHERE = {
+    "num_classes": "the data set gives the number of classes (--data)",
+    "img_size": "give --img-size",
+    "in_chans": "images have 3 channels (RGB)",
+    "features_only": "a classifier is trained",
+}
+"""Arguments that are no model options, and where they come from."""
 
 
 def configure(
     name: str, *, num_classes: int, img_size: Any = None, drop_path_rate: float = 0.0, options: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What :func:`build` needs, as plain values for a checkpoint.
+    """The complete configuration that :func:`build` needs, as plain values for a checkpoint.
 
     Args:
         name: a DHVT variant, or a model of timm such as ``resnet50``.
         img_size: pixels of a side, or ``(height, width)``; by default the variant's, and 32 for a model of timm.
+        drop_path_rate: becomes 0 for a model of timm that has no drop path.
         options: more fields of :class:`DHVTConfig`, or arguments of timm's model.
 
     Raises:
-        ConfigError: no such model, or the values do not fit it.
+        ConfigError: no such model, the values do not fit it, or an option is set elsewhere.
     """
+    options = options or {}
+    for option, hint in SET_ELSEWHERE.items():
+        require(option not in options, f"model option {option}={options.get(option)!r} cannot be set: {hint}")
     if name in VARIANTS:
         changes: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": drop_path_rate}
         if img_size is not None:
             changes["img_size"] = as_size(img_size)
-        return from_dict(DHVTConfig, VARIANTS[name].to_dict() | changes | (options or {})).to_dict()
-    if not timm.is_model(name):
-        close = get_close_matches(name, [*VARIANTS, *timm.list_models()], n=3)
-        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() names timm's"
-        raise ConfigError(f"no model {name!r} among the DHVT variants ({', '.join(VARIANTS)}) and timm's; {hint}")
-    return {
+        config = from_dict(DHVTConfig, VARIANTS[name].to_dict() | changes | options)
+        require(config.global_pool != "", "model option global_pool='' gives an output for each token; a classifier needs one")
+        return config.to_dict()
+    require(timm.is_model(name), f"no model {name!r}; {_suggest(name)}")
+    default_cfg = timm.get_pretrained_cfg(name)
+    config_of_timm = {
         "library": "timm",
         "num_classes": num_classes,
         "img_size": as_size(img_size or DEFAULT_IMG_SIZE),
+        "fixed_input_size": bool(default_cfg is not None and default_cfg.fixed_input_size),
         "drop_path_rate": drop_path_rate,
-        "options": options or {},
+        "options": options,
     }
+    if drop_path_rate and not _has_drop_path(name, config_of_timm):
+        config_of_timm["drop_path_rate"] = 0.0
+    return config_of_timm
+
+
+def complete(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of an older checkpoint with the fields that were added later, at their defaults.
+
+    Raises:
+        ConfigError: it has unknown fields, or values that do not fit.
+    """
+    if config.get("library") == "timm":
+        return {"fixed_input_size": False} | config
+    return from_dict(DHVTConfig, config).to_dict()
 
 
 def build(name: str, config: dict[str, Any]) -> nn.Module:
@@ -56,14 +83,23 @@ def build(name: str, config: dict[str, Any]) -> nn.Module:
 
     Args:
         name: the model's.
-        config: what :func:`configure` gave; a ``drop_path_rate`` that timm's model does not know becomes 0 in it.
+        config: what :func:`configure` gave.
 
     Raises:
         ConfigError: the configuration does not fit the model.
     """
-    if config.get("library") == "timm":
-        return _build_timm(name, config)
-    return DHVT(from_dict(DHVTConfig, config))
+    if config.get("library") != "timm":
+        return DHVT(from_dict(DHVTConfig, config))
+    arguments = _timm_arguments(config)
+    try:
+        model: nn.Module = timm.create_model(name, **arguments)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise ConfigError(f"timm cannot build {name} with {arguments}: {error}") from error
+    if not isinstance(model.get_classifier(), nn.Module):  # type: ignore[operator]  # timm's convention
+        raise ConfigError(f"{name} has several last layers, as for distillation; choose a model with one")
+    if min(config["img_size"]) <= SMALL_IMAGE:
+        _use_small_stem(model)
+    return model
 
 
 def size_multiple(config: dict[str, Any]) -> int:
@@ -73,37 +109,45 @@ def size_multiple(config: dict[str, Any]) -> int:
     return 0 if config.get("fixed_input_size") else SMALL_PATCH
 
 
-def _build_timm(name: str, config: dict[str, Any]) -> nn.Module:
-    img_size = as_size(config["img_size"])
-    small = min(img_size) <= SMALL_IMAGE
-    options: dict[str, Any] = {"num_classes": config["num_classes"]}
-    default_cfg = timm.get_pretrained_cfg(name)
-    if default_cfg is not None and default_cfg.fixed_input_size:
-        config["fixed_input_size"] = True
-        options["img_size"] = img_size
-        if small:
-            options["patch_size"] = SMALL_PATCH
+def _suggest(name: str) -> str:
+    """Names to use in place of an unknown one. DHVT's own come first for a name that starts like theirs."""
+    close = [variant for variant in VARIANTS if name.startswith("dhvt") and variant.startswith(name)]
+    if not close:
+        close = get_close_matches(name, [*VARIANTS] if name.startswith("dhvt") else [*VARIANTS, *timm.list_models()], n=3)
+    others = f"the DHVT variants are {', '.join(VARIANTS)}; timm.list_models() lists the others"
+    return f"did you mean {', '.join(close)}? {others}" if close else others
+
+
+def _timm_arguments(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration as arguments of ``timm.create_model``."""
+    arguments: dict[str, Any] = {"num_classes": config["num_classes"]}
+    if config.get("fixed_input_size"):
+        arguments["img_size"] = as_size(config["img_size"])
+        if min(arguments["img_size"]) <= SMALL_IMAGE:
+            arguments["patch_size"] = SMALL_PATCH
     if config["drop_path_rate"]:
-        options["drop_path_rate"] = config["drop_path_rate"]
-    asked = config.get("options", {})
+        arguments["drop_path_rate"] = config["drop_path_rate"]
+    return {**arguments, **config.get("options", {})}
+
+
+def _has_drop_path(name: str, config: dict[str, Any]) -> bool:
+    """Whether timm's model takes ``drop_path_rate``; most convolutional networks do not. Only building it tells."""
+    if "drop_path_rate" in config["options"]:
+        return True
     try:
-        model: nn.Module = timm.create_model(name, **options | asked)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        if isinstance(error, TypeError) and "drop_path_rate" in str(error) and config["drop_path_rate"]:
-            config["drop_path_rate"] = 0.0  # as most convolutional networks: without it, then
-            return _build_timm(name, config)
-        raise ConfigError(f"timm cannot build {name} with {options | asked}: {error}") from error
-    if not isinstance(model.get_classifier(), nn.Module):  # type: ignore[operator]  # timm's convention
-        raise ConfigError(f"{name} has several last layers, as for distillation; choose a model with one")
-    if small:
-        _use_small_stem(model)
-    return model
+        with torch.random.fork_rng(devices=[]):
+            timm.create_model(name, **_timm_arguments(config))
+    except TypeError as error:
+        return "drop_path_rate" not in str(error)
+    except (ValueError, AssertionError, RuntimeError):
+        return True  # build() reports what does not fit
+    return True
 
 
 def _use_small_stem(model: nn.Module) -> None:
     """Replaces a stem's first strided convolution by a 3×3 one of stride 1, and drops the pooling behind it.
 
-    The usual change for CIFAR (He et al. 2016, section 4.2), which otherwise leaves a ResNet one pixel to look at.
+    The usual change for CIFAR (He et al. 2016, section 4.2); without it a ResNet's last feature map is one pixel.
     """
     first = getattr(model, "default_cfg", {}).get("first_conv")
     if not isinstance(first, str):

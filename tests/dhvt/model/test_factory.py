@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -70,6 +72,56 @@ def test_a_model_with_several_last_layers_is_refused():
         build("deit_tiny_distilled_patch16_224", config)
 
 
-def test_an_unknown_model_gets_a_suggestion():
-    with pytest.raises(ConfigError, match=r"did you mean .*resnet50"):
-        configure("resnet_50", num_classes=3)
+@pytest.mark.parametrize(
+    ("name", "suggested"),
+    [
+        ("resnet_50", "resnet50"),
+        ("dhvt_tiny", "dhvt_tiny_cifar_patch4, dhvt_tiny_cifar_patch2, dhvt_tiny_domain_patch16"),
+        ("dhvt_tiny_cifar_patch8", "dhvt_tiny_cifar_patch4"),
+        ("deit_tiny_patch16_225", "deit_tiny_patch16_224"),
+    ],
+)
+def test_an_unknown_model_gets_a_suggestion(name, suggested):
+    with pytest.raises(ConfigError, match=rf"no model '{name}'; did you mean {suggested}"):
+        configure(name, num_classes=3)
+
+
+def test_a_name_like_dhvts_gets_no_other_models_name():
+    with pytest.raises(ConfigError) as caught:
+        configure("dhvt_huge", num_classes=3)
+    assert "davit" not in str(caught.value)
+    assert "the DHVT variants are dhvt_tiny_cifar_patch4" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["dhvt_tiny_cifar_patch4", "resnet18"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 7}, r"num_classes=7 cannot be set: .* \(--data\)"),
+        ({"img_size": 64}, "img_size=64 cannot be set: give --img-size"),
+        ({"in_chans": 1}, "in_chans=1 cannot be set: images have 3 channels"),
+        ({"features_only": True}, "features_only=True cannot be set"),
+    ],
+)
+def test_options_that_are_set_elsewhere_are_refused(name, options, message):
+    with pytest.raises(ConfigError, match=message):
+        configure(name, num_classes=3, options=options)
+
+
+def test_an_output_for_each_token_is_refused():
+    with pytest.raises(ConfigError, match="a classifier needs one"):
+        configure("dhvt_tiny_cifar_patch4", num_classes=3, options={"global_pool": ""})
+
+
+@pytest.mark.parametrize(
+    ("name", "drop_path_rate", "fixed"),
+    [("deit_tiny_patch16_224", 0.1, True), ("resnet10t", 0.1, False), ("ghostnet_050", 0.0, False)],
+)
+def test_building_does_not_change_the_configuration(name, drop_path_rate, fixed):
+    state = torch.get_rng_state()
+    config = configure(name, num_classes=3, img_size=32, drop_path_rate=0.1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (config["drop_path_rate"], config["fixed_input_size"]) == (drop_path_rate, fixed)
+    before = copy.deepcopy(config)
+    build(name, config)
+    assert config == before
