@@ -1,4 +1,4 @@
-"""What a DHVT is made of, as data. Importing this imports neither torch nor Pillow."""
+"""The architecture of a DHVT as a dataclass, and the paper's eight variants. Imports neither torch nor Pillow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The network as it is served: pixels in, logits out, normalisation inside."""
+"""The network from uint8 pixels to logits, with the normalisation inside."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         # The cast comes first: TensorRT's parser rejects a uint8 transpose.
-        return images.to(torch.float32).permute(0, 3, 1, 2) * self.scale + self.shift
+        return images.to(torch.float32).permute(0, 3, 1, 2) * self.scale + self.shift  # (B, 3, H, W)
 
 
 class InferenceModel(nn.Module):
@@ -37,12 +37,12 @@ class InferenceModel(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(self.normalize(images)).float()
+        logits: Tensor = self.model(self.normalize(images)).float()  # (B, classes)
         return logits
 
 
 def torch_predict(model: nn.Module) -> Predict:
-    """Calls it on the CPU: what the runtimes are compared with."""
+    """Returns a function from images to logits that runs the model on the CPU; the reference for other runtimes."""
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""The parts of a DHVT, and the plain parts that the paper compares them with.
+"""The layers of a DHVT, and the plain layers that the paper compares them with.
 
 Shapes: B batch, N tokens, D embed_dim, h heads, d = D / h; a grid of (gh, gw) patches has gh * gw = N - 1,
 the first token being the class token.
@@ -53,7 +53,7 @@ class SOPE(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.post_affine(self.proj(self.pre_affine(x)))
+        x = self.post_affine(self.proj(self.pre_affine(x)))  # (B, D, H/P, W/P)
         return x
 
 
@@ -120,16 +120,16 @@ class HIMHSA(MHSA):
     def head_tokens(self, x: Tensor) -> Tensor:
         """``(B, N, D) → (B, h, D)``."""
         B, _, D = x.shape
-        parts = x.mean(dim=1).reshape(B, self.num_heads, -1)  # (B, h, d)
-        tokens = self.ht_proj(parts).reshape(B, self.num_heads, self.num_heads, -1)  # (B, h, h, d)
-        tokens = functional.gelu(self.ht_norm(tokens)).reshape(B, self.num_heads, D)
-        return tokens + self.pos_embed
+        summaries = x.mean(dim=1).reshape(B, self.num_heads, -1)  # (B, h, d)
+        tokens = self.ht_proj(summaries).reshape(B, self.num_heads, self.num_heads, -1)  # (B, h, h, d)
+        tokens = functional.gelu(self.ht_norm(tokens)).reshape(B, self.num_heads, D)  # (B, h, D)
+        return tokens + self.pos_embed  # (B, h, D)
 
     def forward(self, x: Tensor) -> Tensor:
         N = x.shape[1]
         x = self.attend(torch.cat((x, self.head_tokens(x)), dim=1))  # (B, N + h, D)
-        cls_token = x[:, :1] + x[:, N:].mean(dim=1, keepdim=True)
-        return torch.cat((cls_token, x[:, 1:N]), dim=1)
+        cls_token = x[:, :1] + x[:, N:].mean(dim=1, keepdim=True)  # (B, 1, D)
+        return torch.cat((cls_token, x[:, 1:N]), dim=1)  # (B, N, D)
 
 
 class MLP(nn.Module):
@@ -141,7 +141,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        x = self.fc2(functional.gelu(self.fc1(x)))
+        x = self.fc2(functional.gelu(self.fc1(x)))  # (B, N, D)
         return x
 
     def forward_class_token(self, x: Tensor, grid: Grid) -> Tensor:
@@ -153,8 +153,8 @@ class MLP(nn.Module):
 class DAFF(nn.Module):
     """Dynamic aggregation feed-forward (paper section 3.3), ``(B, N, D) → (B, N, D)``.
 
-    Patch tokens pass through 1×1, depth-wise 3×3 and 1×1 convolutions on their grid; the class token is
-    multiplied, channel by channel, with what a squeeze-excitation makes of their average.
+    Patch tokens pass through 1×1, depth-wise 3×3 and 1×1 convolutions on their grid. A squeeze-excitation of their
+    average gives one weight for each channel of the class token.
     """
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
@@ -169,7 +169,7 @@ class DAFF(nn.Module):
         self.excitation = nn.Linear(dim // 4, dim)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        cls_token, patches = x[:, :1], x[:, 1:]
+        cls_token, patches = x[:, :1], x[:, 1:]  # (B, 1, D), (B, N - 1, D)
         patches = self.bn3(self.conv3(self._convolve(patches, grid)))  # (B, D, gh, gw)
         patches = patches.permute(0, 2, 3, 1).flatten(1, 2)  # (B, N - 1, D)
         return torch.cat((cls_token * self._weigh(patches.mean(dim=1, keepdim=True)), patches), dim=1)
@@ -177,7 +177,7 @@ class DAFF(nn.Module):
     def forward_class_token(self, x: Tensor, grid: Grid) -> Tensor:
         """The class token that :meth:`forward` gives in evaluation mode, ``(B, 1, D)``.
 
-        It reads the patches' average alone, and the average of what is linear is that of the average.
+        It needs only the average of the patches, and averaging before the last linear layers gives the same as after.
         """
         average = self._convolve(x[:, 1:], grid).mean(dim=(2, 3), keepdim=True)  # (B, hidden, 1, 1)
         return x[:, :1] * self._weigh(self.bn3(self.conv3(average)).flatten(1).unsqueeze(1))

@@ -9,6 +9,7 @@ That file names the model families that give tokens instead of maps (``NON_STD_F
 ``forward_intermediates`` (``FEAT_INTER_FILTERS``); DHVT is added to both, as a vision transformer in timm is.
 """
 
+import doctest
 import os
 import re
 import subprocess
@@ -253,6 +254,17 @@ def test_hooks_on_the_last_block_are_called_in_evaluation_mode():
     model.blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
     model(images(model))
     assert seen == [(2, 1, 192)]
+
+
+def test_the_documentations_code_runs():
+    page = (Path(__file__).parents[3] / "docs" / "model.md").read_text()
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)), {})
+
+
+def test_create_models_example_gives_what_it_shows():
+    names = {"create_model": create_model, "torch": torch}
+    example = doctest.DocTestParser().get_doctest(create_model.__doc__, names, "create_model", None, None)
+    assert doctest.DocTestRunner().run(example) == (0, 1)
 
 
 @pytest.mark.slow
