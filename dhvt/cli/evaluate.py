@@ -99,9 +99,7 @@ def _check_unseen(images: Fingerprint, card: ModelCard, allow_overlap: bool) -> 
     from dhvt.data.record import SEEN, describe_overlaps, find_overlaps, require_unseen
 
     if not card.data.keys() & set(SEEN):
-        click.echo(
-            "model.json does not record what the model was trained on: whether it has seen these images is unknown", err=True
-        )
+        click.echo("model.json does not record what the model was trained on; it may have seen these images", err=True)
         return {}
     if allow_overlap:
         overlaps = find_overlaps(images, card.data)
