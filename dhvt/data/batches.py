@@ -14,7 +14,7 @@ from dhvt.errors import DataError, ImageError
 
 
 class Batch(NamedTuple):
-    """Preprocessed images: images ``(B, H, W, 3)`` uint8, labels and places in the source, each ``(B,)`` int64."""
+    """Preprocessed images ``(B, H, W, 3)`` uint8, their labels and their indices in the source, each ``(B,)`` int64."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -22,7 +22,7 @@ class Batch(NamedTuple):
 
 
 def read_pixels(source: ImageSource, preprocess: Preprocess, index: int) -> NDArray[np.uint8] | ImageError:
-    """One preprocessed image ``(H, W, 3)``, or why there is none."""
+    """One preprocessed image ``(H, W, 3)`` uint8, or the error that prevents it."""
     try:
         return preprocess_image(source.read(index), preprocess)
     except ImageError as error:
@@ -36,14 +36,14 @@ def iterate_batches(
     on_error: Callable[[str], None] | None = None,
     pixels: Iterable[NDArray[np.uint8] | ImageError] | None = None,
 ) -> Iterator[Batch]:
-    """Preprocessed batches in order.
+    """Yields the preprocessed images of a source in order, in batches.
 
     Args:
-        on_error: called with a message for each broken image, which is then left out; ``None`` raises instead.
-        pixels: what :func:`read_pixels` gives for each in order, where others read them.
+        on_error: called with a message for each unreadable image, which is then omitted; ``None`` raises instead.
+        pixels: the results of :func:`read_pixels` in order, where other processes have read the images.
 
     Raises:
-        DataError: a broken image, naming its place, when ``on_error`` is None.
+        DataError: an image cannot be read, with its location, when ``on_error`` is None.
     """
     images: list[NDArray[np.uint8]] = []
     indices: list[int] = []
@@ -59,8 +59,8 @@ def iterate_batches(
             images.append(found)
             indices.append(index)
         if images and (len(images) == batch_size or index == len(source) - 1):
-            places = np.array(indices, dtype=np.int64)
-            yield Batch(np.stack(images), source.labels[places], places)
+            rows = np.array(indices, dtype=np.int64)
+            yield Batch(np.stack(images), source.labels[rows], rows)
             images, indices = [], []
 
 

@@ -15,25 +15,25 @@ from PIL.TiffImagePlugin import TiffImageFile
 from dhvt.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""What is decoded, recognised by its first bytes and never by its name or declared type."""
+"""The formats that are decoded, recognised by the first bytes and never by a name or declared type."""
 
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-"""File names that a folder of images is searched for."""
+"""Endings of the files in a folder that are images, in lower case."""
 
 
 DEFAULT_MAX_PIXELS = 64_000_000
-"""Larger images are refused before their pixels are read; a 64-megapixel camera's still pass."""
+"""Larger images are refused before their pixels are read; those of a 64-megapixel camera pass."""
 
 
 REDUCING_GAP = 2.0
 """Pillow shrinks by whole factors down to this many times the target, then filters properly."""
 
 _SCANS_OF_LARGEST = 15
-"""Scans of a JPEG with the most pixels that are accepted; a progressive one has about 10. Smaller ones may have more."""
+"""Accepted scans of a JPEG of the largest accepted size; a progressive one has about 10. Smaller ones may have more."""
 
 
-_JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # but for restarts, which stand in a scan, and stuffed zeros
+_JPEG_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # without restarts, which are inside a scan, and stuffed zeros
 
 
 _MAX_TIFF_PARTS = 65_536
@@ -52,11 +52,11 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By EXIF orientation. Pillow's exif_transpose also writes the EXIF block anew, which one odd tag prevents."""
+"""By EXIF orientation. Pillow's exif_transpose also writes the EXIF block again, and fails at a single odd tag."""
 
 
-# Pillow warns of 90 megapixels and more; decode_rgb refuses by its own limit. (A filter set around each call, as
-# catch_warnings does, is not safe in threads.)
+# Pillow warns of 90 megapixels and more; decode_rgb refuses by its own limit. A filter around each call, as by
+# catch_warnings, is not safe in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Image.init()  # Otherwise the first request pays for loading the format plugins.
@@ -79,8 +79,8 @@ def decode_rgb(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: t
     Args:
         data: the encoded file.
         max_pixels: width times height that is still accepted.
-        at_least: ``(height, width)`` that is going to be needed; a JPEG is then decoded at the smallest of its
-            scales 1, 1/2, 1/4, 1/8 that has twice that, which is several times faster.
+        at_least: the ``(height, width)`` that is needed; a JPEG is then decoded at the smallest of the scales
+            1, 1/2, 1/4 and 1/8 that has twice as much, which is several times faster.
 
     Raises:
         UnsupportedFormatError: no known format.
@@ -128,7 +128,7 @@ def _to_upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _require_bounded(image: Image.Image, data: bytes, max_pixels: int) -> None:
-    """Raises ImageTooLargeError where decoding would take far more time or memory than the image's size tells."""
+    """Raises ImageTooLargeError where decoding would take far more time or memory than the number of pixels suggests."""
     if isinstance(image, JpegImageFile):
         scans = _count_scans(data, image.layers, "progressive" in image.info)
         if scans * image.width * image.height > _SCANS_OF_LARGEST * max_pixels:
@@ -143,7 +143,7 @@ def _require_bounded(image: Image.Image, data: bytes, max_pixels: int) -> None:
 
 
 def _count_scans(data: bytes, components: int, is_progressive: bool) -> int:
-    """How many times libjpeg goes over a JPEG's pixels; of one that is neither progressive nor in planes, once."""
+    """How many times libjpeg processes all pixels of a JPEG; once unless it is progressive or stored in planes."""
     position, scans = 2, 0
     while (marker := _JPEG_MARKER.search(data, position)) is not None:
         position = marker.end()

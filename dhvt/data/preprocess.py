@@ -1,4 +1,4 @@
-"""From an encoded image to the network's uint8 input: the one code path of evaluation and serving."""
+"""Preprocessing: from an encoded image to the network's uint8 input, in evaluation and serving alike."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Preprocess:
         size: ``(height, width)`` in pixels of the network's input.
         resize_mode: ``crop`` scales the shorter side and cuts the centre out, ``squash`` scales both sides
             independently, ``pad`` scales the longer side and fills with the mean colour.
-        crop_pct: with ``crop``, the part of the scaled shorter side that is kept, in (0, 1];
+        crop_pct: with ``crop``, the share of the scaled shorter side that is kept, in (0, 1];
             224 of 256 is 0.875. An image that already has ``size`` is left as it is when this is 1.
         interpolation: Pillow's name of the resampling filter.
         mean, std: per channel, of RGB scaled to 0..1; they are applied inside the exported graph.

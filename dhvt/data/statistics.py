@@ -1,4 +1,4 @@
-"""How many images each class has."""
+"""The number of images of each class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def class_counts(source: ImageSource) -> dict[str, int]:
 
 
 def describe_balance(source: ImageSource) -> str:
-    """One line on how many images the classes have, and one more where that needs a second look."""
+    """One line with the range of images per class; a second line where a class has none or far fewer than another."""
     counts = class_counts(source)
     few, many = (choose(counts, key=lambda name: counts[name]) for choose in (min, max))
     if counts[few] == counts[many]:

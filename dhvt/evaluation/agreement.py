@@ -1,4 +1,4 @@
-"""How far a runtime's logits are from the reference's, and how far they may be."""
+"""Agreement of a runtime's logits with a reference's, and the tolerances by precision."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _TIE = 1e-5  # of logits that reach about 10, which float32 in another order cha
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """What still counts as equal.
+    """The largest difference that still counts as agreement.
 
     Args:
         atol: largest absolute difference of a logit.
-        top1_agreement: smallest part of the images, of 1, with the same most likely class.
+        top1_agreement: smallest share of the images, 0 to 1, with the same most likely class.
     """
 
     atol: float
     top1_agreement: float
 
     def on_sample(self, images: int) -> Tolerance:
-        """The same for a share measured on so many images, which scatters: three standard deviations are granted."""
+        """The tolerance for a share that is measured on so many images: less by three of its standard deviations."""
         scatter = 3 * math.sqrt(self.top1_agreement * (1 - self.top1_agreement) / images)
         return replace(self, top1_agreement=self.top1_agreement - scatter)
 
     def fault(self, comparison: Comparison) -> str | None:
-        """What is beyond it, with the figures; None where nothing is."""
+        """The figures that exceed the tolerance, in words; None where none does."""
         # Written so that a NaN is a fault.
         if comparison.max_abs_error <= self.atol and comparison.top1_agreement >= self.top1_agreement:
             return None
@@ -55,14 +55,14 @@ far a quantized graph is from float32 depends on the model, and is measured at e
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One runtime against a reference.
+    """A runtime's logits compared with a reference's.
 
     Args:
-        runtime: which.
-        images: how many different images.
-        batch_sizes: in which they were run.
+        runtime: its name.
+        images: number of different images.
+        batch_sizes: the sizes of the batches in which they were run.
         max_abs_error, mean_abs_error: of the logits.
-        top1_agreement: part of the images, of 1, with the same most likely class.
+        top1_agreement: share of the images, 0 to 1, with the same most likely class.
         top1, top1_reference: accuracy in percent of the runtime and of the reference, None where there are no labels.
     """
 
@@ -89,12 +89,12 @@ def compare(
     batch_sizes: Sequence[int],
     labels: NDArray[np.int64] | None = None,
 ) -> Comparison:
-    """Runs all of the images in the largest batch size, and some in the others.
+    """Runs a runtime over all images in batches of the largest size, and over some in the other sizes.
 
     Args:
         expected: the reference's logits, ``(N, classes)``.
         images: ``(N, H, W, 3)`` uint8; fewer than a batch are repeated, so that each size is run in full.
-        labels: ``(N,)``, the right answers, where they are known.
+        labels: ``(N,)``, the right classes, where they are known.
 
     Raises:
         ParityError: the logits have another shape.
@@ -127,7 +127,7 @@ def compare_logits(
     batch_sizes: tuple[int, ...],
     labels: NDArray[np.int64] | None = None,
 ) -> Comparison:
-    """What was computed already, ``(N, classes)`` each."""
+    """The comparison of logits that were computed already, ``(N, classes)`` each."""
     error = np.abs(expected - got)
     return Comparison(
         runtime=runtime,
@@ -142,7 +142,7 @@ def compare_logits(
 
 
 def agreement(expected: NDArray[np.float32], got: NDArray[np.float32]) -> float:
-    """Part of the images, of 1, with the same most likely class; either of two that float32 hardly tells apart will do."""
+    """Share of the images, 0 to 1, with the same most likely class; of two within :data:`_TIE`, either counts."""
     chosen = np.take_along_axis(expected, got.argmax(1)[:, None], axis=1)[:, 0]
     return float((chosen >= expected.max(1) - _TIE).mean())
 

@@ -53,7 +53,6 @@ def test_a_held_out_image_that_cannot_be_read_stops_or_is_omitted(image_folder, 
     messages = []
     assert measure(checkpoint, source, lambda count: None, messages.append)[0].images == 58
     assert len(messages) == 2
-    assert "held out" in average(data, tmp_path / "mean.pt", *ends).output  # they are no longer the same images
 
 
 def test_an_average_is_not_resumed(image_folder, ends, tmp_path):
