@@ -23,7 +23,7 @@ from tqdm import tqdm
 from dhvt.engines import open_engine
 from dhvt.hardware.cpus import available_cpus, processor_name
 from dhvt.model.checkpoint import load_checkpoint
-from export.to_onnx import export_onnx
+from export.pipeline import export_model
 from runs import add_budget_options, prepare_data, train_once
 from train_throughput import run_contender
 
@@ -35,7 +35,7 @@ TRAIN_BATCH_SIZE, TRAIN_STEPS = 128, 5
 
 def serving_rate(checkpoint: Path, seconds: float = 10.0) -> dict[str, Any]:
     """Images/s of the exported model in batches of 32, in the engine that serves it here."""
-    artifact = export_onnx(load_checkpoint(checkpoint), checkpoint.parent / "artifact")
+    artifact = export_model(load_checkpoint(checkpoint), checkpoint.parent / "artifact")
     engine = open_engine(artifact, "auto", threads=available_cpus()).engine
     images = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, *artifact.card.preprocess.size, 3), dtype=np.uint8)
     engine.predict(images)

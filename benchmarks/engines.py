@@ -15,7 +15,6 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,11 +32,13 @@ from dhvt.engines.settings import BUNDLED_MODEL
 from dhvt.errors import EngineError
 from dhvt.evaluation.agreement import top1
 from dhvt.hardware.cpus import available_cpus, processor_name
+from export.graph import export_graph
+from export.images import sample
 from export.parity import onnxruntime_predict
-from export.targets.int8 import quantize
-from export.to_onnx import OPSET_VERSION, export_graph, sample
+from export.quantize import quantize
+from export.settings import OPSET_VERSION
+from timing import Predict, measure
 
-Predict = Callable[[np.ndarray], Any]
 GEMM_IMAGES = 32
 ON_PROCESSOR = ("plain", "torch", "openvino", "onnxruntime:")
 PLAIN = "plain onnxruntime"
@@ -159,28 +160,6 @@ def measure_top1(contenders: dict[str, Predict], artifact: Artifact, data: str, 
         parts = [predict(batch.images[start : start + 32]) for start in range(0, len(batch.images), 32)]
         found[name] = round(top1(np.concatenate(parts), batch.labels), 2)
     return found
-
-
-def measure(contenders: dict[str, Predict], images: np.ndarray, rounds: int) -> dict[str, dict[str, float]]:
-    """Images/s from the median, and milliseconds, of one batch.
-
-    Each has a call before that which is timed: the threads of the one before spin for milliseconds after their last work.
-    """
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, predict in contenders.items():
-            predict(images)
-            start = time.perf_counter()
-            predict(images)
-            times[name].append(time.perf_counter() - start)
-    return {
-        name: {
-            "images_per_s": round(len(images) / float(np.median(values)), 1),
-            "median_ms": round(1e3 * float(np.median(values)), 2),
-            "p99_ms": round(1e3 * float(np.percentile(values, 99)), 2),
-        }
-        for name, values in times.items()
-    }
 
 
 def draw(results: dict[int, dict[str, dict[str, float]]], path: Path) -> None:

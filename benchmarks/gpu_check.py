@@ -28,7 +28,7 @@ from dhvt.engines.cache import versions
 from dhvt.engines.settings import BUNDLED_MODEL
 from dhvt.errors import DHVTError, EngineError
 from dhvt.hardware.gpus import Gpu, read_driver
-from engines import measure
+from timing import measure
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx", "onnxruntime-gpu", "cuda-bindings", "torch", "numpy")

@@ -22,9 +22,10 @@ from dhvt.data.splits import open_first_split
 from dhvt.hardware.cpus import processor_name
 from dhvt.model.checkpoint import load_checkpoint
 from dhvt.model.inference import InferenceModel, torch_predict
+from export.graph import export_graph
 from export.parity import onnxruntime_predict
 from export.precision import DTYPES, cast
-from export.to_onnx import OPSET_VERSION, export_graph
+from export.settings import OPSET_VERSION
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A checkpoint to an artifact."""
+"""Exporting a checkpoint to an artifact. Start reading at :mod:`export.pipeline`."""
 
 from dhvt.telemetry import disable_telemetry
 

@@ -1,4 +1,4 @@
-"""The self-test that an artifact carries: images drawn by code, so that nobody's photograph is shipped."""
+"""Images of an artifact's self-test, drawn by code, so that no photograph is shipped."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ def _encode(image: Image.Image) -> bytes:
 
 
 def encode_base64(images: list[bytes]) -> list[str]:
-    """As JSON holds them."""
+    """The images as text, for JSON."""
     return [base64.b64encode(image).decode("ascii") for image in images]

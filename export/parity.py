@@ -1,8 +1,10 @@
-"""Whether an exported model says what PyTorch says."""
+"""Comparison of an exported model's outputs with PyTorch's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,7 @@ def compare_outputs(
 
 
 def describe(parity: Mapping[str, Any], images: str = "images") -> str:
-    """A comparison as ``model.json`` has it, for people; those of earlier versions have no accuracy."""
+    """One line about a comparison as ``model.json`` has it."""
     text = (
         f"largest logit error {parity['max_abs_error']:.2g}, same top-1 for {parity['top1_agreement']:.1%} "
         f"of {parity['images']} {images}"
@@ -83,3 +85,19 @@ def openvino_predict(graph: Path) -> Predict:
 
 
 RUNTIMES: dict[str, Callable[[Path], Predict]] = {"onnxruntime": onnxruntime_predict, "openvino": openvino_predict}
+
+
+def installed_runtimes() -> dict[str, Callable[[Path], Predict]]:
+    """Those of :data:`RUNTIMES` that are installed."""
+    return {name: load for name, load in RUNTIMES.items() if find_spec(name) is not None}
+
+
+def installed_versions(*packages: str) -> dict[str, str]:
+    """Versions of the packages, named as pip names them; without those that are not installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -45,11 +45,11 @@ class CastModel(nn.Module):
 
 
 def cast(model: InferenceModel, precision: str) -> nn.Module:
-    """A copy in another precision: BatchNorm folded into the convolutions first, LayerNorm in float32.
+    """A copy of the model in another precision: BatchNorm folded into the convolutions first, LayerNorm in float32.
 
-    In a DHVT the residual stream and the head stay in float32 too: rounding the stream after each of 24 additions cost
-    bf16 most of its disagreement with float32. In bf16 so does the patch embedding, 3 to 10 % of the products: without
-    that the mean error of the logits is three times as large.
+    In a DHVT the residual stream and the head stay in float32 too: rounding the stream after each of 24 additions caused
+    most of bf16's disagreement with float32. In bf16 the patch embedding, 3 to 10 % of the products, stays in float32 as
+    well: otherwise the mean error of the logits is three times as large.
 
     Raises:
         ExportError: no such precision.
@@ -82,10 +82,10 @@ def cast(model: InferenceModel, precision: str) -> nn.Module:
 
 
 def cast_graph(graph: Path, precision: str, path: Path) -> None:
-    """Writes a graph in float32 anew in fp16, for where there is no checkpoint for :func:`cast`, and leaves as much in float32.
+    """Converts a float32 graph to fp16, where there is no checkpoint for :func:`cast`.
 
-    That is what comes before the first product (the pixels' normalisation), LayerNorms, the additions that they read from (the
-    residual stream), and what gives the logits. ONNX Runtime's converter does the rest.
+    As there, some of it stays in float32: the normalisation of the pixels, LayerNorms, the additions that they read from
+    (the residual stream), and the head. ONNX Runtime's converter does the rest.
 
     Raises:
         ExportError: the precision is another than fp16 and fp32, or the graph cannot be converted.

@@ -1,70 +1,99 @@
-"""What an engine is made from, and compared with: a checkpoint, or a model folder alone."""
+"""The model that is exported: a checkpoint, or a model folder alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
-from dhvt.artifact import Artifact
+import numpy as np
+
+from dhvt.artifact import Artifact, Golden, ModelCard
 from dhvt.data.batches import Predict
+from dhvt.data.preprocess import preprocess_image
 from dhvt.errors import ExportError
 from dhvt.model.checkpoint import Checkpoint
 from dhvt.model.inference import InferenceModel, torch_predict
+from export.golden import draw_images, encode_base64
+from export.graph import export_graph
 from export.parity import onnxruntime_predict
 from export.precision import cast, cast_graph
-from export.to_onnx import OPSET_VERSION, Parts, export_graph, open_parts
+from export.settings import OPSET_VERSION
 
 OPSETS = {"bf16": 22}
 """The first that has convolutions in bf16; otherwise the artifact's."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Original:
-    """A model in float32, which can be had as a graph in another precision.
+class Source(Protocol):
+    """A model in float32, from which graphs in any precision are written."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What is known of the model; without variants where nothing was exported yet."""
+        ...
+
+    @property
+    def reference(self) -> Predict:
+        """Its logits in float32, computed on the CPU."""
+        ...
+
+    def write_graph(self, precision: str, path: Path, opset_version: int | None = None) -> tuple[str, Predict]:
+        """Writes the graph in a precision.
+
+        Returns:
+            The runtime that computes this precision on the CPU, and the logits there.
+
+        Raises:
+            ExportError: it cannot be written in this precision.
+        """
+        ...
+
+
+class CheckpointSource:
+    """A checkpoint: PyTorch casts the model, and exports the result.
 
     Args:
-        reference: its logits, computed on the CPU.
-        write_graph: with a precision and a path, writes that graph; returns the name of the runtime that computes it on the
-            CPU, and its logits there. Raises ExportError.
-        open_parts: opens ``--data``; see :func:`export.to_onnx.open_parts`.
+        resize_mode: of the served model, where it differs from the training's.
     """
 
-    reference: Predict
-    write_graph: Callable[[str, Path], tuple[str, Predict]]
-    open_parts: Callable[[str | None], Parts | None]
+    def __init__(self, checkpoint: Checkpoint, resize_mode: str | None = None) -> None:
+        if resize_mode is not None:
+            checkpoint = replace(checkpoint, preprocess=checkpoint.preprocess | {"resize_mode": resize_mode})
+        self._preprocess = checkpoint.build_preprocess()
+        self._model = InferenceModel(checkpoint.build_model(), self._preprocess).eval()
+        self.reference: Predict = torch_predict(self._model)
+        images = draw_images()
+        inputs = np.stack([preprocess_image(image, self._preprocess) for image in images])
+        self.card = ModelCard(
+            name=checkpoint.name,
+            classes=checkpoint.classes,
+            preprocess=self._preprocess,
+            golden=Golden(images=encode_base64(images), logits=self.reference(inputs).tolist()),
+            variants=(),
+            temperature=checkpoint.temperature,
+            metrics=checkpoint.metrics,
+            recipe=checkpoint.recipe,
+            provenance=checkpoint.provenance,
+        )
 
-
-def original_of_checkpoint(checkpoint: Checkpoint) -> Original:
-    """PyTorch casts it, and exports what it has cast."""
-    preprocess = checkpoint.build_preprocess()
-    model = InferenceModel(checkpoint.build_model(), preprocess).eval()
-
-    def write_graph(precision: str, path: Path) -> tuple[str, Predict]:
-        converted = cast(model, precision)
-        export_graph(converted, preprocess, path, OPSETS.get(precision, OPSET_VERSION))
+    def write_graph(self, precision: str, path: Path, opset_version: int | None = None) -> tuple[str, Predict]:
+        converted = cast(self._model, precision)
+        export_graph(converted, self._preprocess, path, opset_version or OPSETS.get(precision, OPSET_VERSION))
         if precision == "bf16":  # which ONNX Runtime cannot compute on a CPU
             return "torch", torch_predict(converted)
         return "onnxruntime", onnxruntime_predict(path)
 
-    return Original(
-        reference=torch_predict(model),
-        write_graph=write_graph,
-        open_parts=lambda data: open_parts(data, checkpoint.classes, checkpoint.data, checkpoint.recipe.get("seed", 0)),
-    )
 
+class ArtifactSource:
+    """A model folder: ONNX Runtime's converter casts its graph, to fp16 alone."""
 
-def original_of_artifact(artifact: Artifact) -> Original:
-    """ONNX Runtime casts its graph, which has float32 and fp16 alone."""
+    def __init__(self, artifact: Artifact) -> None:
+        self._graph = artifact.graph_path
+        self.card = artifact.card
+        self.reference: Predict = onnxruntime_predict(self._graph)
 
-    def write_graph(precision: str, path: Path) -> tuple[str, Predict]:
+    def write_graph(self, precision: str, path: Path, opset_version: int | None = None) -> tuple[str, Predict]:
         if precision == "bf16":
-            raise ExportError("a model folder alone gives engines in fp16 and fp32; for bf16 give the checkpoint that it is of")
-        cast_graph(artifact.graph_path, precision, path)
+            raise ExportError("a model folder alone can be exported in fp32 and fp16; for bf16 give its checkpoint")
+        cast_graph(self._graph, precision, path)
         return "onnxruntime", onnxruntime_predict(path)
-
-    return Original(
-        reference=onnxruntime_predict(artifact.graph_path),
-        write_graph=write_graph,
-        open_parts=lambda data: open_parts(data, artifact.card.classes),
-    )

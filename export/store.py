@@ -1,4 +1,4 @@
-"""A model folder in BentoML's model store, where ``DHVT_MODEL=dhvt:latest bentoml serve`` finds it."""
+"""Copying a model folder into BentoML's model store, where ``DHVT_MODEL=dhvt:latest bentoml serve`` finds it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def store_artifact(artifact: Artifact, tag: str) -> str:
     """Copies a model folder into the store.
 
     Args:
-        tag: ``name`` or ``name:version``; without a version the store makes one up.
+        tag: ``name`` or ``name:version``; without a version the store generates one.
 
     Returns:
         The whole tag.
 
     Raises:
-        ExportError: BentoML is missing, or the tag cannot be or is taken.
+        ExportError: BentoML is missing, or the tag is invalid or taken.
     """
     if find_spec("bentoml") is None:
         raise ExportError("--tag needs BentoML; pip install bentoml")

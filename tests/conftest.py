@@ -96,9 +96,9 @@ def checkpoint():
 @pytest.fixture(scope="session")
 def artifact_path(checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small model, exported."""
-    from export.to_onnx import export_onnx
+    from export.pipeline import export_model
 
-    return export_onnx(checkpoint, tmp_path_factory.mktemp("exported") / "artifact").path
+    return export_model(checkpoint, tmp_path_factory.mktemp("exported") / "artifact").path
 
 
 @pytest.fixture

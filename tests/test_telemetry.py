@@ -13,7 +13,7 @@ for candidate in ("onnxruntime:fp32", "openvino:fp32"):
     build_engine(load_artifact(sys.argv[1]), candidate, EngineOptions(threads=1, max_batch_size=1))
 """
 EXPORT = """
-import export.targets.int8, nncf, onnxruntime
+import export.quantize, nncf, onnxruntime
 onnxruntime.InferenceSession(sys.argv[1] + "/model.onnx")
 """
 

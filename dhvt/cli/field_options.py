@@ -25,7 +25,7 @@ def field_options(configuration: type, *, prefix: str = "", show_defaults: bool 
     def decorate(command: Command) -> Command:
         for entry in reversed(options_of(configuration)):
             default = entry.default
-            shown = show_defaults and default is not REQUIRED and default not in (None, False, "", {})
+            shown = show_defaults and default is not REQUIRED and default not in (None, False, "", {}, [])
             ending = f"  [default: {default}]" if shown else "  [required]" if default is REQUIRED else ""
             command = _option(entry, help=prefix + entry.help + ending)(command)
         return command
@@ -44,7 +44,9 @@ def _option(entry: Option, **settings: Any) -> Decorator:
     if entry.kind is bool:
         flag += f"/--no-{flag[2:]}" if entry.saved else ""  # a file may say true
     settings = {"default": None, "metavar": entry.metavar} | settings
-    if entry.kind is dict:
+    if entry.kind is list:
+        settings |= {"multiple": True, "type": str}
+    elif entry.kind is dict:
         settings |= {"multiple": True, "type": str}
         flag = flag.removesuffix("s")  # --model-option, once for each
     elif entry.kind is bool:

@@ -11,8 +11,19 @@ import click
 
 from dhvt.errors import DHVTError
 
-COMMANDS = ("train", "average", "evaluate", "verify", "classify")
+COMMANDS = ("train", "average", "export", "evaluate", "verify", "classify")
 """``dhvt NAME`` is the function NAME in ``dhvt/cli/NAME.py``; in the order of ``dhvt --help``."""
+
+
+_EXTRAS = {
+    "parquet": ("pyarrow",),
+    "report": ("matplotlib",),
+    "tracker": ("tensorboard",),
+    "train": ("accelerate", "torch", "torchvision", "timm"),
+    "cpu,export": ("nncf", "onnx", "onnxscript"),
+    "gpu,trt": ("polygraphy", "tensorrt", "tensorrt_rtx"),
+}
+"""What to install for a package that is missing; otherwise ``cpu``."""
 
 
 class _LazyGroup(click.Group):
@@ -37,10 +48,9 @@ class _LazyGroup(click.Group):
         except DHVTError as error:
             raise click.ClickException(str(error)) from error
         except ModuleNotFoundError as error:
-            raise click.ClickException(
-                f"{error.name} is not installed; training and reports need pip install -e '.[train]', "
-                "evaluating and classifying '.[cpu]'"
-            ) from error
+            package = (error.name or "").partition(".")[0]
+            extra = next((extra for extra, packages in _EXTRAS.items() if package in packages), "cpu")
+            raise click.ClickException(f"{package} is not installed; pip install -e '.[{extra}]'") from error
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

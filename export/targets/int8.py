@@ -1,51 +1,41 @@
-"""int8 for processors that multiply it faster: NNCF's post-training quantization, kept only where it pays."""
+"""The target ``int8``: a quantized graph for processors that multiply int8 faster, kept only where it pays."""
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import redirect_stdout
-from dataclasses import dataclass
-from importlib.util import find_spec
-from multiprocessing import get_context
-from pathlib import Path
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
 
-from dhvt.artifact import INT8_NAMES
+from dhvt.artifact import GRAPH_NAME, INT8_NAMES, OPENVINO, ModelCard, Variant
 from dhvt.data.batches import Predict
+from dhvt.data.preprocess import preprocess_image
 from dhvt.engines.chunks import run_in_chunks
-from dhvt.errors import ExportError
 from dhvt.evaluation.agreement import Comparison, compare_logits
+from export.targets.registry import Job, Target
 
 CALIBRATION_IMAGES = 1000
-CHECK_IMAGES = 5000
+COMPARISON_IMAGES = 5000
 LARGEST_LOSS = 0.2
 """Percentage points of top-1 that quantization may cost; of few images it may cost one."""
 
 LEAST_SPEEDUP = 1.1
-SMALLEST_WEIGHT = 192 * 192
-"""A product with a smaller weight matrix gains less than converting its operands costs."""
-
-BETWEEN_PRODUCTS = ["Add", "Multiply", "ReduceMean", "MVN", "GroupConvolution"]
-"""What a transformer's graph has between its products. In int8 it would be no faster, because OpenVINO's LayerNorm and
-depth-wise convolution compute in float32; and left so, the logits are off by a quarter as much."""
-
 COMPARED_BATCH_SIZE = 64
 TIMED_BATCH_SIZE = 32
 TIMED_ROUNDS = 11
 
 
 @dataclass(frozen=True, kw_only=True)
+class Int8Settings:
+    """It has none: the images decide."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quantization:
-    """What was measured of the quantized graph, in OpenVINO on the exporting machine.
+    """Measurements of the quantized graph, in OpenVINO on the exporting machine.
 
     Args:
         calibration_images: images that the ranges were taken from.
@@ -67,60 +57,37 @@ class Quantization:
         }
 
 
-def quantize(graph: Path, calibration: NDArray[np.uint8], out: Path) -> None:
-    """Writes ``model.int8.xml`` and ``.bin`` into ``out``.
-
-    In a process of its own, because importing NNCF changes PyTorch's functions for the whole process.
-
-    Args:
-        graph: ``model.onnx``.
-        calibration: preprocessed images ``(N, H, W, 3)`` uint8, of the kind that is going to be served.
+def add_int8(job: Job, card: ModelCard, settings: Int8Settings) -> ModelCard:
+    """Quantizes ``model.onnx``, measures accuracy and speed beside float32's, and drops it where it does not pay.
 
     Raises:
-        ExportError: NNCF is not installed, or its process died.
+        ExportError: it cannot be quantized.
     """
-    if find_spec("nncf") is None:
-        raise ExportError("--int8 needs NNCF; pip install nncf")
-    try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            pool.submit(_quantize, graph, calibration, out).result()
-    except BrokenProcessPool as error:
-        raise ExportError(f"NNCF's process died while it quantized {graph}") from error
+    from dhvt.engines.openvino import ChunkedModel
+    from dhvt.hardware.cpus import available_cpus
+    from export.images import sample
+    from export.parity import installed_versions
+    from export.quantize import quantize
 
-
-def _quantize(graph: Path, calibration: NDArray[np.uint8], out: Path) -> None:
-    import nncf
-
-    nncf.set_log_level(logging.ERROR)
-    model = openvino.Core().read_model(graph)
-    names, types = _left_in_float32(model)
-    with redirect_stdout(sys.stderr):  # where progress belongs
-        quantized = nncf.quantize(
-            model,
-            nncf.Dataset(calibration[:, None]),
-            subset_size=len(calibration),
-            ignored_scope=nncf.IgnoredScope(names=names, types=types),
-        )
-    openvino.save_model(quantized, out / INT8_NAMES[0], compress_to_fp16=False)
-
-
-def _left_in_float32(model: openvino.Model) -> tuple[list[str], list[str]]:
-    """What is not quantized: by name the head tokens' and squeeze-excitations' products, by type :data:`BETWEEN_PRODUCTS`."""
-    names, types = [], set()
-    for node in model.get_ops():
-        types.add(node.get_type_name())
-        if node.get_type_name() == "MatMul":
-            weights = [entry.get_node() for entry in node.input_values() if _is_constant(entry.get_node())]
-            if weights and np.prod(weights[0].get_output_shape(0)) < SMALLEST_WEIGHT:
-                names.append(node.get_friendly_name())
-    is_transformer = "MVN" in types  # OpenVINO's name for LayerNorm
-    return names, [name for name in BETWEEN_PRODUCTS if name in types] if is_transformer else []
-
-
-def _is_constant(node: openvino.Node) -> bool:
-    while node.get_type_name() in ("Convert", "Transpose", "Reshape"):
-        node = node.input_value(0).get_node()
-    return bool(node.get_type_name() == "Constant")
+    images = job.images
+    assert images is not None
+    calibration = sample(images.calibration, card.preprocess, CALIBRATION_IMAGES, images.on_error).images
+    quantize(job.folder / GRAPH_NAME, calibration, job.folder)
+    compared_on = sample(images.comparison, card.preprocess, COMPARISON_IMAGES, images.on_error)
+    graphs = (job.folder / name for name in (GRAPH_NAME, INT8_NAMES[0]))
+    fp32, int8 = (ChunkedModel(path, threads=available_cpus()).predict for path in graphs)
+    result = compare_quantized(int8, fp32, compared_on.images, compared_on.labels, len(calibration))
+    reason = reason_to_drop(result)
+    if reason is not None:
+        for name in INT8_NAMES:
+            (job.folder / name).unlink()
+        job.log(f"left out: {reason}", err=True)
+        return card
+    golden = np.stack([preprocess_image(image, card.preprocess) for image in card.golden.encoded()])
+    parity = result.to_parity() | {"held_out": images.held_out, "golden_logits": int8(golden).tolist()}
+    job.log(describe(result, images.held_out))
+    variant = Variant(format=OPENVINO, precision="int8", files=INT8_NAMES, parity=parity)
+    return replace(card, versions=card.versions | installed_versions("openvino", "nncf")).with_variant(variant)
 
 
 def compare_quantized(
@@ -156,3 +123,22 @@ def reason_to_drop(result: Quantization) -> str | None:
     if not result.speedup >= LEAST_SPEEDUP:
         return f"int8 is {result.speedup:.2f} times as fast as fp32 on this processor (at least {LEAST_SPEEDUP})"
     return None
+
+
+def describe(result: Quantization, held_out: bool) -> str:
+    """One line about a quantized graph that is kept."""
+    row = result.comparison
+    return (
+        f"int8: top-1 {row.top1:.2f} %, fp32 {row.top1_reference:.2f} %, the same for {row.top1_agreement:.1%} of {row.images} "
+        f"images {'held out in training' if held_out else 'of --data'}; {result.speedup:.2f} times as fast"
+    )
+
+
+TARGET = Target(
+    help="a graph in int8 for OpenVINO, kept where it holds the accuracy on --data and is faster here",
+    settings=Int8Settings,
+    packages=("nncf", "openvino"),
+    install="pip install -e '.[cpu,export]'",
+    needs_images="int8 needs --data: images to calibrate with, and to prove that accuracy is kept",
+    add=add_int8,
+)

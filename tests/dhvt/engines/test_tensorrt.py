@@ -116,11 +116,12 @@ def test_an_artifact_without_an_engine_is_unavailable(artifact_path):
 def rtx_path(checkpoint, artifact_path, tmp_path_factory):
     """The small model with an engine for RTX GPUs."""
     pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx")
-    from export.to_trt import Profile, export_trt
+    from export.pipeline import export_model
+    from export.settings import TensorRTSettings
 
     path = shutil.copytree(artifact_path, tmp_path_factory.mktemp("rtx") / "artifact")
-    profile = Profile(opt_batch_size=4, max_batch_size=8)
-    return export_trt(checkpoint, path, "fp16", profile, flavour="tensorrt_rtx", progress=False).path
+    settings = TensorRTSettings(opt_batch_size=4, max_batch_size=8, flavour="tensorrt_rtx")
+    return export_model(checkpoint, path, ["tensorrt"], settings={"tensorrt": settings}).path
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from dhvt.data.preprocess import Preprocess
 from dhvt.errors import ConfigError
 from dhvt.model.checkpoint import Checkpoint
 from dhvt.model.factory import build, configure, size_multiple
-from export.to_onnx import export_onnx
+from export.pipeline import export_model
 from export.to_onnx import main as export
 from tests.dhvt.training.test_trainer import run
 
@@ -44,7 +44,7 @@ def test_a_model_of_timm_becomes_an_artifact(tmp_path):
         classes=["a", "b", "c"],
         preprocess=Preprocess(size=(32, 32)).to_dict(),
     )
-    assert export_onnx(checkpoint, tmp_path / "artifact").card.name == "resnet10t"
+    assert export_model(checkpoint, tmp_path / "artifact").card.name == "resnet10t"
 
 
 def test_a_model_without_drop_path_goes_all_the_way(image_folder, tmp_path):

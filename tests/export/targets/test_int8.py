@@ -1,6 +1,7 @@
 import shutil
 from dataclasses import replace
 
+import click
 import numpy as np
 import pytest
 
@@ -11,8 +12,9 @@ from dhvt.data.splits import open_training_data, reopen_training_data
 from dhvt.engines import open_engine
 from dhvt.errors import ArtifactError, EngineError, ExportError
 from dhvt.evaluation.agreement import Comparison
+from export.pipeline import export_model
+from export.settings import ExportOptions
 from export.targets.int8 import Quantization, reason_to_drop
-from export.to_onnx import export_onnx
 
 COMPARED = Comparison(
     runtime="openvino",
@@ -30,20 +32,24 @@ def measured(speedup=1.5, **compared):
     return Quantization(calibration_images=300, comparison=replace(COMPARED, **compared), speedup=speedup)
 
 
+def export_int8(checkpoint, out, data, **options):
+    return export_model(checkpoint, out, ["onnx", "int8"], ExportOptions(data=str(data)), **options)
+
+
 @pytest.fixture(scope="module")
 def quantized(checkpoint, image_folder, tmp_path_factory):
     """The small model with an int8 graph, whether or not that pays for it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("export.targets.int8.LARGEST_LOSS", 100.0)
         patch.setattr("export.targets.int8.LEAST_SPEEDUP", 0.0)
-        return export_onnx(checkpoint, tmp_path_factory.mktemp("int8") / "artifact", str(image_folder), int8=True)
+        return export_int8(checkpoint, tmp_path_factory.mktemp("int8") / "artifact", image_folder)
 
 
 def test_int8_travels_with_the_artifact_and_runs(quantized):
     assert sorted(quantized.card.files) == ["model.int8.bin", "model.int8.xml", "model.onnx"]
     variant = quantized.find_variant(format="openvino", precision="int8")
     (compared,) = variant.parity["comparisons"]
-    assert compared["images"] == 60
+    assert compared["images"] == 30
     assert variant.parity["held_out"] is False  # the checkpoint does not say what it was trained on
     assert compared["max_abs_error"] > 0
     engine = open_engine(quantized, "openvino:int8", threads=2).engine
@@ -59,7 +65,7 @@ def test_int8_is_compared_on_what_training_held_out(checkpoint, image_folder, tm
     parts = open_training_data(image_folder, val_fraction=0.2, seed=3)
     record = record_training_data(parts)
     trained = replace(checkpoint, recipe={"seed": 3}, data=record)
-    artifact = export_onnx(trained, tmp_path / "artifact", str(image_folder), int8=True)
+    artifact = export_int8(trained, tmp_path / "artifact", image_folder)
     parity = artifact.find_variant(precision="int8").parity
     assert (parity["held_out"], parity["comparisons"][0]["images"], parity["calibration_images"]) == (True, 12, 48)
     other = shutil.copytree(image_folder, tmp_path / "other")
@@ -85,13 +91,13 @@ def test_int8_is_kept_only_where_it_pays(checkpoint, image_folder, tmp_path, mon
     assert "nan" in reason_to_drop(measured(top1=float("nan")))
     monkeypatch.setattr("export.targets.int8.LEAST_SPEEDUP", 1e9)
     monkeypatch.setattr("export.targets.int8.LARGEST_LOSS", 100.0)
-    artifact = export_onnx(checkpoint, tmp_path / "artifact", str(image_folder), int8=True)
+    artifact = export_int8(checkpoint, tmp_path / "artifact", image_folder, log=click.echo)
     assert "left out: int8 is" in capsys.readouterr().err
     assert sorted(path.name for path in artifact.path.iterdir()) == ["model.json", "model.onnx"]
 
 
 def test_int8_needs_data_and_a_model_with_it(checkpoint, artifact_path, tmp_path):
-    with pytest.raises(ExportError, match="int8 needs data"):
-        export_onnx(checkpoint, tmp_path / "artifact", int8=True)
+    with pytest.raises(ExportError, match="int8 needs --data"):
+        export_model(checkpoint, tmp_path / "artifact", ["onnx", "int8"])
     with pytest.raises(EngineError, match="has no int8 graph"):
         open_engine(load_artifact(artifact_path), "openvino:int8", threads=1)

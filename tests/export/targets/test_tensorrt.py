@@ -13,18 +13,28 @@ from onnx import TensorProto, helper
 
 from dhvt.artifact import load_artifact
 from dhvt.data.preprocess import Preprocess
-from dhvt.errors import ArtifactError, ExportError, ParityError
+from dhvt.errors import ArtifactError, ConfigError, ExportError, ParityError
 from dhvt.evaluation.agreement import FP32, TOLERANCES
 from dhvt.model.config import VARIANTS
 from dhvt.model.dhvt import create_model
 from dhvt.model.inference import InferenceModel, torch_predict
+from export.engine import build_engine, pick_flavour
 from export.golden import draw_inputs
+from export.graph import export_graph
+from export.pipeline import export_model
 from export.precision import cast
+from export.settings import OPSET_VERSION, TensorRTSettings
 from export.source import OPSETS
-from export.to_onnx import OPSET_VERSION, export_graph, export_onnx
-from export.to_trt import Profile, build_engine, compare_engine, export_trt, main, pick_flavour
+from export.targets.tensorrt import compare_engine
+from export.to_trt import main
 
-PROFILE = Profile(opt_batch_size=4, max_batch_size=8)
+
+def rtx_settings(**values):
+    return TensorRTSettings(**{"opt_batch_size": 4, "max_batch_size": 8, "flavour": "tensorrt_rtx"} | values)
+
+
+def export_engine(checkpoint, out, precision):
+    return export_model(checkpoint, out, ["tensorrt"], settings={"tensorrt": rtx_settings(precision=precision)})
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +45,7 @@ def rtx():
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_an_engine_joins_the_artifact(checkpoint, artifact_copy, precision):
     before = load_artifact(artifact_copy).card
-    artifact = export_trt(checkpoint, artifact_copy, precision, PROFILE, flavour="tensorrt_rtx", progress=False)
+    artifact = export_engine(checkpoint, artifact_copy, precision)
     engine = artifact.find_variant(format="tensorrt", precision=precision)
     assert (engine.hardware["flavour"], engine.hardware["profile"]["max_batch_size"]) == ("tensorrt_rtx", 8)
     assert engine.hardware["onnx_sha256"] == before.files["model.onnx"] == artifact.card.files["model.onnx"]
@@ -55,7 +65,7 @@ def test_a_model_folder_alone_gets_its_engine(artifact_copy):
     engine = load_artifact(artifact_copy).find_variant(format="tensorrt")
     assert (engine.precision, engine.hardware["profile"]["max_batch_size"]) == ("fp16", 16)
     assert 0 < engine.parity["comparisons"][0]["max_abs_error"] <= TOLERANCES["fp16"].atol
-    for refused, message in ((["--precision", "bf16"], "for bf16 give the checkpoint"), (["--out", "x"], "is a model folder")):
+    for refused, message in ((["--precision", "bf16"], "for bf16 give its checkpoint"), (["--out", "x"], "is a model folder")):
         result = CliRunner().invoke(main, [str(artifact_copy), *options, *refused])
         assert result.exit_code == 1
         assert message in result.output
@@ -94,17 +104,16 @@ def build_variant(model, size, precision, folder):
     )
     types = {entry.data_type for entry in onnx.load(folder / "model.onnx").graph.initializer}
     assert getattr(TensorProto, {"fp16": "FLOAT16", "bf16": "BFLOAT16"}[precision]) in types
-    return build_engine(folder / "model.onnx", size, PROFILE, flavour="tensorrt_rtx", progress=False)
+    return build_engine(folder / "model.onnx", size, rtx_settings())
 
 
 def test_an_engine_for_some_gpus_only(artifact_path, tmp_path):
-    options = {"flavour": "tensorrt_rtx", "progress": False}
     graph = artifact_path / "model.onnx"
-    assert build_engine(graph, (32, 32), PROFILE, compute_capabilities=[(8, 9)], **options)
-    with pytest.raises(ExportError, match=r"1\.2"):
-        build_engine(graph, (32, 32), PROFILE, compute_capabilities=[(1, 2)], **options)
+    assert build_engine(graph, (32, 32), rtx_settings(compute_capability=["8.9"]))
+    with pytest.raises(ExportError, match=r"does not support compute capability 9\.0, only 7\.5, 8\.0"):
+        build_engine(graph, (32, 32), rtx_settings(compute_capability=["8.9", "9.0"]))
     with pytest.raises(ExportError, match="has no timing cache"):
-        build_engine(graph, (32, 32), PROFILE, timing_cache=tmp_path / "cache", **options)
+        build_engine(graph, (32, 32), rtx_settings(timing_cache=tmp_path / "cache"))
 
 
 def test_a_graph_that_tensorrt_cannot_take_fails_with_its_words(tmp_path):
@@ -118,13 +127,13 @@ def test_a_graph_that_tensorrt_cannot_take_fails_with_its_words(tmp_path):
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), tmp_path / "model.onnx")
     with pytest.raises(ExportError, match=r"(?s)cannot parse model\.onnx: .*UInt8"):
-        build_engine(tmp_path / "model.onnx", (32, 32), PROFILE, flavour="tensorrt_rtx", progress=False)
+        build_engine(tmp_path / "model.onnx", (32, 32), rtx_settings())
 
 
 def test_another_checkpoints_artifact_is_left_alone(checkpoint, artifact_copy):
     weights = {name: weight * 1.5 if name == "head.weight" else weight for name, weight in checkpoint.weights.items()}
     with pytest.raises(ExportError, match="was exported from another checkpoint"):
-        export_trt(replace(checkpoint, weights=weights), artifact_copy, "fp32", PROFILE, flavour="tensorrt_rtx")
+        export_engine(replace(checkpoint, weights=weights), artifact_copy, "fp32")
     assert load_artifact(artifact_copy).find_variant(format="tensorrt") is None
 
 
@@ -132,7 +141,7 @@ def test_a_precision_that_disagrees_builds_nothing(checkpoint, artifact_copy, mo
     monkeypatch.setitem(TOLERANCES, "fp16", FP32)
     monkeypatch.setattr("export.source.cast", lambda model, precision: _off_by_one(model))
     with pytest.raises(ParityError, match="onnxruntime in fp16 disagrees"):
-        export_trt(checkpoint, artifact_copy, "fp16", PROFILE, flavour="tensorrt_rtx")
+        export_engine(checkpoint, artifact_copy, "fp16")
     assert load_artifact(artifact_copy).find_variant(format="tensorrt") is None
 
 
@@ -149,8 +158,8 @@ def test_the_engine_is_compared_at_its_largest_batch(checkpoint, monkeypatch):
 
     def compare(wrong_at):
         engine = nullcontext(lambda batch: right(batch) + (len(batch) == wrong_at))
-        monkeypatch.setattr("export.to_trt.running_engine", lambda *arguments: engine)
-        return compare_engine(right, b"", "fp32", Profile(max_batch_size=96), images, labels)
+        monkeypatch.setattr("export.engine.running_engine", lambda *arguments: engine)
+        return compare_engine(right, b"", TensorRTSettings(precision="fp32", max_batch_size=96), images, labels)
 
     found = compare(wrong_at=None)
     assert found.batch_sizes == (1, 2, 7, 64, 96)
@@ -161,22 +170,27 @@ def test_the_engine_is_compared_at_its_largest_batch(checkpoint, monkeypatch):
 
 def test_re_exporting_drops_the_engine_of_the_old_graph(checkpoint, artifact_copy):
     shutil.rmtree(artifact_copy)
-    built = export_trt(checkpoint, artifact_copy, "fp32", PROFILE, flavour="tensorrt_rtx", progress=False)
+    built = export_engine(checkpoint, artifact_copy, "fp32")
     assert built.find_variant(format="tensorrt")
-    again = export_onnx(checkpoint, artifact_copy)
+    again = export_model(checkpoint, artifact_copy)
     assert again.find_variant(format="tensorrt") is None
     assert not (artifact_copy / "model.engine").exists()
 
 
 def test_without_a_gpu_or_rtx_it_says_which_to_get(monkeypatch):
-    monkeypatch.setattr("export.to_trt.find_spec", lambda name: None)
+    monkeypatch.setattr("export.engine.find_spec", lambda name: None)
     with pytest.raises(ExportError, match=r"(?s)no engine can be built: .*pip install tensorrt\. .*pip install tensorrt-rtx"):
         pick_flavour()
     with pytest.raises(ExportError, match="no TensorRT flavour 'trt'"):
         pick_flavour("trt")
 
 
+def test_a_build_that_fails_tells_tensorrts_own_messages(artifact_path):
+    with pytest.raises(ExportError, match=r"cannot build an engine of model\.onnx: .*\[E\] "):
+        build_engine(artifact_path / "model.onnx", (64, 64), rtx_settings())  # the graph's images are 32 pixels wide
+
+
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 9, 8), (4, 2, 8)])
 def test_batch_sizes_that_cannot_be(sizes):
-    with pytest.raises(ExportError, match="they must be at least 1 and rise"):
-        Profile(min_batch_size=sizes[0], opt_batch_size=sizes[1], max_batch_size=sizes[2])
+    with pytest.raises(ConfigError, match="they must be at least 1 and rise"):
+        TensorRTSettings(min_batch_size=sizes[0], opt_batch_size=sizes[1], max_batch_size=sizes[2])

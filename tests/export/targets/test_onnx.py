@@ -14,10 +14,11 @@ from dhvt.errors import ArtifactError, CheckpointError, ParityError
 from dhvt.evaluation.agreement import FP32
 from dhvt.model.checkpoint import save_checkpoint
 from dhvt.model.inference import InferenceModel, torch_predict
-from export.parity import compare_outputs
-from export.to_onnx import export_onnx
+from export.parity import RUNTIMES, compare_outputs
+from export.pipeline import export_model
+from export.settings import ExportOptions
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -73,16 +74,16 @@ def test_another_answer_is_refused(wrong, images):
 
 def test_a_runtime_that_disagrees_leaves_the_old_artifact(checkpoint, artifact_copy, monkeypatch):
     before = load_artifact(artifact_copy).card
-    monkeypatch.setitem(
-        sys.modules["export.to_onnx"].RUNTIMES, "onnxruntime", lambda graph: lambda batch: np.ones((len(batch), 3), np.float32)
-    )
+    monkeypatch.setitem(RUNTIMES, "onnxruntime", lambda graph: lambda batch: np.ones((len(batch), 3), np.float32))
     with pytest.raises(ParityError, match="onnxruntime disagrees"):
-        export_onnx(checkpoint, artifact_copy)
+        export_model(checkpoint, artifact_copy)
     assert load_artifact(artifact_copy).card == before
 
 
 def test_a_second_export_replaces_the_first(checkpoint, artifact_copy, image_folder):
-    artifact = export_onnx(replace(checkpoint, metrics={"val_top1": 44.0}), artifact_copy, str(image_folder))
+    artifact = export_model(
+        replace(checkpoint, metrics={"val_top1": 44.0}), artifact_copy, options=ExportOptions(data=str(image_folder))
+    )
     assert artifact.card.metrics == {"val_top1": 44.0}
     parity = artifact.find_variant(format="onnx").parity
     assert parity["images"] == "real"
@@ -105,7 +106,7 @@ def test_the_command(checkpoint, tmp_path):
 def test_refusals(checkpoint, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ArtifactError, match="choose another"):
-        export_onnx(checkpoint, tmp_path)
+        export_model(checkpoint, tmp_path)
     wrong = replace(checkpoint, weights={})
     with pytest.raises(CheckpointError, match="do not fit"):
-        export_onnx(wrong, tmp_path / "artifact")
+        export_model(wrong, tmp_path / "artifact")

@@ -1,0 +1,56 @@
+"""``dhvt export``: from a checkpoint to a model folder. Its options are the fields of the export's and targets' settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dhvt.cli.field_options import field_options
+
+_HELP = """\
+Export CHECKPOINT to a model folder that `DHVT_MODEL=… bentoml serve` takes, or add to such a folder.
+
+\b
+Targets:
+{targets}
+
+Every graph is compared with PyTorch's float32, at several batch sizes, before anything is written; where one disagrees,
+nothing is. With the target onnx the model folder is replaced in one step; other targets are added to it, and from the
+folder alone they need no checkpoint (tensorrt then in fp16 or fp32).
+"""
+
+
+def _target_options(command: Callable[..., None]) -> Any:
+    from export.settings import ExportOptions
+    from export.targets.registry import TARGETS, load_target
+
+    for name in reversed(TARGETS):
+        command = field_options(load_target(name).settings, prefix=f"{name}: ", show_defaults=True)(command)
+    command = field_options(ExportOptions)(command)
+    command = click.option(
+        "--target",
+        "targets",
+        type=click.Choice(TARGETS),
+        multiple=True,
+        default=TARGETS[:1],
+        show_default=True,
+        help="Format to export to; may be given several times.",
+    )(command)
+    listed = "\n".join(f"  {name:10}{load_target(name).help}" for name in TARGETS)
+    return click.command(help=_HELP.format(targets=listed))(command)
+
+
+@_target_options
+@click.argument("source", type=click.Path(path_type=Path), metavar="CHECKPOINT|FOLDER")
+@click.option("--out", type=click.Path(path_type=Path), help="Model folder to write. Default: artifact/ beside the checkpoint.")
+@click.option("--tag", help="Also put it into BentoML's model store, as dhvt or dhvt:v2; DHVT_MODEL takes the tag.")
+@click.pass_context
+def export(
+    ctx: click.Context, /, source: Path, out: Path | None, targets: tuple[str, ...], tag: str | None, **given: Any
+) -> None:
+    from export.command import run_export
+
+    run_export(source, out, targets, given, tag, ctx.find_root().obj)

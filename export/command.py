@@ -1,0 +1,75 @@
+"""What ``dhvt export`` and its two older scripts do with their options."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dhvt.artifact import Artifact
+from dhvt.errors import ExportError
+from export.settings import ExportOptions
+from export.targets.registry import load_target, require_packages
+
+
+def run_export(
+    source: Path, out: Path | None, targets: Sequence[str], given: Mapping[str, Any], tag: str | None, command: str
+) -> None:
+    """Exports, and prints what was measured, where it was written, and what to do next.
+
+    Args:
+        source: a checkpoint, or a model folder.
+        out: the folder to write; ``artifact/`` beside the checkpoint, or the model folder, by default.
+        given: options of :class:`ExportOptions` and of the targets' settings, None or empty where not given.
+        tag: name in BentoML's model store, if any.
+        command: recorded in the artifact.
+
+    Raises:
+        DHVTError: see :func:`export.pipeline.export_model`.
+    """
+    values = {name: value for name, value in given.items() if value not in (None, (), [])}
+    options = ExportOptions(**_take(values, ExportOptions))
+    settings = {name: load_target(name).settings(**_take(values, load_target(name).settings)) for name in targets}
+    if values:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in values)
+        raise ExportError(f"{names} fits none of the targets {', '.join(targets)}; leave it out, or name its --target")
+    require_packages(targets)
+    folder = export(source, out, targets, options, settings, command).path
+    where = shlex.quote(str(folder))
+    click.echo(f"wrote {folder}; serve it with DHVT_MODEL={where} bentoml serve")
+    if tag:
+        from dhvt.artifact import load_artifact
+        from export.store import store_artifact
+
+        stored = store_artifact(load_artifact(folder), tag)
+        click.echo(f"stored {stored}; serve it with DHVT_MODEL={shlex.quote(stored)} bentoml serve")
+
+
+def _take(values: dict[str, Any], configuration: type[Any]) -> dict[str, Any]:
+    """Moves the fields of ``configuration`` out of ``values``."""
+    names = [entry.name for entry in fields(configuration) if entry.name in values]
+    return {name: list(value) if isinstance(value := values.pop(name), tuple) else value for name in names}
+
+
+def export(
+    source: Path,
+    out: Path | None,
+    targets: Sequence[str],
+    options: ExportOptions,
+    settings: Mapping[str, Any],
+    command: str,
+) -> Artifact:
+    """Opens the source and exports it; PyTorch is imported here."""
+    from dhvt.artifact import load_artifact
+    from dhvt.model.checkpoint import Checkpoint, load_checkpoint
+    from export.pipeline import export_model
+
+    loaded: Checkpoint | Artifact = load_artifact(source) if source.is_dir() else load_checkpoint(source)
+    if isinstance(loaded, Artifact) and out is not None:
+        raise ExportError(f"--out is for a checkpoint; what is exported goes into {source}, which is a model folder")
+    folder = source if isinstance(loaded, Artifact) else out or source.parent / "artifact"
+    return export_model(loaded, folder, targets, options, settings, command=command, log=click.echo)

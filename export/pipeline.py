@@ -1,0 +1,136 @@
+"""``export_model``: a checkpoint or a model folder to an artifact with the targets that are asked for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dhvt.artifact import Artifact, ModelCard, load_artifact, write_card, writing_artifact
+from dhvt.errors import ExportError
+from dhvt.evaluation.agreement import FP32
+from dhvt.model.checkpoint import Checkpoint
+from export.golden import draw_inputs
+from export.images import ExportImages, open_images
+from export.parity import onnxruntime_predict
+from export.settings import ExportOptions
+from export.source import ArtifactSource, CheckpointSource, Source
+from export.targets.registry import TARGETS, Job, complete_settings, load_target, require_packages
+
+BASE = TARGETS[0]
+"""The target that makes an artifact; the others add to one."""
+
+
+def no_log(message: str, err: bool = False) -> None:
+    """Prints nothing."""
+
+
+def export_model(
+    source: Checkpoint | Artifact,
+    out: Path,
+    targets: Sequence[str] = (BASE,),
+    options: ExportOptions | None = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    command: str = "",
+    log: Callable[..., None] = no_log,
+) -> Artifact:
+    """Exports a model: all of the targets in one step, or on any error nothing.
+
+    With the target ``onnx`` the artifact at ``out`` is replaced; other targets are added to it, and it is made first
+    where it does not exist.
+
+    Args:
+        source: a trained model, or an artifact that is to get more variants.
+        out: the folder to write; of an artifact usually its own.
+        targets: of :data:`export.targets.registry.TARGETS`.
+        settings: by target, an instance of its settings; defaults where absent.
+        command: recorded in the artifact.
+        log: prints one line; see :class:`export.targets.registry.Job`.
+
+    Raises:
+        ExportError: a package is missing, the model cannot be exported, or ``out`` is of another model.
+        ParityError: a runtime disagrees with PyTorch.
+        ArtifactError: ``out`` cannot be written.
+        DataError: the images of ``options.data`` cannot be read.
+    """
+    options = options or ExportOptions()
+    existing = _find_existing(source, out, targets)
+    chosen = [name for name in TARGETS if name in targets or (name == BASE and existing is None)]
+    require_packages([*chosen, *(name for name in targets if name not in TARGETS)])
+    values = complete_settings(chosen, settings or {})
+    if options.resize_mode is not None and BASE not in chosen:
+        raise ExportError(f"{out} has its resize mode already; --resize-mode needs --target {BASE}, from a checkpoint")
+    model = ArtifactSource(source) if isinstance(source, Artifact) else CheckpointSource(source, options.resize_mode)
+    if existing is not None:
+        _require_same_model(existing, model)
+    images = _open_images(source, options, log)
+    for name in chosen:
+        if images is None and load_target(name).needs_images:
+            raise ExportError(load_target(name).needs_images)
+    with writing_artifact(out) as folder:
+        card = model.card if existing is None else existing.card
+        if existing is not None:
+            shutil.copytree(existing.path, folder, dirs_exist_ok=True)
+        job = Job(source=model, images=images, folder=folder, log=log)
+        for name in chosen:
+            card = write_card(folder, load_target(name).add(job, card, values[name]))
+        write_card(folder, _with_provenance(card, chosen, options, values, command))
+    return load_artifact(out)
+
+
+def _find_existing(source: Checkpoint | Artifact, out: Path, targets: Sequence[str]) -> Artifact | None:
+    """The artifact that is added to; None where a new one is made."""
+    if isinstance(source, Artifact):
+        if BASE in targets:
+            raise ExportError(f"{source.path} is a model folder, which has its float32 graph; give its checkpoint")
+        return source
+    return load_artifact(out) if BASE not in targets and out.exists() else None
+
+
+def _open_images(source: Checkpoint | Artifact, options: ExportOptions, log: Callable[..., None]) -> ExportImages | None:
+    if options.data is None:
+        return None
+
+    def on_error(message: str) -> None:
+        log(f"left out: {message}", err=True)
+
+    if isinstance(source, Artifact):
+        return open_images(options.data, source.card.classes, {}, 0, on_error)
+    return open_images(options.data, source.classes, source.data, source.recipe.get("seed", 0), on_error)
+
+
+def _require_same_model(artifact: Artifact, source: Source) -> None:
+    """The artifact's graph gives the source's logits."""
+    images = draw_inputs(2, artifact.card.preprocess.size)
+    expected = source.reference(images)
+    got = onnxruntime_predict(artifact.graph_path)(images)
+    if got.shape != expected.shape or not np.allclose(got, expected, atol=FP32.atol):
+        raise ExportError(f"{artifact.path} was exported from another checkpoint; export this one first, or give another --out")
+
+
+def _with_provenance(
+    card: ModelCard, targets: Sequence[str], options: ExportOptions, settings: Mapping[str, Any], command: str
+) -> ModelCard:
+    """The card with this export among ``provenance.exports``; one that starts with ``onnx`` made the artifact anew."""
+    before = [] if BASE in targets else card.provenance.get("exports", [])
+    entry = {
+        "command": command,
+        "targets": list(targets),
+        "resize_mode": card.preprocess.resize_mode,
+        "options": asdict(options),
+        "settings": {name: asdict(settings[name]) for name in targets},
+    }
+    plain = {key: _plain(value) for key, value in entry.items()}
+    return replace(card, provenance=card.provenance | {"exports": [*before, plain]})
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text, for JSON."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value

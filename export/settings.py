@@ -1,0 +1,91 @@
+"""Settings of an export, each a field with its help text: those of every export, and those of single targets.
+
+No file of a runtime or of PyTorch is imported here, because ``--help`` needs these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dhvt.configuration import require
+from dhvt.data.preprocess import ResizeMode
+from dhvt.errors import ConfigError
+from dhvt.training.fields import convert_fields, option
+
+OPSET_VERSION = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Options that targets share."""
+
+    data: str | None = option(
+        None,
+        "Real images to compare on and measure accuracy, laid out as for dhvt train; int8 is calibrated on them. "
+        "Default: drawn images.",
+    )
+    resize_mode: ResizeMode | None = option(None, "How images of another shape become the input's. Default: as in training.")
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxSettings:
+    """Settings of the float32 graph."""
+
+    opset_version: int = option(OPSET_VERSION, "ONNX opset of the float32 graph.", minimum=17)  # from 17 LayerNorm is one node
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorRTSettings:
+    """Settings of an engine.
+
+    Raises:
+        ConfigError: a value is out of range, or the batch sizes do not rise.
+    """
+
+    precision: Literal["fp32", "fp16", "bf16"] = option("fp16", "Precision of the engine.")
+    min_batch_size: int = option(1, "Smallest batch that the engine takes.")
+    opt_batch_size: int = option(16, "Batch size that the engine is fastest at.")
+    max_batch_size: int = option(64, "Largest batch that the engine takes.")
+    flavour: Literal["auto", "tensorrt", "tensorrt_rtx"] = option(
+        "auto", "TensorRT to build with: tensorrt for the GPU of this machine, tensorrt_rtx for GeForce and RTX GPUs."
+    )
+    compute_capability: list[str] = option(
+        list, "Compute capability of a GPU to build for, as 8.9; tensorrt_rtx alone; may be given several times."
+    )
+    workspace: float | None = option(
+        None, "GiB that a layer may use for intermediate results. Default: the GPU's.", minimum=0, exclusive=True
+    )
+    timing_cache: Path | None = option(None, "File that makes the next build faster; tensorrt alone.")
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
+        smallest, best, largest = self.profile.values()
+        require(
+            1 <= smallest <= best <= largest,
+            f"batch sizes are {smallest}, {best}, {largest}; they must be at least 1 and rise from min over opt to max",
+        )
+        self.capabilities()
+
+    @property
+    def profile(self) -> dict[str, int]:
+        """Batch sizes, as ``model.json`` records them."""
+        return {name: getattr(self, name) for name in ("min_batch_size", "opt_batch_size", "max_batch_size")}
+
+    def capabilities(self) -> list[tuple[int, int]]:
+        """The compute capabilities to build for, such as ``(8, 9)``; empty for the flavour's own choice."""
+        return [_parse_capability(text) for text in self.compute_capability]
+
+
+def _parse_capability(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    if not (major.isdigit() and minor.isdigit()):
+        raise ConfigError(f"compute capability {text!r} is not of the form 8.9")
+    return int(major), int(minor)

@@ -1,0 +1,96 @@
+"""The formats that a model can be exported to: each is one file beside this one, named here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dhvt.artifact import ModelCard
+from dhvt.errors import ExportError
+
+if TYPE_CHECKING:  # PyTorch and ONNX are imported when something is exported
+    from export.images import ExportImages
+    from export.source import Source
+
+TARGETS = ("onnx", "int8", "tensorrt")
+"""``--target NAME`` is ``TARGET`` in ``export/targets/NAME.py``; in the order in which they are added to the artifact."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a target works with.
+
+    Args:
+        source: the model in float32.
+        images: real images to calibrate and compare with, or None.
+        folder: the model folder that is being written; from the second target on it holds ``model.onnx``.
+        log: prints a line, as :func:`click.echo` does; with ``err=True`` to standard error.
+    """
+
+    source: Source
+    images: ExportImages | None
+    folder: Path
+    log: Callable[..., None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One format to export to.
+
+    Args:
+        help: one sentence for ``dhvt export --help``.
+        settings: a dataclass whose fields are options of ``dhvt export``; see :func:`dhvt.training.fields.option`.
+        packages: what must be importable, by the name that Python has for it.
+        install: the extras that bring these.
+        needs_images: why it needs ``--data``; empty where it does not.
+        add: writes the variant's files into the job's folder; returns the card with the variant, or as it was where the
+            variant is dropped. Raises ExportError or ParityError.
+    """
+
+    help: str
+    settings: type[Any]
+    packages: tuple[str, ...]
+    install: str
+    needs_images: str = ""
+    add: Callable[[Job, ModelCard, Any], ModelCard]
+
+
+def load_target(name: str) -> Target:
+    """The target of this name.
+
+    Raises:
+        ExportError: there is none.
+    """
+    if name not in TARGETS:
+        raise ExportError(f"no export target {name!r}; choose one of {', '.join(TARGETS)}")
+    target: Target = import_module(f"export.targets.{name}").TARGET
+    return target
+
+
+def require_packages(names: Sequence[str]) -> None:
+    """Checks that all that these targets import is installed.
+
+    Raises:
+        ExportError: it is not; with what to install.
+    """
+    for name in names:
+        target = load_target(name)
+        missing = [package for package in target.packages if find_spec(package) is None]
+        if missing:
+            raise ExportError(f"exporting to {name} needs {', '.join(missing)}, not installed here; {target.install}")
+
+
+def complete_settings(names: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of each target: those given, else the defaults.
+
+    Raises:
+        ExportError: settings are given for a target that is not among them.
+    """
+    unused = sorted(set(given) - set(names))
+    if unused:
+        raise ExportError(f"settings for {', '.join(unused)}, but the targets are {', '.join(names)}")
+    return {name: given[name] if name in given else load_target(name).settings() for name in names}

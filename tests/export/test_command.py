@@ -1,0 +1,105 @@
+"""``dhvt export`` and its older scripts, on the small model."""
+
+import json
+import shlex
+
+import pytest
+from click.testing import CliRunner
+
+from dhvt.artifact import load_artifact
+from dhvt.cli.main import main
+from dhvt.errors import ExportError
+from dhvt.model.checkpoint import save_checkpoint
+from export.pipeline import export_model
+from export.settings import ExportOptions, OnnxSettings
+from export.targets.int8 import Int8Settings
+from export.targets.registry import TARGETS, load_target, require_packages
+
+
+def dhvt(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path):
+    """A folder with a blank in its name, and the checkpoint in it."""
+    path = tmp_path / "my runs"
+    path.mkdir()
+    save_checkpoint(checkpoint, path / "ckpt.pt")
+    return path
+
+
+def test_a_checkpoint_becomes_an_artifact(folder):
+    result = dhvt("export", folder / "ckpt.pt", "--resize-mode", "squash", "--opset-version", "19")
+    assert result.exit_code == 0, result.output
+    where = shlex.quote(str(folder / "artifact"))
+    assert result.output.splitlines()[-1].endswith(f"serve it with DHVT_MODEL={where} bentoml serve")
+    card = load_artifact(folder / "artifact").card
+    assert (card.preprocess.resize_mode, card.versions["onnx_opset"]) == ("squash", "19")
+    (entry,) = card.provenance["exports"]
+    assert (entry["targets"], entry["resize_mode"]) == (["onnx"], "squash")
+    assert entry["command"] == shlex.join(
+        ["dhvt", "export", str(folder / "ckpt.pt"), "--resize-mode", "squash", "--opset-version", "19"]
+    )
+
+
+def test_what_was_exported_before_stays_in_the_record(checkpoint, artifact_copy, image_folder, monkeypatch):
+    monkeypatch.setattr("export.targets.int8.LARGEST_LOSS", 100.0)
+    monkeypatch.setattr("export.targets.int8.LEAST_SPEEDUP", 0.0)
+    before = load_artifact(artifact_copy)
+    result = dhvt("export", artifact_copy, "--target", "int8", "--data", image_folder)
+    assert result.exit_code == 0, result.output
+    after = load_artifact(artifact_copy)
+    assert [variant.precision for variant in after.card.variants] == ["fp32", "int8"]
+    assert after.card.files["model.onnx"] == before.card.files["model.onnx"]
+    assert [entry["targets"] for entry in after.card.provenance["exports"]] == [["onnx"], ["int8"]]
+    assert "int8: top-1 " in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--precision", "bf16"], "--precision fits none of the targets onnx"),
+        (["--target", "tensorrt", "--opset-version", "19"], "--opset-version fits none of the targets tensorrt"),
+        (["--target", "int8"], "int8 needs --data"),
+        (["--target", "onnx", "--target", "int8"], "int8 needs --data"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(folder, options, message):
+    result = dhvt("export", folder / "ckpt.pt", *options)
+    assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
+    assert message in result.output
+    assert not (folder / "artifact").exists()
+
+
+def test_a_model_folder_is_no_checkpoint(artifact_copy, tmp_path):
+    for options, message in (
+        ([], "is a model folder, which has its float32 graph; give its checkpoint"),
+        (["--target", "int8", "--out", tmp_path / "other"], "--out is for a checkpoint"),
+        (["--target", "int8", "--resize-mode", "pad"], "--resize-mode needs --target onnx, from a checkpoint"),
+    ):
+        result = dhvt("export", artifact_copy, *options)
+        assert result.exit_code == 1
+        assert message in result.output
+
+
+def test_no_such_target(checkpoint, tmp_path):
+    with pytest.raises(ExportError, match="no export target 'coreml'; choose one of onnx, int8, tensorrt"):
+        export_model(checkpoint, tmp_path / "artifact", ["onnx", "coreml"])
+    with pytest.raises(ExportError, match="settings for int8, but the targets are onnx, tensorrt"):
+        export_model(checkpoint, tmp_path / "artifact", ["tensorrt"], settings={"onnx": OnnxSettings(), "int8": Int8Settings()})
+
+
+def test_every_target_has_its_options_and_help():
+    text = dhvt("export", "--help").output
+    for name in TARGETS:
+        assert load_target(name).help in " ".join(text.split())
+        require_packages([name])  # all of them are in .[dev]
+
+
+def test_the_card_holds_plain_values_alone(checkpoint, artifact_copy):
+    artifact = export_model(checkpoint, artifact_copy, options=ExportOptions(resize_mode="pad"), command="mine")
+    entry = artifact.card.provenance["exports"][0]
+    assert json.loads(json.dumps(entry)) == entry
+    assert entry["options"]["resize_mode"] == "pad"
+    assert entry["settings"] == {"onnx": {"opset_version": 20}}
