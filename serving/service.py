@@ -138,7 +138,7 @@ class DHVTService:
         loop = asyncio.get_running_loop()
         asked = asyncio.Event()
         loop.add_signal_handler(signal.SIGHUP, asked.set)  # which would else end a process that is still starting
-        load = partial(ServedModel.load, settings)
+        load = partial(ServedModel.load, settings, settings.device_of(bentoml.server_context.worker_index))
         self.manager = ModelManager(await load(), load)
         lifecycle = _lifecycle()
         lifecycle.attach(Endpoints(settings, self.manager, partial(tell_siblings, signal.SIGHUP)))

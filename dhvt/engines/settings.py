@@ -80,16 +80,16 @@ class EngineSettings:
         """
         return find_model(self.model, said_by=f"{PREFIX}MODEL")
 
-    def device_of(self, worker: int) -> int:
+    def device_of(self, worker: int | None) -> int:
         """The GPU of a worker: the workers are spread over the visible GPUs in turn.
 
         Args:
-            worker: number of the worker, from 1 as BentoML counts; 0 is a process that is no worker.
+            worker: number of the worker, from 1 as BentoML counts; None in a process that is no worker.
 
         Returns:
             The GPU's index among those that ``CUDA_VISIBLE_DEVICES`` leaves; 0 where there is none.
         """
-        return max(worker - 1, 0) % max(count_visible_gpus(read_driver()), 1)
+        return max((worker or 1) - 1, 0) % max(count_visible_gpus(read_driver()), 1)
 
     def engine_threads(self) -> int:
         """``threads``, or this worker's share of all that may be used."""

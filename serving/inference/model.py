@@ -37,14 +37,17 @@ class ServedModel:
         return self.choice.engine
 
     @classmethod
-    async def load(cls, settings: Settings) -> ServedModel:
+    async def load(cls, settings: Settings, device: int = 0) -> ServedModel:
         """Opens the model that ``settings.model`` names, and proves it.
+
+        Args:
+            device: index of the GPU that an engine on one takes, among the visible ones.
 
         Raises:
             ArtifactError, EngineError: it cannot be served here.
         """
         loop = asyncio.get_running_loop()
-        artifact, choice = await loop.run_in_executor(None, _open, settings)
+        artifact, choice = await loop.run_in_executor(None, _open, settings, device)
         card, engine = artifact.card, choice.engine
         scheduler = Scheduler(
             engine,
@@ -91,10 +94,10 @@ class ServedModel:
         metrics().engine.labels(self.artifact.card.name, self.engine.name, self.engine.precision).set(value)
 
 
-def _open(settings: Settings) -> tuple[Artifact, Choice]:
+def _open(settings: Settings, device: int) -> tuple[Artifact, Choice]:
     artifact = load_artifact(settings.model_path())
-    threads = settings.engine_threads()
-    return artifact, open_engine(artifact, settings.engine, threads=threads, max_batch_size=settings.max_batch_size)
+    options = {"threads": settings.engine_threads(), "max_batch_size": settings.max_batch_size, "device": device}
+    return artifact, open_engine(artifact, settings.engine, **options)
 
 
 def check_model(settings: Settings) -> None:

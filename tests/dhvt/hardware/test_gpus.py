@@ -38,4 +38,4 @@ def test_workers_are_spread_over_the_visible_gpus(driver, visible, devices, monk
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [EngineSettings().device_of(worker) for worker in range(7)] == devices
+    assert [EngineSettings().device_of(worker) for worker in (None, *range(1, 7))] == devices
