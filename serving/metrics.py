@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 from dhvt.artifact import ModelCard
 from dhvt.ranking import Ranking
@@ -20,6 +21,7 @@ class Metrics:
         # Not before BentoML has set PROMETHEUS_MULTIPROC_DIR, or /metrics would not see these.
         from prometheus_client import Counter, Gauge, Histogram
 
+        self._children: dict[tuple[str, int], tuple[Any, Any]] = {}
         self.requests = Counter("dhvt_requests_total", "Requests by route and status", ["route", "status"])
         self.request_seconds = Histogram(
             "dhvt_request_duration_seconds",
@@ -51,8 +53,16 @@ class Metrics:
             route: one of few; a label each.
             seconds: from the request's headers to the end of its response.
         """
-        self.requests.labels(route, status).inc()
-        self.request_seconds.labels(route).observe(seconds)
+        counter, histogram = self._of_requests(route, status)
+        counter.inc()
+        histogram.observe(seconds)
+
+    def _of_requests(self, route: str, status: int) -> tuple[Any, Any]:
+        """Counter and histogram of these labels; looked up once, which costs as much as to count."""
+        found = self._children.get((route, status))
+        if found is None:
+            found = self._children[route, status] = self.requests.labels(route, status), self.request_seconds.labels(route)
+        return found
 
     def observe_batch(self, seconds: float, images: Sequence[tuple[float, Ranking]], card: ModelCard) -> None:
         """Counts one engine call.

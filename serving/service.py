@@ -23,10 +23,10 @@ from starlette.responses import StreamingResponse
 
 from dhvt.errors import DHVTError
 from serving import private_apis
-from serving.http.errors import InternalError, NotFound, NotReady, RequestError, WrongMethod
+from serving.errors import InternalError, NotFound, NotReady, RequestError, WrongMethod
 from serving.http.lifecycle import RequestLifecycle
 from serving.http.request import DEFAULT_TOP_K, SCOPE_KEY, Receive, RequestContext, Scope, Send
-from serving.http.response import Response
+from serving.http.response import Response, error_response
 from serving.http.routes import Endpoints
 from serving.http.schemas import BatchOutput, ClassifyOutput
 from serving.inference.model import ServedModel, check_model
@@ -86,7 +86,7 @@ async def _answer_http_exception(request: Request, error: HTTPException) -> Star
         405: WrongMethod(message, (error.headers or {}).get("Allow", "")),
         503: NotReady(message),
     }
-    response = by_status.get(error.status_code, InternalError(message)).to_response()
+    response = error_response(by_status.get(error.status_code, InternalError(message)))
     request.scope[SCOPE_KEY].error_code = response.error_code
     return _to_starlette(response)
 
@@ -113,7 +113,7 @@ class DHVTBentoService(bentoml.Service):
     name="dhvt",
     service_class=DHVTBentoService,
     workers=count_workers(),
-    logging={"access": {"enabled": False}},  # serving/access_log.py does it
+    logging={"access": {"enabled": False}},  # serving/http/access_log.py does it
 )
 class DHVTService:
     """Names what is on an image."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 
-from serving.http.errors import Unauthorized
+from serving.errors import Unauthorized
 from serving.http.request import RequestContext
 
 HEALTH_ROUTES = frozenset({"/livez", "/readyz", "/healthz"})

@@ -6,7 +6,6 @@ metrics and log
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator, Mapping
@@ -15,12 +14,13 @@ from time import perf_counter
 
 from starlette.middleware.cors import CORSMiddleware
 
-from serving.access_log import AccessLog
+from serving.errors import InternalError, Overloaded, RequestError, TimedOut, WrongMethod
+from serving.http.access_log import AccessLog
 from serving.http.auth import TokenAuth
-from serving.http.errors import InternalError, Overloaded, RequestError, TimedOut, WrongMethod
 from serving.http.request import SCOPE_KEY, ASGIApp, Receive, RequestContext, Scope, Send
-from serving.http.response import ClientStalledError, Response, ResponseSender, send_response
+from serving.http.response import ClientStalledError, Response, ResponseSender, error_response, send_response, to_json
 from serving.http.routes import BENTOML_ROUTES, ROUTES, Endpoints, Route
+from serving.http.time_limit import TimeLimit
 from serving.metrics import metrics
 from serving.settings import Settings
 
@@ -89,7 +89,7 @@ class RequestLifecycle:
                 allowed = ", ".join(route.methods)
                 raise WrongMethod(f"{request.path} takes {allowed}, not {request.method}", allowed)
         except RequestError as error:
-            response = error.to_response()
+            response = error_response(error)
         else:
             if request.path in self.traced:
                 await self.bentoml(scope, receive, send)
@@ -106,10 +106,10 @@ class RequestLifecycle:
         try:
             if refusal is not None:
                 raise refusal
-            async with asyncio.timeout(route.timeout_s):
+            with TimeLimit(route.timeout_s):
                 response = await route.handle(request)
         except Exception as error:
-            return self._explain(error, request, f"no response within {route.timeout_s} s").to_response()
+            return error_response(self._explain(error, request, f"no response within {route.timeout_s} s"))
         finally:
             self._count(-1)
         if isinstance(response.body, bytes):
@@ -134,7 +134,7 @@ class RequestLifecycle:
         self._count(1)
         try:
             while True:
-                async with asyncio.timeout(max(deadline - perf_counter(), 0)):
+                with TimeLimit(max(deadline - perf_counter(), 0)):  # not around the yield: it would cancel the sender
                     chunk = await anext(body)
                 yield chunk
         except StopAsyncIteration:
@@ -142,7 +142,7 @@ class RequestLifecycle:
         except Exception as error:
             explained = self._explain(error, request, f"no complete response within {timeout_s} s")
             request.fail(explained)
-            yield explained.to_line()
+            yield to_json(explained.to_dict()) + b"\n"
         finally:
             self._count(-1)
             await body.aclose()
@@ -151,7 +151,7 @@ class RequestLifecycle:
         """Lets BentoML's application answer, under the same time limit."""
         timeout_s = self.settings.request_timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
+            with TimeLimit(timeout_s):
                 await self.bentoml(request.scope, request.receive, send)
         except TimeoutError as error:
             raise TimedOut(f"no response within {timeout_s} s") from error
@@ -159,7 +159,7 @@ class RequestLifecycle:
     async def _send_error(self, error: RequestError, request: RequestContext, sender: ResponseSender) -> None:
         """Answers with an error where nothing has been sent yet; else the connection is closed, which tells the client."""
         if not sender.is_started:
-            await send_response(error.to_response(), sender.send)
+            await send_response(error_response(error), sender.send)
         request.fail(error)
 
     def _explain(self, error: Exception, request: RequestContext, timed_out: str = "no response in time") -> RequestError:

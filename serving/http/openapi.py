@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from serving.http import errors, schemas
+from serving import errors
+from serving.http import schemas
 from serving.http.request import DEFAULT_TOP_K
 from serving.http.response import JSON, JSON_LINES
 

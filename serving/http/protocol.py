@@ -1,11 +1,54 @@
-"""uvicorn's HTTP/1.1, with the two faults mended that cost requests or connections here."""
+"""uvicorn's HTTP/1.1, without two faults that cost requests or connections, and with one write for each response."""
 
 from __future__ import annotations
+
+import asyncio
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _OFFER = (b"upgrade", b"http2-settings")
+
+
+class CoalescingTransport:
+    """Writes the head of a response together with what follows at once: one system call and one packet instead of two.
+
+    uvicorn writes a head as soon as it is sent, and each write costs more processor time than all of our own code for a
+    small response.
+
+    Args:
+        transport: of the connection.
+        loop: that it belongs to.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        """Writes, or keeps a head until the next write or the loop's next turn."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.endswith(b"\r\n\r\n") and data.startswith(b"HTTP/1.1 "):
+            self._head = data
+            self._loop.call_soon(self._flush)
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """Writes what is kept, and closes."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            data, self._head = self._head, b""
+            self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the transport's own."""
+        return getattr(self._transport, name)
 
 
 class HTTPProtocol(HttpToolsProtocol):
@@ -20,6 +63,10 @@ class HTTPProtocol(HttpToolsProtocol):
     """
 
     _head: list[bytes]
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self.transport = CoalescingTransport(transport, self.loop)  # type: ignore[assignment]  # it has what is used of one
 
     def on_headers_complete(self) -> None:
         if not self._is_foreign_offer():

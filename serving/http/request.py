@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 from urllib.parse import parse_qs
 
-from serving.http.errors import BadRequest, RequestError, TooLarge
+from serving.errors import BadRequest, RequestError, TooLarge
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -77,10 +77,10 @@ class RequestContext:
         """Records the request as failed with this error, whatever status line has been sent."""
         self.status, self.error_code = error.status, error.code
 
-    def content_type(self) -> tuple[str, str]:
-        """The Content-Type as it was sent, and the media type alone, in lower case and without parameters."""
-        declared = self.headers.get(b"content-type", b"").decode("latin-1")
-        return declared, declared.partition(";")[0].strip().lower()
+    @property
+    def content_type(self) -> str:
+        """The Content-Type as it was sent, empty where there is none."""
+        return self.headers.get(b"content-type", b"").decode("latin-1")
 
     async def next_chunk(self) -> bytes:
         """The next bytes of the body.
@@ -100,19 +100,20 @@ class RequestContext:
 
 
 def check_declared_length(request: RequestContext, limit: int, too_large: str) -> None:
-    """Raises TooLarge when the ``Content-Length`` is above ``limit``; leading zeros do not count as digits."""
+    """Raises TooLarge with this message when the ``Content-Length`` is above ``limit``, with or without leading zeros."""
     digits = request.headers.get(b"content-length", b"").lstrip(b"0")
     if digits.isdigit() and (len(digits) > _MAX_LENGTH_DIGITS or int(digits) > limit):
         raise TooLarge(too_large)
 
 
-async def stream_body(request: RequestContext, limit: int, too_large: str) -> AsyncIterator[bytes]:
+async def stream_body(request: RequestContext, limit: int, hint: str) -> AsyncIterator[bytes]:
     """Yields the body as it comes. What is counted is what comes, not what was declared.
 
     Raises:
-        TooLarge: with the message ``too_large``, at once when the declared length is above ``limit``.
+        TooLarge: with ``hint`` in its message, at once when the declared length is above ``limit``.
         BadRequest: the client closed the connection before the end.
     """
+    too_large = f"the upload is larger than {limit:,} bytes; {hint}"
     check_declared_length(request, limit, too_large)
     received = 0
     while not request.body_is_complete:
@@ -125,7 +126,12 @@ async def stream_body(request: RequestContext, limit: int, too_large: str) -> As
 
 
 async def read_body(request: RequestContext, limit: int, too_large: str) -> bytes:
-    """Returns the whole body; raises as :func:`stream_body` does. No generator: this is the path of every single image."""
+    """Returns the whole body, under the rules of :func:`stream_body`; without a generator, which each image would pay for.
+
+    Raises:
+        TooLarge: with the message ``too_large``.
+        BadRequest: the client closed the connection before the end.
+    """
     check_declared_length(request, limit, too_large)
     body = await request.next_chunk()
     if request.body_is_complete and len(body) <= limit:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from dhvt.ranking import Ranking
-from serving.http.errors import BadRequest, TooLarge, Unauthorized
+from serving.errors import BadRequest, Unauthorized
 from serving.http.openapi import openapi_document
 from serving.http.page import page_response
-from serving.http.request import RequestContext, parse_top_k
+from serving.http.request import RequestContext, parse_top_k, read_body, stream_body
 from serving.http.response import JSON_LINES, Response, to_json
+from serving.http.results import collect_json, json_lines
 from serving.inference.model import ServedModel
-from serving.inference.multi import MultiImageClassifier, json_lines
+from serving.inference.multi import MultiImageClassifier
 from serving.inference.reload import ModelManager
 from serving.settings import Settings
 from serving.uploads.multi import read_images
-from serving.uploads.single import read_upload
+from serving.uploads.single import UploadReader
 
 ROUTES = {
     "/": "GET",
@@ -38,7 +38,6 @@ BENTOML_ROUTES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
 _WATCH_AFTER_S = 1.0
 """While images wait for longer than this, it is worth to watch whether their clients are still there."""
 
-_MAX_RESPONSE_BYTES = 100_000_000
 _LIMITS = (
     "max_upload_bytes",
     "max_batch_upload_bytes",
@@ -104,7 +103,8 @@ class Endpoints:
 
     async def classify(self, request: RequestContext) -> Response:
         """``POST /classify``: one image."""
-        upload = await read_upload(request, self.settings.max_upload_bytes)
+        reader = UploadReader(request.content_type, self.settings.max_upload_bytes)
+        upload = await reader.parse(await read_body(request, reader.max_body_bytes, reader.too_large))
         top_k = parse_top_k(request, upload.fields)
         model = self.model
         # The future has no name here: an error's traceback would hold this frame, and this the future, its error and the image.
@@ -112,16 +112,18 @@ class Endpoints:
             ranking = await _unless_disconnected(model.scheduler.submit(upload.image), request)
         else:
             ranking = await model.scheduler.submit(upload.image)
-        return model.respond(ranking, top_k)
+        card = model.artifact.card
+        return Response(to_json({"model": card.name, "predictions": ranking.top(card, top_k)}))
 
     async def classify_multiple(self, request: RequestContext) -> Response:
         """``POST /classify/batch``: many images, in order; as JSON lines while they come, where the client accepts those."""
         top_k = parse_top_k(request, {})
         model = self.model
-        results = self._multi.classify(model, read_images(request, self.settings), top_k)
+        body = stream_body(request, self.settings.max_batch_upload_bytes, "send several requests")
+        results = self._multi.classify(model, read_images(request.content_type, body, self.settings), top_k)
         if JSON_LINES in request.headers.get(b"accept", b"").decode("latin-1"):
-            return Response(json_lines(results, _MAX_RESPONSE_BYTES), content_type=JSON_LINES)
-        return await _collect(results, model.artifact.card.name)
+            return Response(json_lines(results), content_type=JSON_LINES)
+        return Response(await collect_json(results, model.artifact.card.name))
 
     async def info(self, request: RequestContext) -> Response:
         """``GET /info``: what is served, by what, within which limits."""
@@ -163,22 +165,6 @@ class Endpoints:
 @cache
 def _encoded_openapi() -> bytes:
     return to_json(openapi_document())
-
-
-async def _collect(results: AsyncGenerator[dict[str, Any], None], name: str) -> Response:
-    """One JSON document of all results; encoded one by one, which takes less memory and lets other requests run between."""
-    encoded: list[bytes] = []
-    size = 0
-    async with aclosing(results):
-        async for result in results:
-            encoded.append(to_json(result))
-            size += len(encoded[-1])
-            if size > _MAX_RESPONSE_BYTES:
-                raise TooLarge(
-                    f"the response has more than {_MAX_RESPONSE_BYTES:,} bytes; ask for it line by line, with the header "
-                    f"Accept: {JSON_LINES}, or for fewer classes, with top_k"
-                )
-    return Response(b'{"model":%b,"results":[%b]}' % (to_json(name), b",".join(encoded)))
 
 
 async def _unless_disconnected(ranking: asyncio.Future[Ranking], request: RequestContext) -> Ranking:

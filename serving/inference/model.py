@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from dhvt.artifact import Artifact, load_artifact
 from dhvt.engines import Choice, Engine, check_engine, open_engine
 from dhvt.hardware.cpus import available_cpus
-from dhvt.ranking import Ranking
-from serving.http.errors import RequestError
-from serving.http.response import Response, to_json
+from serving.errors import RequestError
 from serving.inference.scheduler import Scheduler
 from serving.metrics import metrics
 from serving.settings import Settings
@@ -61,11 +59,6 @@ class ServedModel:
         model.announce(1)
         logger.info("serving %s, %d classes, with %s in %s", card.name, len(card.classes), engine.name, engine.precision)
         return model
-
-    def respond(self, ranking: Ranking, top_k: int) -> Response:
-        """Returns the response of ``POST /classify``."""
-        card = self.artifact.card
-        return Response(to_json({"model": card.name, "predictions": ranking.top(card, top_k)}))
 
     async def close(self) -> None:
         """Answers what was accepted, then ends the threads."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
 from typing import Any
 
-from serving.http.errors import RequestError, TooLarge
-from serving.http.response import to_json
+from serving.errors import RequestError
 from serving.inference.model import ServedModel
 from serving.metrics import metrics
 from serving.settings import Settings
@@ -98,42 +96,3 @@ async def _classify_named(model: ServedModel, image: UploadedImage, top_k: int) 
     except RequestError as error:
         return {"name": image.name, **error.to_dict()}
     return {"name": image.name, "predictions": ranking.top(model.artifact.card, top_k)}
-
-
-async def json_lines(results: AsyncGenerator[Result, None], max_waiting_bytes: int) -> AsyncGenerator[bytes, None]:
-    """Yields each result as a line of JSON.
-
-    They are computed as fast as the body comes: many clients read nothing before they have sent everything.
-
-    Args:
-        results: see :meth:`MultiImageClassifier.classify`.
-        max_waiting_bytes: of lines that nobody has read.
-
-    Raises:
-        TooLarge: more than that wait.
-    """
-    lines: asyncio.Queue[bytes | None] = asyncio.Queue()
-    waiting_bytes = 0
-
-    async def fill() -> None:
-        nonlocal waiting_bytes
-        try:
-            async with aclosing(results):
-                async for result in results:
-                    line = to_json(result) + b"\n"
-                    waiting_bytes += len(line)
-                    if waiting_bytes > max_waiting_bytes:
-                        raise TooLarge(f"{max_waiting_bytes:,} bytes of lines wait to be read; read them while you send")
-                    lines.put_nowait(line)
-        finally:
-            lines.put_nowait(None)
-
-    filling = asyncio.create_task(fill())
-    try:
-        while (line := await lines.get()) is not None:
-            waiting_bytes -= len(line)
-            yield line
-        await filling  # for its error
-    finally:
-        filling.cancel()
-        await asyncio.wait([filling])

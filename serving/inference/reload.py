@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from dhvt.errors import DHVTError
-from serving.http.errors import NotReloaded
+from serving.errors import NotReloaded
 from serving.inference.model import ServedModel
 
 logger = logging.getLogger("bentoml.service.dhvt")

@@ -24,7 +24,7 @@ from dhvt.data.preprocess import preprocess_image
 from dhvt.engines import Engine
 from dhvt.errors import ImageError
 from dhvt.ranking import Ranking, rank
-from serving.http.errors import EngineFailed, InternalError, RequestError, from_image_error
+from serving.errors import EngineFailed, InternalError, RequestError, from_image_error
 from serving.metrics import Metrics
 
 logger = logging.getLogger(__name__)

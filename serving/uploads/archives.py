@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from tempfile import SpooledTemporaryFile
 from typing import IO, cast
 
-from serving.http.errors import InvalidImage, RequestError, UnsupportedMedia
+from serving.errors import InvalidImage, RequestError, UnsupportedMedia
 from serving.uploads.image import UploadedImage, image_too_large
 
 _SPOOL_BYTES = 8_000_000  # a larger archive goes to the disk

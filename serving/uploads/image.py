@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving.http.errors import RequestError, TooLarge
+from serving.errors import RequestError, TooLarge
 
 
 @dataclass(frozen=True)

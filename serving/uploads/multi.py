@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 
-from serving.http.errors import BadRequest, TooLarge, UnsupportedMedia
-from serving.http.request import RequestContext, stream_body
+from serving.errors import BadRequest, TooLarge, UnsupportedMedia
 from serving.settings import Settings
 from serving.uploads.archives import ArrivingFile, read_tar, read_zip
 from serving.uploads.image import UploadedImage, image_too_large
-from serving.uploads.multipart import FIELD, FormParser, parse_boundary
+from serving.uploads.multipart import FIELD, FormParser, media_type, parse_boundary
 
 _IMAGES_AT_ONCE, _BYTES_AT_ONCE = 64, 1_000_000  # read from an archive before the event loop has its turn
 _MAX_TEXT_FIELDS = 16
@@ -23,16 +22,19 @@ _HINT = (
 _ArchiveReader = Callable[[ArrivingFile, int, int], Iterator[UploadedImage | None]]
 
 
-def read_images(request: RequestContext, settings: Settings) -> AsyncIterator[UploadedImage]:
-    """Returns a request's images in their order, while its body comes; those of a zip archive, once all of it is here.
+def read_images(declared: str, body: AsyncIterator[bytes], settings: Settings) -> AsyncIterator[UploadedImage]:
+    """Returns a body's images in their order, while it comes; those of a zip archive, once all of it is here.
+
+    Args:
+        declared: the Content-Type.
+        body: in chunks, under a limit.
+        settings: of this process.
 
     Raises:
         UnsupportedMedia, BadRequest: at once, for the Content-Type.
         BadRequest, TooLarge: in the middle, for the whole body. One image that is too large has an error in its place.
     """
-    declared, content_type = request.content_type()
-    limit = settings.max_batch_upload_bytes
-    body = stream_body(request, limit, f"the upload is larger than {limit:,} bytes; send several")
+    content_type = media_type(declared)
     if content_type == "multipart/form-data":
         return _read_form(body, parse_boundary(declared), settings)
     if content_type in _ARCHIVES:

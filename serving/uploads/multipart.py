@@ -1,4 +1,4 @@
-"""multipart/form-data, part by part, while it comes."""
+"""multipart/form-data: a parser that gives each part of the body as soon as it is complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from python_multipart.exceptions import FormParserError, MultipartParseError
 from python_multipart.multipart import MultipartParser
 
-from serving.http.errors import BadRequest
+from serving.errors import BadRequest
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -23,11 +23,16 @@ _PLAIN_BOUNDARY = re.compile(r"multipart/form-data; *boundary=([\w'()+,./:=?-]+)
 _MAX_CONTENT_TYPE = 1000
 
 
+def media_type(content_type: str) -> str:
+    """Returns the Content-Type in lower case and without parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
 def parse_boundary(content_type: str) -> str:
-    """The boundary that a ``multipart/form-data`` header names.
+    """Returns the boundary that a ``multipart/form-data`` header names.
 
     Raises:
-        BadRequest: it names none.
+        BadRequest: it names none, or has too many characters.
     """
     if len(content_type) > _MAX_CONTENT_TYPE:  # the parser of headers takes time with the square of their length
         raise BadRequest(f"the Content-Type has more than {_MAX_CONTENT_TYPE} characters")
@@ -50,13 +55,13 @@ def _parse_header(value: str) -> dict[str, str]:
         parameters = message.get_params(failobj=[], header="content-type")[1:]
         # A value is a tuple where RFC 2231 encodes it, as browsers do with filename*=utf-8''…
         return {name.lower(): collapse_rfc2231_value(text) for name, text in parameters}
-    except (TypeError, ValueError) as error:  # charsets that cannot be, parts numbered and not
+    except (TypeError, ValueError) as error:  # unknown charsets, numbered and unnumbered continuations
         raise BadRequest(f"a header's parameters are malformed: {value[:200]!r}") from error
 
 
 @dataclass(frozen=True)
 class Part:
-    """A field of a form. A file ``image`` has ``is_file``; ``is_cut`` when it was longer than allowed, and is not whole."""
+    """A field of a form. A file ``image`` has ``is_file``; ``is_cut`` where it was longer than allowed and was cut off."""
 
     name: str
     filename: str
@@ -66,12 +71,12 @@ class Part:
 
 
 class FormParser:
-    """Cuts a body into its parts.
+    """Splits a body into its parts.
 
     Args:
         boundary: of the Content-Type.
-        max_part_bytes: what is kept of one part.
-        max_parts: that a form may have.
+        max_part_bytes: bytes that are kept of one part.
+        max_parts: parts that a form may have.
 
     Raises:
         BadRequest: the boundary is too long.
@@ -101,10 +106,10 @@ class FormParser:
             raise BadRequest(f"the multipart boundary cannot be used: {error}") from error
 
     def feed(self, chunk: bytes) -> list[Part]:
-        """The parts that end in this chunk.
+        """Returns the parts that end in this chunk.
 
         Raises:
-            BadRequest: the body is no form, has too many parts, or text where a file belongs.
+            BadRequest: the body is not a form, has too many parts, or text where a file belongs.
         """
         try:
             self._parser.write(chunk)
@@ -114,10 +119,10 @@ class FormParser:
         return parts
 
     def finish(self) -> None:
-        """To be called at the end of the body.
+        """Checks that the body is complete; to be called at its end.
 
         Raises:
-            BadRequest: it is not whole.
+            BadRequest: it is not.
         """
         try:
             self._parser.finalize()

@@ -6,9 +6,8 @@ import asyncio
 import re
 from dataclasses import dataclass, field
 
-from serving.http.errors import BadRequest, InvalidImage, TooLarge, UnsupportedMedia
-from serving.http.request import RequestContext, read_body
-from serving.uploads.multipart import FIELD, FormParser, Part, parse_boundary
+from serving.errors import BadRequest, InvalidImage, TooLarge, UnsupportedMedia
+from serving.uploads.multipart import FIELD, FormParser, Part, media_type, parse_boundary
 
 _FORM = "multipart/form-data"
 _FORM_BYTES = 10_000  # that the multipart frame may add to the file
@@ -28,33 +27,43 @@ class Upload:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-async def read_upload(request: RequestContext, max_bytes: int) -> Upload:
-    """Returns the one uploaded file of a request.
+class UploadReader:
+    """Takes the one image out of a body.
 
     Args:
-        request: of type ``multipart/form-data`` with the file field ``image``, or one whose body is the file.
+        content_type: of the request: ``multipart/form-data``, whose file field is ``image``, or that of an image, where the
+            body is the file.
         max_bytes: largest file.
 
+    Attributes:
+        max_body_bytes: largest body.
+        too_large: what an error says of a larger one.
+
     Raises:
-        BadRequest, InvalidImage, TooLarge, UnsupportedMedia: see :mod:`serving.http.errors`.
+        UnsupportedMedia: for another content type.
     """
-    declared, content_type = request.content_type()
-    _require_supported(content_type)
-    is_form = content_type == _FORM
-    too_large = f"the upload is larger than {max_bytes:,} bytes"
-    body = await read_body(request, max_bytes + _FORM_BYTES if is_form else max_bytes, too_large)
-    upload = await parse_form(body, parse_boundary(declared)) if is_form else Upload(body)
-    if len(upload.image) > max_bytes:
-        raise TooLarge(too_large)
-    if not upload.image:
-        raise InvalidImage("the image is empty (0 bytes)")
-    return upload
 
+    def __init__(self, content_type: str, max_bytes: int) -> None:
+        kind = media_type(content_type)
+        self._is_form = kind == _FORM
+        if not self._is_form and not kind.startswith("image/") and kind != "application/octet-stream":
+            raise UnsupportedMedia(f"Content-Type is {kind or 'missing'!r}; {_HINT}")
+        self._content_type, self._max_bytes = content_type, max_bytes
+        self.max_body_bytes = max_bytes + _FORM_BYTES if self._is_form else max_bytes
+        self.too_large = f"the upload is larger than {max_bytes:,} bytes"
 
-def _require_supported(content_type: str) -> None:
-    """Raises UnsupportedMedia for a Content-Type that is neither a form nor an image."""
-    if content_type != _FORM and not content_type.startswith("image/") and content_type != "application/octet-stream":
-        raise UnsupportedMedia(f"Content-Type is {content_type or 'missing'!r}; {_HINT}")
+    async def parse(self, body: bytes) -> Upload:
+        """Returns the file and the form's text fields.
+
+        Raises:
+            BadRequest, InvalidImage, TooLarge: see :mod:`serving.errors`.
+        """
+        upload = await parse_form(body, parse_boundary(self._content_type)) if self._is_form else Upload(body)
+        if len(upload.image) > self._max_bytes:
+            raise TooLarge(self.too_large)
+        if not upload.image:
+            raise InvalidImage("the image is empty (0 bytes)")
+        return upload
 
 
 async def parse_form(body: bytes, boundary: str) -> Upload:

@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from dhvt.engines.settings import SERVER_VARIABLES, EngineSettings
-from serving.http import errors
+from serving import errors
 from serving.http.auth import HEALTH_ROUTES
 from serving.http.routes import ROUTES
 from serving.metrics import metrics
@@ -46,7 +46,9 @@ def test_errors():
 
 def test_metrics():
     documented = {name.split("{")[0] for name in rows(r"^\| `(dhvt_[\w{},]+)` \|")}
-    described = {family.name for collector in vars(metrics()).values() for family in collector.describe()}
+    described = {
+        family.name for name, collector in vars(metrics()).items() if name[0] != "_" for family in collector.describe()
+    }
     assert {name.removesuffix("_total") for name in documented} == described
 
 

@@ -226,3 +226,28 @@ def test_a_model_that_cannot_be_served_is_not_taken(guarded):
         assert classify(url, headers=AUTHORIZED).status_code == 200
     finally:
         graph.write_bytes(whole)
+
+
+@pytest.mark.parametrize("path", ["/", "/info", "/docs.json", "/livez", "/metrics"])
+def test_head_is_answered_where_get_is(server, path):
+    head, get = httpx.head(f"{server}{path}"), httpx.get(f"{server}{path}")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
+def test_every_request_has_an_id_and_is_counted(guarded):
+    url, _, log = guarded
+    for method, path, headers, status in (
+        ("GET", "/metrics", AUTHORIZED, 200),
+        ("GET", "/readyz", {}, 200),
+        ("GET", "/nope", AUTHORIZED, 404),
+        ("POST", "/livez", {}, 405),
+        ("OPTIONS", "/classify", {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}, 200),
+    ):
+        request_id = f"id-of-{method}-{path[1:]}"
+        response = httpx.request(method, f"{url}{path}", headers=headers | {"X-Request-ID": request_id})
+        assert (response.status_code, response.headers["X-Request-ID"]) == (status, request_id)
+        assert read_log_line(log, request_id)["status"] == status
+        label = path if path != "/nope" else "other"
+        sample = f'dhvt_requests_total{{route="{label}",status="{status}"}}'
+        assert sample in httpx.get(f"{url}/metrics", headers=AUTHORIZED).text

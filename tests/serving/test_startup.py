@@ -120,3 +120,16 @@ def test_more_requests_than_allowed_are_refused_at_once(artifact_path, tmp_path)
             assert b"504" in one.recv(4096).splitlines()[0]
         answer = httpx.post(f"{url}/classify", content=b"", headers={"Content-Type": "image/png"})
         assert answer.json()["error"]["code"] == "invalid_image"
+
+
+def test_a_port_in_use_ends_the_start_with_one_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith(f"dhvt: port {port} is in use")
+    assert "--port" in line

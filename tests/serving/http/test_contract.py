@@ -5,7 +5,7 @@ import sys
 
 import httpx
 
-from serving.http.errors import RequestError
+from serving.errors import RequestError
 from serving.http.routes import ROUTES
 from tests.serving.conftest import serving
 

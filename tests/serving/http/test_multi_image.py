@@ -252,3 +252,17 @@ def test_a_client_that_reads_nothing_is_let_go(artifact_path, tmp_path, environm
             time.sleep(0.05)
         assert "dhvt_requests_in_flight 0.0" in text
         assert "Traceback" not in log.read_text()
+
+
+def test_lines_that_end_in_an_error_are_recorded_as_that_error(server):
+    def count(status):
+        sample = f'dhvt_requests_total{{route="/classify/batch",status="{status}"}} '
+        lines = httpx.get(f"{server}/metrics").text.splitlines()
+        return sum(float(line.removeprefix(sample)) for line in lines if line.startswith(sample))
+
+    before = count(200), count(400)
+    request = httpx.Request("POST", f"{server}/classify/batch", files=form(PICTURES)["files"])
+    headers = {"Content-Type": request.headers["content-type"], "Accept": JSON_LINES}
+    response = httpx.post(f"{server}/classify/batch", content=request.read()[:-200], headers=headers)
+    assert (response.status_code, "bad_request" in response.text) == (200, True)
+    assert (count(200), count(400)) == (before[0], before[1] + 1)

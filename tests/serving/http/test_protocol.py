@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 
 import httpx
@@ -255,3 +256,60 @@ def test_large_images_are_refused_before_they_come(impatient):
         assert read_response(responses)[0] == 413
     form = {"image": large[:105_000]}  # which the form's frame might have been, by its declared length
     assert httpx.post(f"{impatient}/classify", files=form).status_code == 413
+
+
+def test_a_declared_length_with_leading_zeros_is_refused_before_its_body(impatient):
+    head = request(b"").replace(b"Content-Length: 0", b"Content-Length: 000000000000000001000000000000")
+    with connected(impatient) as (connection, responses):
+        connection.sendall(head + b"x" * 1000)
+        assert read_response(responses)[0] == 413
+
+
+@pytest.mark.parametrize("refusal", ["413", "503", "504"])
+def test_a_connection_that_was_answered_early_is_closed_when_it_goes_silent(impatient, refusal):
+    """Some of the body comes after the response; the rest does not."""
+    with contextlib.ExitStack() as stack:
+        if refusal == "503":
+            for _ in range(2):
+                stack.enter_context(connected(impatient))[0].sendall(request(PNG)[:-10])
+            while in_flight(impatient) < 2:
+                time.sleep(0.01)
+        connection, responses = stack.enter_context(connected(impatient, timeout=30))
+        sent = request(bytes(200_000) if refusal == "413" else PNG)
+        connection.sendall(sent[:-20])
+        assert read_response(responses)[0] == int(refusal)
+        connection.sendall(sent[-20:-10])
+        assert responses.read() == b""
+
+
+def test_2000_refused_requests_of_one_connection_get_few_lines_that_count_the_others(guarded):
+    url, log = guarded
+    before = log.read_text().count('"code": "unauthorized"')
+    sent = request(PNG, content_type="image/png").replace(b"Bearer a-token", b"Bearer wrong!")
+    began = time.monotonic()
+    with connected(url, timeout=60) as (connection, responses):
+        sender = threading.Thread(target=connection.sendall, args=(sent * 2000,))
+        sender.start()
+        assert {read_response(responses)[0] for _ in range(2000)} == {401}
+        sender.join()
+    counted = 0
+    while counted < 2000:
+        assert time.monotonic() < began + 60
+        time.sleep(0.1)
+        lines = [json.loads(line[line.index("{") :]) for line in log.read_text().splitlines() if '"unauthorized"' in line][
+            before:
+        ]
+        counted = sum(entry.get("requests_without_a_line", 1) for entry in lines)
+    assert counted == 2000
+    assert len(lines) <= 11 * (time.monotonic() - began + 2)
+
+
+@pytest.mark.parametrize("path", ["/" + "x" * 5000, "/classify"])
+def test_a_refusal_has_its_code_in_the_log_and_a_path_of_sane_length(guarded, path):
+    url, log = guarded
+    request_id = f"coded-{len(path)}"
+    sent = f"PUT {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nX-Request-ID: {request_id}\r\n\r\n"
+    status = ask(url, sent.encode())[0]
+    entry = read_log_line(log, request_id)
+    assert (entry["status"], entry["code"]) == (status, {404: "not_found", 405: "method_not_allowed"}[status])
+    assert len(entry["path"]) <= 201

@@ -1,10 +1,15 @@
 import asyncio
+import sys
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from dhvt.data.preprocess import preprocess_image
-from dhvt.ranking import rank
-from serving.http.errors import EngineFailed, InvalidImage
+from dhvt.engines import Choice
+from dhvt.ranking import Ranking, rank
+from serving.errors import EngineFailed, InternalError, InvalidImage
+from serving.inference.model import ServedModel
 from serving.inference.scheduler import Scheduler
 from serving.metrics import metrics
 from tests.conftest import draw, encode
@@ -97,3 +102,78 @@ def test_an_idle_engine_starts_at_once(engine, artifact, images):
 
     asyncio.run(run())
     assert engine.batches == [1, 1, 1]
+
+
+class FailingOnce:
+    """A metric that cannot be counted the first time, as on a full disk."""
+
+    def __init__(self, metric):
+        self.metric, self.has_failed = metric, False
+
+    def __getattr__(self, name):
+        if not self.has_failed:
+            self.has_failed = True
+            raise OSError("no space left on device")
+        return getattr(self.metric, name)
+
+
+@pytest.mark.parametrize("metric", ["decode_seconds", "images", "batch_size"])
+def test_the_threads_outlive_what_fails_outside_decoding_and_engine(engine, artifact, images, metric):
+    async def run():
+        failing = SimpleNamespace(**vars(metrics()), observe_batch=metrics().observe_batch)
+        setattr(failing, metric, FailingOnce(getattr(failing, metric)))
+        if metric == "batch_size":
+            failing.observe_batch = lambda *images: failing.batch_size.observe(1)
+        scheduler = Scheduler(engine, artifact.card, decoders=1, max_batch_size=4, max_pixels=10**6, metrics=failing)
+        outcomes = await asyncio.gather(*map(scheduler.submit, images[:8]), return_exceptions=True)
+        last = await scheduler.submit(images[0])
+        is_alive = scheduler.is_alive()
+        await scheduler.close()
+        return outcomes, last, is_alive
+
+    outcomes, last, is_alive = asyncio.run(asyncio.wait_for(run(), 60))
+    assert is_alive
+    assert_same(last, expect(engine, artifact, images[0]))
+    assert all(isinstance(outcome, (Ranking, InternalError)) for outcome in outcomes)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ended_makes_the_server_unready(engine, artifact, images):
+    async def run():
+        scheduler = Scheduler(engine, artifact.card, decoders=1, max_batch_size=4, max_pixels=10**6, metrics=metrics())
+        model = ServedModel(artifact, Choice(engine=engine, rejected=()), scheduler, 30)
+        before = await model.is_healthy()
+        engine.predict = lambda images: sys.exit()
+        scheduler.submit(images[0])
+        while scheduler.is_alive():
+            await asyncio.sleep(0.01)
+        return before, await model.is_healthy()
+
+    assert asyncio.run(asyncio.wait_for(run(), 60)) == (True, False)
+
+
+def test_logits_that_are_not_finite_are_an_error_of_that_image_alone(engine, artifact, images):
+    predict = engine.engine.predict
+    white = preprocess_image(WHITE, artifact.card.preprocess)
+
+    class Overflowing:
+        concurrency, preferred_batch_size = 1, None
+
+        def predict(self, batch):
+            logits = predict(batch)
+            logits[(batch == white).all(axis=(1, 2, 3))] = np.nan
+            return logits
+
+    async def run(sent):
+        scheduler = Scheduler(Overflowing(), artifact.card, decoders=2, max_batch_size=16, max_pixels=10**6, metrics=metrics())
+        outcomes = await asyncio.gather(*map(scheduler.submit, sent), return_exceptions=True)
+        await scheduler.close()
+        return outcomes, scheduler.failures_in_a_row
+
+    outcomes, _ = asyncio.run(run([*images[:5], WHITE, *images[5:10]]))
+    assert isinstance(outcomes.pop(5), EngineFailed)
+    for image, outcome in zip(images[:10], outcomes, strict=True):
+        assert_same(outcome, expect(engine, artifact, image))
+    outcomes, failures = asyncio.run(run([WHITE]))
+    assert isinstance(outcomes[0], EngineFailed)
+    assert failures == 1

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.uploads import multi
 from serving.uploads.archives import ArrivingFile, read_tar, read_zip
 
 FILES = {"a.png": b"1" * 1000, "b" * 300: b"", "täglich/c.png": b"3" * 512, "d" * 120 + "/e": bytes(range(256)) * 30}
@@ -160,3 +161,41 @@ def test_a_tar_that_ends_early_is_damaged_or_lacks_its_end_mark_alone(cut, size)
     except tarfile.ReadError:
         return
     assert names == whole
+
+
+def test_files_whose_declared_size_is_above_the_limit_are_not_unpacked(monkeypatch):
+    """64 of them took three seconds."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(3):
+            archive.writestr(str(number), bytes(100_000))
+    with monkeypatch.context() as patch, closing(ArrivingFile()) as file:
+        patch.setattr(zipfile.ZipFile, "open", None)
+        asyncio.run(anext_of(file, buffer.getvalue()))
+        images = list(read_zip(file, 1000, 10))
+    assert [image.data.code for image in images] == ["too_large"] * 3
+
+
+def test_files_that_cost_time_and_give_nothing_do_not_add_up_in_one_call():
+    """Each is unpacked to its end before its checksum tells that it is damaged."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for number in range(64):
+            archive.writestr(str(number), b"x" * 1000)
+    damaged = buffer.getvalue().replace(b"x" * 1000, b"y" * 1000)
+    with closing(ArrivingFile()) as file:
+        asyncio.run(anext_of(file, damaged))
+        images = read_zip(file, 1000, 64)
+        found, has_more, _ = multi._read_some(images)
+    assert [image.data.code for image in found] == ["invalid_image"]
+    assert has_more
+
+
+async def anext_of(file, body):
+    """Fills the file with a body that comes at once."""
+
+    async def chunks():
+        yield body
+
+    async for _ in file.fill(chunks()):
+        pass

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.http.errors import BadRequest
+from serving.errors import BadRequest
 from serving.uploads import single as uploads
 from serving.uploads.multipart import FormParser, parse_boundary
 

@@ -22,7 +22,6 @@ from types import MappingProxyType
 
 from dhvt.data.decode import ImageTooLargeError, UnsupportedFormatError
 from dhvt.errors import ImageError
-from serving.http.response import Response, to_json
 
 
 class RequestError(Exception):
@@ -43,14 +42,6 @@ class RequestError(Exception):
     def to_dict(self) -> dict[str, dict[str, str]]:
         """``{"error": {"code": …, "message": …}}``."""
         return {"error": {"code": self.code, "message": self.message}}
-
-    def to_response(self) -> Response:
-        """The HTTP response."""
-        return Response(to_json(self.to_dict()), self.status, headers=self.headers, error_code=self.code)
-
-    def to_line(self) -> bytes:
-        """The last line of a response in JSON lines that has begun."""
-        return to_json(self.to_dict()) + b"\n"
 
 
 class BadRequest(RequestError):
