@@ -40,7 +40,7 @@ batch size is that of all of them together.
 @click.pass_context
 def train(ctx: click.Context, /, config_path: Path | None, model_options: tuple[str, ...], **given: Any) -> None:
     from dhvt.training.distributed import is_main_process
-    from dhvt.training.trainer import CHECKPOINT_NAME
+    from dhvt.training.run import CHECKPOINT_NAME
     from dhvt.training.trainer import train as run_training
 
     values = read_config(config_path) if config_path is not None else {}

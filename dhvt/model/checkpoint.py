@@ -38,6 +38,7 @@ class Checkpoint:
         temperature: see :mod:`dhvt.evaluation.calibration`; fitted on the validation images.
         recipe: :class:`dhvt.training.config.Recipe` as a dict; empty for an imported model.
         metrics: what was measured last, such as ``val_top1``; empty before the first validation.
+        epoch_metrics: training loss and accuracy of the last epoch, while it is not validated.
         provenance: the command and versions that made it.
         data: the record of the training and validation images, see :mod:`dhvt.data.record`; empty in imported ones.
         frozen: whether the classifier alone is trained; None in older files.
@@ -55,6 +56,7 @@ class Checkpoint:
     temperature: float = 1.0
     recipe: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    epoch_metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     frozen: bool | None = None

@@ -1,4 +1,4 @@
-"""Where training runs, in what precision and in how many processes: Accelerate's part of it.
+"""Where training runs, in what precision and in how many processes, by Accelerate.
 
 ``torchrun --nproc-per-node 4 -m dhvt.cli train …`` and ``accelerate launch`` start the processes.
 """
@@ -23,6 +23,14 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def any_process(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether the flag is set in some process; the same in each. All of them have to call it at the same point."""
+    if accelerator.num_processes == 1:
+        return flag
+    flags: Tensor = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device))
+    return bool(flags.item())
+
+
 def open_accelerator(device: str = "auto", amp: str = "auto", **options: Any) -> Accelerator:
     """Joins the other processes, if a launcher started some.
 
@@ -33,12 +41,12 @@ def open_accelerator(device: str = "auto", amp: str = "auto", **options: Any) ->
         options: more arguments of ``Accelerator``.
 
     Raises:
-        ConfigError: the device or precision is not to be had here.
+        ConfigError: the device or precision is not available here.
     """
     chosen = _pick_device(device)
     launched = "LOCAL_RANK" in os.environ
     if launched and chosen.index is not None:
-        raise ConfigError(f"--device {device} with a launcher of several processes; leave the number away")
+        raise ConfigError(f"--device {device} with a launcher of several processes; omit the number")
     if amp == "auto" and "ACCELERATE_MIXED_PRECISION" in os.environ:
         precision = None
     elif amp == "auto":
@@ -91,7 +99,7 @@ class _SumOverProcesses(torch.autograd.Function):
 class CPUSyncBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation with the statistics of all processes' images, which PyTorch's own does on GPUs alone.
 
-    Every process must give the same number of images. Under autocast it computes in float32 and answers in the type of
+    Every process must give the same number of images. Under autocast it computes in float32 and returns the type of
     its input, as PyTorch's does.
     """
 

@@ -1,4 +1,4 @@
-"""Starting from somebody's weights instead of from nothing."""
+"""The model that a run starts with: freshly initialised, or from the weights of ``--init``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,35 @@ from torch import Tensor, nn
 
 from dhvt.errors import CheckpointError
 from dhvt.model.checkpoint import FORMAT, State, from_authors, read_file
+from dhvt.model.factory import build
+from dhvt.training.distributed import synchronize_batchnorm
+from dhvt.training.progress import log
+from dhvt.training.run import Run
+from dhvt.training.seeds import seed_everything
 
 POSITION = "pos_embed"
+
+
+def create_training_model(run: Run) -> nn.Module:
+    """The run's model on its device, with BatchNorm synchronised between processes.
+
+    Raises:
+        ConfigError: the options do not fit the model.
+        CheckpointError: the file of ``--init`` cannot be read, or is of another architecture.
+    """
+    options, recipe, accelerator = run.options, run.recipe, run.accelerator
+    seed_everything(recipe.seed)
+    model = build(options.variant, run.config)
+    if recipe.drop_path_rate and run.config.get("library") == "timm" and not run.config["drop_path_rate"]:
+        log(f"{options.variant} has no drop path; it is trained without the recipe's {recipe.drop_path_rate}")
+    if options.init is not None:
+        fresh = initialize(model, options.init)
+        log(f"weights from {options.init}; re-initialised: {', '.join(fresh) or 'nothing'}")
+    if options.freeze:
+        freeze_body(model)
+    if accelerator.num_processes > 1:
+        model = synchronize_batchnorm(model, accelerator.device)
+    return model.to(accelerator.device)
 
 
 def initialize(model: nn.Module, path: Path) -> list[str]:

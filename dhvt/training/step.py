@@ -1,4 +1,4 @@
-"""One optimizer step: the network, its optimizers and averaged weights, and what is done to a batch on the device."""
+"""One optimizer step: forward, backward and the update of the weights and of their moving average."""
 
 from __future__ import annotations
 
@@ -12,29 +12,26 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dhvt.data.preprocess import Preprocess
 from dhvt.errors import CheckpointError, TrainError
 from dhvt.model.checkpoint import Checkpoint
-from dhvt.model.inference import Normalize
-from dhvt.training.augment import build_erasing, build_mixup, seed_everything
 from dhvt.training.config import Recipe
 from dhvt.training.optim import build_optimizers, learning_rate
+from dhvt.training.seeds import seed_everything
+from dhvt.training.transforms import BatchTransform
 
 _DIVERGED = "the last checkpoint is untouched. Train into another --out with a lower --lr or with --clip-grad 1"
 
 
-class Learner:
-    """A model and all that changes with each step.
+class TrainState:
+    """A network with its optimizers and averaged weights: all that changes with each step.
 
     Args:
         model: on the accelerator's device.
         recipe: how to train it, with the batch size that the data allows.
         accelerator: in what precision, and in how many processes.
-        preprocess: mean and standard deviation of the images.
-        num_classes: that labels may name.
+        transform: what is done to each batch on the device.
         steps_per_epoch: optimizer steps.
-        size_multiple: what an image's sides must be a multiple of; 0 where the model cannot change its size.
-        accumulate: parts that a batch is cut into.
+        accumulate: micro-batches that a batch is cut into.
 
     Attributes:
         step: optimizer steps done.
@@ -45,22 +42,18 @@ class Learner:
         model: nn.Module,
         recipe: Recipe,
         accelerator: Accelerator,
-        preprocess: Preprocess,
+        transform: BatchTransform,
         *,
-        num_classes: int,
         steps_per_epoch: int,
-        size_multiple: int,
         accumulate: int = 1,
     ) -> None:
         self.model, self.recipe, self.accelerator, self.device = model, recipe, accelerator, accelerator.device
-        self.steps_per_epoch, self.size_multiple, self.accumulate = steps_per_epoch, size_multiple, accumulate
+        self.steps_per_epoch, self.accumulate = steps_per_epoch, accumulate
         self.step = 0
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.optimizers = build_optimizers(model, recipe)
         self._network: nn.Module = accelerator.prepare_model(model)  # with autocast and gradient exchange
-        self._normalize = Normalize(preprocess).to(self.device)
-        self._erase = build_erasing(recipe, self.device)
-        self._mixup = build_mixup(recipe, num_classes)
+        self._transform = transform
 
     @property
     def total_steps(self) -> int:
@@ -69,10 +62,25 @@ class Learner:
 
     @property
     def averaged(self) -> nn.Module:
-        """The model that is validated and kept: with averaged weights where the recipe has them."""
+        """The model that is validated and exported: with averaged weights where the recipe has them."""
         return self.model if self.ema is None else self.ema.module
 
-    def learn(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
+    @property
+    def epochs_done(self) -> int:
+        """Whole epochs."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def is_between_epochs(self) -> bool:
+        """Whether the last step ended an epoch, or there was none."""
+        return self.step % self.steps_per_epoch == 0
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are done."""
+        return self.step >= self.total_steps
+
+    def train_batch(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
         """One optimizer step.
 
         Args:
@@ -80,48 +88,39 @@ class Learner:
             labels: ``(B,)``.
 
         Returns:
-            The loss and the hits of the whole batch.
+            The loss, and the number of correctly classified images, of the whole batch.
 
         Raises:
             TrainError: the loss is not finite.
         """
         images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-        accelerator, parts = self.accelerator, self.accumulate
+        accelerator, count = self.accelerator, self.accumulate
         seed_everything(self.recipe.seed, 2, self.step * accelerator.num_processes + accelerator.process_index)
-        total, hits = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        for part, (some_images, some_labels) in enumerate(zip(images.chunk(parts), labels.chunk(parts), strict=True)):
-            # Gradients are exchanged once, with the last part's.
-            with nullcontext() if part == parts - 1 else accelerator.no_sync(self._network):
-                logits, loss = self._forward(some_images, some_labels)
-                accelerator.backward(loss / parts)
-            total += loss.detach() / parts
-            hits += (logits.detach().argmax(1) == some_labels).sum()
-        value, correct = accelerator.reduce(torch.stack((total / accelerator.num_processes, hits))).tolist()
-        if not math.isfinite(value):
-            raise TrainError(f"the loss became {value} at step {self.step}; {_DIVERGED}")
+        total, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        micro_batches = zip(images.chunk(count), labels.chunk(count), strict=True)
+        for number, (micro_images, micro_labels) in enumerate(micro_batches):
+            # Gradients are exchanged once, with those of the last micro-batch.
+            with nullcontext() if number == count - 1 else accelerator.no_sync(self._network):
+                logits, loss = self._forward(micro_images, micro_labels)
+                accelerator.backward(loss / count)
+            total += loss.detach() / count
+            correct += (logits.detach().argmax(1) == micro_labels).sum()
+        mean_loss, all_correct = accelerator.reduce(torch.stack((total / accelerator.num_processes, correct))).tolist()
+        if not math.isfinite(mean_loss):
+            raise TrainError(f"the loss became {mean_loss} at step {self.step}; {_DIVERGED}")
         self._update_weights()
         self.step += 1
-        return value, int(correct)
+        return mean_loss, int(all_correct)
 
     def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = self._erase(self._rescale(self._normalize(images.permute(0, 2, 3, 1))))
-        targets, smoothing = labels, self.recipe.label_smoothing
-        if self._mixup is not None:
-            inputs, targets = self._mixup(inputs, labels)
-            smoothing = 0.0  # it is in the mixed targets
+        inputs, targets = self._transform(images, labels, self.step / self.total_steps)
         logits = self._network(inputs)
-        return logits, functional.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        loss = functional.cross_entropy(logits.float(), targets, label_smoothing=self._transform.label_smoothing)
+        return logits, loss
 
     def _update_weights(self) -> None:
         scaler = self.accelerator.scaler  # of fp16, else None
-        if scaler is not None:
-            for optimizer in self.optimizers:
-                scaler.unscale_(optimizer)
-        overflowed = False
-        if self.recipe.clip_grad or scaler is not None:
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad or math.inf)
-            overflowed = scaler is not None and not bool(norm.isfinite())
-        if not overflowed:  # or the optimizer whose own gradients are finite would take the step, and clipped by infinity
+        if self._gradients_are_usable():
             lr = learning_rate(self.recipe, self.step, self.steps_per_epoch)
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
@@ -137,12 +136,19 @@ class Learner:
         if self.ema is not None:
             self.ema.update(self.model, self.step)
 
-    def _rescale(self, inputs: Tensor) -> Tensor:
-        scale = self.recipe.scale_at(self.step / self.total_steps)
-        if scale == 1 or not self.size_multiple:
-            return inputs
-        size = [max(round(side * scale / self.size_multiple), 1) * self.size_multiple for side in inputs.shape[-2:]]
-        return functional.interpolate(inputs, size, mode="bilinear", antialias=True)
+    def _gradients_are_usable(self) -> bool:
+        """Whether no optimizer's gradients overflowed, in fp16; they are unscaled and clipped on the way.
+
+        After an overflow no optimizer may step: one whose own gradients are finite would, and clipped by infinity.
+        """
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            for optimizer in self.optimizers:
+                scaler.unscale_(optimizer)
+        if not self.recipe.clip_grad and scaler is None:
+            return True
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad or math.inf)
+        return scaler is None or bool(norm.isfinite())
 
     def require_finite(self) -> None:
         """Looks at every weight and its average, because the loss was that of the weights before the last update.
@@ -159,8 +165,8 @@ class Learner:
         """Of the last step."""
         return learning_rate(self.recipe, self.step - 1, self.steps_per_epoch)
 
-    def state(self) -> dict[str, Any]:
-        """What a :class:`~dhvt.model.checkpoint.Checkpoint` keeps of it, by the names of its fields."""
+    def to_dict(self) -> dict[str, Any]:
+        """What a :class:`~dhvt.model.checkpoint.Checkpoint` stores of it, by the names of its fields."""
         scaler = self.accelerator.scaler
         return {
             "weights": self.model.state_dict(),
@@ -171,7 +177,7 @@ class Learner:
         }
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Takes over what :meth:`state` gave.
+        """Takes over what :meth:`to_dict` gave.
 
         Raises:
             CheckpointError: its optimizers are of other weights.

@@ -1,9 +1,10 @@
-"""What a model in training says of the validation images, which the processes share out."""
+"""Validation: the model in training on the validation images, of which each process computes its share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +18,57 @@ from dhvt.data.batches import read_pixels
 from dhvt.data.preprocess import Preprocess
 from dhvt.data.sources import ImageSource, Subset
 from dhvt.errors import ImageError
-from dhvt.evaluation.metrics import Outputs, collect_outputs
+from dhvt.evaluation.calibration import fit_temperature
+from dhvt.evaluation.metrics import Evaluation, Outputs, collect_outputs, evaluate
 from dhvt.model.inference import InferenceModel
+from dhvt.training.broken_images import BrokenImages
+from dhvt.training.run import Run
 from dhvt.training.signals import leave_stopping_to_the_parent
 
 _SENT_TOGETHER = 16  # images that a loader's process hands over at once
 
 Pixels = NDArray[np.uint8] | ImageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """A model's outputs for the validation images, and how good they are at the temperature that was fitted on them."""
+
+    outputs: Outputs
+    evaluation: Evaluation
+    temperature: float
+    broken_images: int
+
+    def to_metrics(self) -> dict[str, Any]:
+        """Plain numbers, as checkpoints and ``metrics.jsonl`` have them."""
+        return {
+            "val_top1": self.evaluation.top1,
+            "val_top5": self.evaluation.top5,
+            "val_ece": self.evaluation.ece,
+            "temperature": self.temperature,
+            "val_images": self.evaluation.images,
+            "broken_images": self.broken_images,
+        }
+
+
+def validate(run: Run, model: nn.Module, broken: BrokenImages) -> Validation:
+    """Measures a model on the run's validation images; every process has to call it, and each has the result.
+
+    Raises:
+        DataError: an image cannot be read, unless such are skipped; or not one of a process's share can.
+    """
+    outputs = collect_validation(
+        model,
+        run.images.val,
+        run.preprocess,
+        run.accelerator,
+        num_workers=run.options.num_workers,
+        on_error=broken.report,
+    )
+    broken.gather()
+    temperature = fit_temperature(outputs.logits, outputs.labels)
+    evaluation = evaluate(outputs, temperature)
+    return Validation(outputs=outputs, evaluation=evaluation, temperature=temperature, broken_images=len(broken))
 
 
 class _Decoded(Dataset[Pixels]):
@@ -43,12 +88,12 @@ def _decode(source: ImageSource, preprocess: Preprocess, num_workers: int) -> It
         _Decoded(source, preprocess),
         batch_size=_SENT_TOGETHER,
         num_workers=num_workers,
-        collate_fn=list,  # a broken image is no array
+        collate_fn=list,  # a broken image is not an array
         worker_init_fn=leave_stopping_to_the_parent,
         generator=torch.Generator(),  # the training's own is not touched
     )
-    for part in loader:
-        yield from part
+    for images in loader:
+        yield from images
 
 
 def collect_validation(
@@ -65,16 +110,16 @@ def collect_validation(
     Args:
         model: on the accelerator's device.
         num_workers: processes that decode this process's share; 0 decodes in it.
-        on_error: called for each broken image of the share, which is left out.
+        on_error: called for each broken image of the share, which is omitted.
 
     Raises:
         DataError: not one image of a share can be read.
     """
-    graph = InferenceModel(model, preprocess).to(accelerator.device).eval()
+    inference_model = InferenceModel(model, preprocess).to(accelerator.device).eval()
 
     def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode(), accelerator.autocast():
-            logits: NDArray[np.float32] = graph(torch.from_numpy(images).to(accelerator.device)).float().cpu().numpy()
+            logits: NDArray[np.float32] = inference_model(torch.from_numpy(images).to(accelerator.device)).float().cpu().numpy()
         return logits
 
     mine = np.arange(accelerator.process_index, len(source), accelerator.num_processes)

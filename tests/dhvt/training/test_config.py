@@ -4,9 +4,9 @@ from PIL import Image
 
 from dhvt.data.preprocess import Preprocess
 from dhvt.errors import ConfigError
-from dhvt.training.augment import build_transform
 from dhvt.training.config import Recipe, preset_names
 from dhvt.training.optim import learning_rate
+from dhvt.training.transforms import build_transform
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -7,7 +7,8 @@ from dhvt.data.preprocess import Preprocess
 from dhvt.model.factory import build, configure
 from dhvt.training.config import Recipe
 from dhvt.training.distributed import open_accelerator
-from dhvt.training.step import Learner
+from dhvt.training.step import TrainState
+from dhvt.training.transforms import BatchTransform
 
 OPTIONS = {"depth": 1, "embed_dim": 32}
 
@@ -21,17 +22,18 @@ def test_an_overflow_in_one_optimizers_gradients_stops_the_step_of_both(clip_gra
     accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     model = build("dhvt_tiny_cifar_patch4", configure("dhvt_tiny_cifar_patch4", num_classes=3, options=OPTIONS)).train()
     recipe = Recipe(clip_grad=clip_grad, warmup_epochs=0, epochs=2)
-    learner = Learner(model, recipe, accelerator, Preprocess(size=(32, 32)), num_classes=3, steps_per_epoch=1, size_multiple=4)
+    transform = BatchTransform(recipe, Preprocess(size=(32, 32)), accelerator.device, num_classes=3, size_multiple=4)
+    state = TrainState(model, recipe, accelerator, transform, steps_per_epoch=1)
     images, labels = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8), torch.tensor([0, 1, 2] * 2)
     matrix = model.blocks[0].attn.qkv.weight
     hook = matrix.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([0]), overflow))
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    learner.learn(images, labels)
+    state.train_batch(images, labels)
     assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
     assert accelerator.scaler.get_scale() == 512
     hook.remove()
-    learner.learn(images, labels)
+    state.train_batch(images, labels)
     assert accelerator.scaler.get_scale() == 512
     assert not torch.equal(before[0], next(model.parameters()))
     assert not torch.equal(matrix, before[[parameter is matrix for parameter in model.parameters()].index(True)])
-    learner.require_finite()
+    state.require_finite()

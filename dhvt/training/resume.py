@@ -1,0 +1,75 @@
+"""Resuming a run from its checkpoint, with the same options or with another recipe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate.utils import broadcast_object_list
+
+from dhvt.configuration import from_dict
+from dhvt.model.checkpoint import Checkpoint, load_checkpoint, require_equal
+from dhvt.training.checkpoints import RunRecord
+from dhvt.training.config import Recipe
+from dhvt.training.progress import log
+from dhvt.training.run import CHECKPOINT_NAME, Run
+from dhvt.training.step import TrainState
+
+
+def resume(run: Run, state: TrainState) -> RunRecord:
+    """Takes over the state and the record of the run's checkpoint; without one the run starts at step 0.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, or is of another model, recipe, set of classes or images, or
+            preprocessing.
+    """
+    path = run.options.out / CHECKPOINT_NAME
+    checkpoint = _load_last(run, path)
+    if checkpoint is None:
+        log(f"nothing to resume at {path}; starting at the first step")
+        return new_record(run)
+    _require_same_run(checkpoint, run)
+    state.restore(checkpoint)
+    commands = checkpoint.provenance["commands"]
+    if from_dict(Recipe, checkpoint.recipe) != run.recipe:
+        commands = [*commands, {"from_step": checkpoint.step, "command": run.command}]
+    return RunRecord(
+        commands=commands,
+        metrics=checkpoint.metrics,
+        epoch_metrics=checkpoint.epoch_metrics,
+        temperature=checkpoint.temperature,
+        train_seconds=float(checkpoint.provenance.get("train_seconds", 0.0)),
+    )
+
+
+def new_record(run: Run) -> RunRecord:
+    """That of a run before its first step."""
+    return RunRecord(commands=[{"from_step": 0, "command": run.command}])
+
+
+def _load_last(run: Run, path: Path) -> Checkpoint | None:
+    """The main process's checkpoint, in every process: other machines may have disks of their own. None where it has none."""
+    found = [load_checkpoint(path) if run.accelerator.is_main_process and path.exists() else None]
+    if run.accelerator.num_processes > 1:
+        broadcast_object_list(found)
+    return found[0]
+
+
+def _require_same_run(checkpoint: Checkpoint, run: Run) -> None:
+    recipe, preprocess = from_dict(Recipe, checkpoint.recipe), checkpoint.build_preprocess()
+    expected = recipe
+    if run.options.change_recipe:  # but with another batch size or seed, the steps done would mean another order
+        expected = replace(run.recipe, batch_size=recipe.batch_size, seed=recipe.seed, repeats=recipe.repeats)
+        preprocess = replace(preprocess, crop_pct=run.preprocess.crop_pct)  # a field of the recipe
+    require_equal("variant", checkpoint.name, run.options.variant)
+    require_equal("config", checkpoint.config, run.config)
+    require_equal("classes", checkpoint.classes, run.classes)
+    hint = "repeat the first command with --resume, add --change-recipe for another recipe"
+    require_equal("recipe", expected.to_dict(), run.recipe.to_dict(), hint)
+    hint = "give the same --img-size and --resize-mode"
+    require_equal("preprocessing", preprocess.to_dict(), run.preprocess.to_dict(), hint)
+    if checkpoint.frozen is not None:
+        require_equal("--freeze", checkpoint.frozen, run.options.freeze)
+    if checkpoint.data:
+        hint = "give the same --data, --val and --val-fraction, with the same files in them"
+        require_equal("data", checkpoint.data, run.data, hint)

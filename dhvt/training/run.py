@@ -1,0 +1,104 @@
+"""A run: what stays the same from its first step to its last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from dhvt.data.preprocess import Preprocess
+from dhvt.data.splits import TrainingData, open_training_data
+from dhvt.data.statistics import describe_balance
+from dhvt.errors import CheckpointError, DataError, TrainError
+from dhvt.model.factory import configure
+from dhvt.training.config import Recipe, RunOptions
+from dhvt.training.data_record import describe_data
+from dhvt.training.distributed import open_accelerator
+from dhvt.training.progress import log
+from dhvt.training.tracking import start_tracking, tracking_options
+
+CHECKPOINT_NAME = "ckpt.pt"
+LOG_NAME = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run is made of.
+
+    Args:
+        command: the command line, for the record.
+        images: to train and to validate on.
+        data: what the checkpoint records of them.
+        config: the model's architecture.
+        preprocess: how its images are prepared.
+    """
+
+    options: RunOptions
+    recipe: Recipe
+    command: str
+    accelerator: Accelerator
+    images: TrainingData
+    data: dict[str, Any]
+    config: dict[str, Any]
+    preprocess: Preprocess
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in label order."""
+        return list(self.images.train.classes)
+
+
+def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
+    """Opens the images, makes the folder and joins the other processes, if a launcher started some.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, TrainError: something is missing, or in the way.
+    """
+    images = open_training_data(options.data, options.val, options.val_fraction, recipe.seed)
+    _make_folder(options)
+    config = configure(
+        options.variant,
+        num_classes=len(images.train.classes),
+        img_size=options.img_size,
+        drop_path_rate=recipe.drop_path_rate,
+        options=options.model_options,
+    )
+    accelerator = open_accelerator(options.device, options.amp, **tracking_options(options))
+    run = Run(
+        options=options,
+        recipe=recipe,
+        command=command,
+        accelerator=accelerator,
+        images=images,
+        data=describe_data(images),
+        config=config,
+        preprocess=Preprocess(size=config["img_size"], resize_mode=options.resize_mode, crop_pct=recipe.crop_pct),
+    )
+    _require_same_images(run)
+    log(
+        f"{len(images.train)} images to train on, {len(images.val)} to measure on ({images.measured_on}), "
+        f"{describe_balance(images.train)}"
+    )
+    start_tracking(run.accelerator, options, recipe)
+    return run
+
+
+def _make_folder(options: RunOptions) -> None:
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainError(f"cannot make the folder {options.out}: {error.strerror}; choose another --out") from error
+    path = options.out / CHECKPOINT_NAME
+    if path.exists() and not options.resume:
+        raise CheckpointError(f"{path} exists; go on with --resume, or train into another --out")
+
+
+def _require_same_images(run: Run) -> None:
+    """Compares the images of all processes."""
+    if run.accelerator.num_processes == 1:
+        return
+    own = (run.classes, run.data)
+    if any(other != own for other in gather_object([own])):
+        raise DataError("the processes found different images or classes; every machine needs the same --data and --val")
