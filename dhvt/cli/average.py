@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dhvt.cli.options import on_broken_option
 from dhvt.errors import ConfigError, DataError
 
+if TYPE_CHECKING:
+    from dhvt.data.sources import ImageSource
+    from dhvt.evaluation.metrics import Evaluation
+    from dhvt.model.checkpoint import Checkpoint
 
-@click.command()
+_HELP = """\
+Average the weights of several checkpoints of one run, which is often better than the best of them.
+
+Copy ckpt.pt away before you go on with --resume --change-recipe and more --epochs: the ends of both, averaged, gain most.
+
+BatchNorm's statistics are averaged and also recomputed on training images; what measures better on the held-out images is
+kept.
+"""
+
+
+@click.command(help=_HELP)
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CKPT CKPT…")
 @click.option("--data", required=True, help="As in the training: the images that it held out measure the average.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The checkpoint to write.")
 @on_broken_option
 def average(checkpoints: tuple[Path, ...], data: str, out: Path, on_broken: str) -> None:
-    """Average the weights of several checkpoints of one run, which is often better than the best of them.
-
-    Copy ckpt.pt away before you go on with --resume --change-recipe and more --epochs: the ends of both, averaged, gain most.
-    """
-    from dataclasses import replace
-
     from tqdm import tqdm
 
     from dhvt.data.splits import reopen_validation
     from dhvt.model.checkpoint import load_checkpoint, save_checkpoint
-    from dhvt.training.averaging import average_checkpoints, measure
+    from dhvt.training.averaging import average_checkpoints, recompute_batchnorm
 
     if out.exists():
         raise ConfigError(f"{out} exists; choose another --out")
@@ -35,14 +47,39 @@ def average(checkpoints: tuple[Path, ...], data: str, out: Path, on_broken: str)
     found = reopen_validation(data, mean.classes, mean.data, mean.recipe.get("seed", 0))
     if found is None:
         raise DataError(f"{data} is not known to have the images that the training held out; give its --data or --val")
-    source = found[1]
-    on_error = None if on_broken == "stop" else lambda message: tqdm.write(f"left out: {message}")
-    for name, checkpoint in zip([*map(str, checkpoints), "their average"], [*loaded, mean], strict=True):
-        with tqdm(total=len(source), unit="image", desc=name, leave=False) as bar:
-            result, temperature = measure(checkpoint, source, bar.update, on_error)
-        click.echo(f"{name}: top-1 {result.top1:.2f} %, log loss {result.nll:.4f}, of {result.images} held-out images")
+    train, source = found
+    on_error = None if on_broken == "stop" else lambda message: tqdm.write(f"omitted: {message}")
+    for path, checkpoint in zip(checkpoints, loaded, strict=True):
+        _measure(str(path), checkpoint, source, on_error)
+    candidates = {"their average": mean}
+    recomputed = None if train is None else recompute_batchnorm(mean, train, on_error)
+    if recomputed is not None:
+        candidates["their average with BatchNorm's statistics recomputed on training images"] = recomputed
+    measured = {name: _measure(name, checkpoint, source, on_error) for name, checkpoint in candidates.items()}
+    best = max(measured, key=lambda name: (measured[name][0].top1, -measured[name][0].nll))
+    if len(candidates) > 1:
+        click.echo(f"kept: {best}")
+    save_checkpoint(_with_measurement(candidates[best], *measured[best]), out)
+    click.echo(f"next: {shlex.join(['python', 'export/to_onnx.py', str(out), '--data', data])}")
+
+
+def _measure(
+    name: str, checkpoint: Checkpoint, source: ImageSource, on_error: Callable[[str], None] | None
+) -> tuple[Evaluation, float]:
+    """Measures and prints one line."""
+    from tqdm import tqdm
+
+    from dhvt.training.averaging import measure
+
+    with tqdm(total=len(source), unit="image", desc=name, leave=False) as bar:
+        result, temperature = measure(checkpoint, source, bar.update, on_error)
+    click.echo(f"{name}: top-1 {result.top1:.2f} %, log loss {result.nll:.4f}, of {result.images} held-out images")
+    return result, temperature
+
+
+def _with_measurement(mean: Checkpoint, result: Evaluation, temperature: float) -> Checkpoint:
+    """The average with what was measured of it, and this command."""
     command = {"from_step": mean.step, "command": click.get_current_context().find_root().obj}
     provenance = mean.provenance | {"commands": [*mean.provenance.get("commands", []), command]}
     metrics = {"val_top1": result.top1, "val_top5": result.top5, "val_ece": result.ece, "val_images": result.images}
-    save_checkpoint(replace(mean, temperature=temperature, metrics=metrics, provenance=provenance), out)
-    click.echo(f"next: python export/to_onnx.py {out} --data {data}")
+    return replace(mean, temperature=temperature, metrics=metrics, provenance=provenance)

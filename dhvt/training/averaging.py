@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from dhvt.data.sources import ImageSource
+from dhvt.data.batches import iterate_batches
+from dhvt.data.sources import ImageSource, Subset
 from dhvt.errors import CheckpointError
 from dhvt.evaluation.metrics import Evaluation, calibrate, collect_outputs
 from dhvt.model.checkpoint import Checkpoint, State
 from dhvt.model.inference import InferenceModel, torch_predict
+
+BATCHNORM_IMAGES = 4096
+"""Training images from which BatchNorm's statistics are recomputed; all where there are fewer."""
+
+_BATCH_SIZE = 64
 
 
 def average_checkpoints(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
@@ -35,6 +43,37 @@ def average_checkpoints(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     return replace(last, weights=mean, ema=None, optimizers=[], scaler=None, metrics={}, temperature=1.0)
 
 
+def recompute_batchnorm(
+    checkpoint: Checkpoint, source: ImageSource, on_error: Callable[[str], None] | None = None
+) -> Checkpoint | None:
+    """The checkpoint with BatchNorm's statistics of a forward pass over training images; None where it has none.
+
+    The mean of several models' statistics is not the statistics of the mean model (Izmailov et al. 2018, section 3.2).
+
+    Args:
+        source: the training images; :data:`BATCHNORM_IMAGES` of them are drawn, always the same ones.
+        on_error: called with a message for each image that cannot be read, which is then omitted.
+
+    Raises:
+        DataError: an image cannot be read, without ``on_error``.
+    """
+    model, preprocess = checkpoint.build_model(), checkpoint.build_preprocess()
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms or len(source) < 2:
+        return None
+    inference_model = InferenceModel(model, preprocess).eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    drawn = np.random.default_rng(0).permutation(len(source))[:BATCHNORM_IMAGES]
+    with torch.inference_mode():
+        for batch in iterate_batches(Subset(source, drawn), preprocess, _BATCH_SIZE, on_error):
+            if len(batch.images) > 1:  # the variance of a single value is undefined
+                inference_model(torch.from_numpy(batch.images))
+    return replace(checkpoint, weights=model.state_dict())
+
+
 def measure(
     checkpoint: Checkpoint,
     source: ImageSource,
@@ -46,12 +85,12 @@ def measure(
     Args:
         source: with the checkpoint's classes.
         on_progress: called with the number of images done since the last call.
-        on_error: called with a message for each image that cannot be read, which is then left out.
+        on_error: called with a message for each image that cannot be read, which is then omitted.
 
     Raises:
         DataError: an image cannot be read, without ``on_error``.
     """
     preprocess = checkpoint.build_preprocess()
-    graph = InferenceModel(checkpoint.build_model(), preprocess).eval()
-    outputs = collect_outputs(torch_predict(graph), source, preprocess, on_progress=on_progress, on_error=on_error)
+    inference_model = InferenceModel(checkpoint.build_model(), preprocess).eval()
+    outputs = collect_outputs(torch_predict(inference_model), source, preprocess, on_progress=on_progress, on_error=on_error)
     return calibrate(outputs)

@@ -9,12 +9,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from dhvt.data.preprocess import Preprocess
+from dhvt.data.record import record_training_data
 from dhvt.data.splits import TrainingData, open_training_data
 from dhvt.data.statistics import describe_balance
 from dhvt.errors import CheckpointError, DataError, TrainError
 from dhvt.model.factory import configure
 from dhvt.training.config import Recipe, RunOptions
-from dhvt.training.data_record import describe_data
 from dhvt.training.distributed import open_accelerator
 from dhvt.training.progress import log
 from dhvt.training.tracking import start_tracking, tracking_options
@@ -40,7 +40,7 @@ class Run:
     command: str
     accelerator: Accelerator
     images: TrainingData
-    data: dict[str, Any]
+    data: dict[str, dict[str, Any]]
     config: dict[str, Any]
     preprocess: Preprocess
 
@@ -48,6 +48,11 @@ class Run:
     def classes(self) -> list[str]:
         """Class names in label order."""
         return list(self.images.train.classes)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What identifies the images, wherever they lie."""
+        return {kind: record["digest"] for kind, record in self.data.items()}
 
 
 def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
@@ -72,7 +77,7 @@ def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
         command=command,
         accelerator=accelerator,
         images=images,
-        data=describe_data(images),
+        data=record_training_data(images),
         config=config,
         preprocess=Preprocess(size=config["img_size"], resize_mode=options.resize_mode, crop_pct=recipe.crop_pct),
     )
@@ -99,6 +104,6 @@ def _require_same_images(run: Run) -> None:
     """Compares the images of all processes."""
     if run.accelerator.num_processes == 1:
         return
-    own = (run.classes, run.data)
+    own = (run.classes, run.digests)
     if any(other != own for other in gather_object([own])):
         raise DataError("the processes found different images or classes; every machine needs the same --data and --val")

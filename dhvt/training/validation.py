@@ -18,8 +18,7 @@ from dhvt.data.batches import read_pixels
 from dhvt.data.preprocess import Preprocess
 from dhvt.data.sources import ImageSource, Subset
 from dhvt.errors import ImageError
-from dhvt.evaluation.calibration import fit_temperature
-from dhvt.evaluation.metrics import Evaluation, Outputs, collect_outputs, evaluate
+from dhvt.evaluation.metrics import Evaluation, Outputs, calibrate, collect_outputs
 from dhvt.model.inference import InferenceModel
 from dhvt.training.broken_images import BrokenImages
 from dhvt.training.run import Run
@@ -32,7 +31,7 @@ Pixels = NDArray[np.uint8] | ImageError
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """A model's outputs for the validation images, and how good they are at the temperature that was fitted on them."""
+    """A model's outputs for the validation images, and how good they are; ``temperature`` is fitted on all of them."""
 
     outputs: Outputs
     evaluation: Evaluation
@@ -66,8 +65,7 @@ def validate(run: Run, model: nn.Module, broken: BrokenImages) -> Validation:
         on_error=broken.report,
     )
     broken.gather()
-    temperature = fit_temperature(outputs.logits, outputs.labels)
-    evaluation = evaluate(outputs, temperature)
+    evaluation, temperature = calibrate(outputs)
     return Validation(outputs=outputs, evaluation=evaluation, temperature=temperature, broken_images=len(broken))
 
 

@@ -1,6 +1,8 @@
 """``dhvt average``: the mean of a run's checkpoints."""
 
+import shlex
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from dhvt.cli.main import main
 from dhvt.data.sources import open_dataset
 from dhvt.errors import DataError
 from dhvt.model.checkpoint import load_checkpoint
+from dhvt.training import averaging
 from dhvt.training.averaging import measure
 from tests.dhvt.training.test_trainer import run
 
@@ -31,16 +34,39 @@ def ends(image_folder, tmp_path_factory):
 
 
 def test_the_average_is_the_mean_measured_on_what_was_held_out(image_folder, ends, tmp_path):
-    result = average(image_folder, tmp_path / "mean.pt", *ends)
+    result = average(image_folder, tmp_path / "the mean.pt", *ends)
     assert result.exit_code == 0, result.output
-    mean, (first, last) = load_checkpoint(tmp_path / "mean.pt"), map(load_checkpoint, ends)
+    mean, (first, last) = load_checkpoint(tmp_path / "the mean.pt"), map(load_checkpoint, ends)
     for name, weight in mean.build_model().state_dict().items():
-        if weight.is_floating_point():
+        if weight.is_floating_point() and "running" not in name:
             assert torch.allclose(weight, (first.ema[name] + last.ema[name]) / 2, atol=1e-6), name
     assert (mean.metrics["val_images"], mean.temperature > 0) == (6, True)
-    assert f"their average: top-1 {mean.metrics['val_top1']:.2f} %" in result.output
+    assert f": top-1 {mean.metrics['val_top1']:.2f} %" in result.output
     assert [entry["from_step"] for entry in mean.provenance["commands"]] == [0, 3, 6]
-    assert "exists" in average(image_folder, tmp_path / "mean.pt", *ends).output
+    assert shlex.split(result.stdout.splitlines()[-1])[-3:] == [str(tmp_path / "the mean.pt"), "--data", str(image_folder)]
+    assert "exists" in average(image_folder, tmp_path / "the mean.pt", *ends).output
+
+
+@pytest.mark.parametrize("better", ["averaged", "recomputed"])
+def test_the_better_batchnorm_statistics_are_kept(image_folder, ends, tmp_path, monkeypatch, better):
+    """Statistics are spoilt before they are recomputed, or after it."""
+    spoil = "average_checkpoints" if better == "recomputed" else "recompute_batchnorm"
+    original = getattr(averaging, spoil)
+
+    def spoilt(*arguments):
+        checkpoint = original(*arguments)
+        weights = {name: 100 * value if "running_var" in name else value for name, value in checkpoint.weights.items()}
+        return replace(checkpoint, weights=weights)
+
+    monkeypatch.setattr(averaging, spoil, spoilt)
+    result = average(image_folder, tmp_path / "mean.pt", *ends)
+    assert result.exit_code == 0, result.output
+    kept = [line for line in result.output.splitlines() if line.startswith("kept: ")]
+    assert ["recomputed" in line for line in kept] == [better == "recomputed"]
+    variances = [value for name, value in load_checkpoint(tmp_path / "mean.pt").weights.items() if "running_var" in name]
+    first = [value for name, value in load_checkpoint(ends[0]).ema.items() if "running_var" in name]
+    assert variances
+    assert all((after < 50 * before.clamp(min=0.02)).all() for after, before in zip(variances, first, strict=True))
 
 
 def test_a_held_out_image_that_cannot_be_read_stops_or_is_omitted(image_folder, ends, tmp_path):

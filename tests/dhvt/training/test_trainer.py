@@ -421,6 +421,17 @@ def test_metrics_go_to_tensorboard(image_folder, tmp_path):
     assert events.Scalars("val_top1")[0].value == pytest.approx(load_checkpoint(tmp_path / "ckpt.pt").metrics["val_top1"])
 
 
+@pytest.mark.parametrize(("tracker", "message"), [("tensorboard", "pip install tensorboard"), ("tensorbored", "choose one of")])
+def test_a_tracker_that_is_not_installed_or_unknown_is_refused_before_training(
+    image_folder, tmp_path, monkeypatch, tracker, message
+):
+    monkeypatch.setattr("dhvt.training.tracking.get_available_trackers", lambda: [])
+    result = run(image_folder, tmp_path, "--epochs", "1", "--tracker", tracker)
+    assert result.exit_code == 1
+    assert message in result.output
+    assert not (tmp_path / "ckpt.pt").exists()
+
+
 @pytest.mark.skipif(not any(map(find_library, ALLOCATORS)), reason="neither jemalloc nor tcmalloc is installed")
 def test_training_restarts_itself_with_a_faster_allocator(image_folder, tmp_path):
     script = shutil.which("dhvt", path=str(Path(sys.executable).parent))
@@ -443,6 +454,13 @@ def test_a_jemalloc_that_is_there_is_told_to_keep_memory(image_folder, tmp_path)
         told = wait_until(lambda: b"MALLOC_CONF=" in Path(f"/proc/{process.pid}/environ").read_bytes())
         process.kill()
     assert told
+
+
+def test_the_next_command_quotes_paths(image_folder, tmp_path):
+    data = shutil.copytree(image_folder, tmp_path / "my images")
+    result = run(data, tmp_path / "my run", "--epochs", "1", "--model-option", "depth=1")
+    words = shlex.split(result.stdout.splitlines()[-1])
+    assert [str(tmp_path / "my run" / "ckpt.pt"), "--data", str(data)] == words[-3:]
 
 
 def test_the_architecture_can_be_changed(image_folder, tmp_path):

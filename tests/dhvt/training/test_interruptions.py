@@ -1,0 +1,105 @@
+"""Runs that end between a checkpoint and its validation, or before there is one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dhvt.model.checkpoint import load_checkpoint
+from dhvt.training import trainer
+from dhvt.training.step import TrainState
+from tests.dhvt.training.test_trainer import arguments, run
+
+SMALL = ["--model-option", "depth=1", "--model-option", "embed_dim=32"]
+
+
+class Killed(BaseException):
+    pass
+
+
+def rows(out):
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: row[name] for name in ("epoch", "lr", "train_loss", "train_top1", "val_top1", "temperature")} for row in lines
+    ]
+
+
+def test_a_kill_in_the_validation_loses_no_epoch(image_folder, tmp_path, monkeypatch):
+    options = [*SMALL, "--epochs", "3"]
+    assert run(image_folder, tmp_path / "unbroken", *options).exit_code == 0
+    validate = trainer.validate
+
+    def killed_after_the_first(run, model, broken):
+        if "killed" in str(run.options.out) and (run.options.out / "metrics.jsonl").exists():
+            raise Killed
+        return validate(run, model, broken)
+
+    monkeypatch.setattr(trainer, "validate", killed_after_the_first)
+    with pytest.raises(Killed):
+        run(image_folder, tmp_path / "killed", *options)
+    monkeypatch.undo()
+    saved = load_checkpoint(tmp_path / "killed" / "ckpt.pt")
+    assert (saved.step, saved.metrics["epoch"]) == (6, 1)
+    result = run(image_folder, tmp_path / "killed", *options, "--resume")
+    assert result.exit_code == 0, result.output
+    assert "epoch 2 was saved, but not validated" in result.output
+    assert rows(tmp_path / "killed") == rows(tmp_path / "unbroken")
+    unbroken, resumed = (load_checkpoint(tmp_path / name / "ckpt.pt") for name in ("unbroken", "killed"))
+    assert all(torch.equal(unbroken.ema[name], weight) for name, weight in resumed.ema.items())
+    assert resumed.epoch_metrics == {}
+
+
+def test_a_kill_in_the_last_validation_loses_neither_it_nor_the_report(image_folder, tmp_path, monkeypatch):
+    def killed(run, model, broken):
+        raise Killed
+
+    options = [*SMALL, "--epochs", "1"]
+    monkeypatch.setattr(trainer, "validate", killed)
+    with pytest.raises(Killed):
+        run(image_folder, tmp_path, *options)
+    monkeypatch.undo()
+    assert run(image_folder, tmp_path, *options, "--resume").exit_code == 0
+    assert [row["epoch"] for row in rows(tmp_path)] == [1]
+    assert (tmp_path / "report" / "curves.png").exists()
+
+
+def test_a_stop_before_the_first_checkpoint_promises_none(image_folder, tmp_path, monkeypatch):
+    def interrupted(state, images, labels):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainState, "train_batch", interrupted)
+    result = run(image_folder, tmp_path, *SMALL, "--epochs", "2")
+    assert result.exit_code == 130
+    assert "stopped before the first checkpoint: nothing is saved" in result.output
+    assert "--resume" not in result.output
+
+
+STOPPED_AFTER_VALIDATION = """
+import os, signal, sys
+from dhvt.cli.main import main
+from dhvt.training import trainer
+
+validate = trainer.validate
+
+def stopped(*arguments):
+    result = validate(*arguments)
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGINT)
+    return result
+
+trainer.validate = stopped
+main(sys.argv[1:])
+"""
+
+
+def test_a_stop_of_one_process_after_the_validation_stops_all(image_folder, tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    program = [sys.executable, "-c", STOPPED_AFTER_VALIDATION, *arguments(image_folder, tmp_path, *SMALL, "--epochs", "3")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run([*torchrun, *program], check=False, capture_output=True, text=True, timeout=280, env=environment)
+    assert "stopped; go on with the same command and --resume" in result.stdout, result.stderr
+    saved = load_checkpoint(tmp_path / "ckpt.pt")
+    assert (saved.step, saved.metrics["epoch"]) == (3, 1)
