@@ -231,17 +231,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         convert_fields(self)
-        for name, instead in _NOT_MODEL_OPTIONS.items():
-            require(name not in self.model_options, f"--model-option {name}={self.model_options.get(name)}: {instead}")
         require(
             not self.freeze or self.init is not None or self.resume,
             "--freeze would train the last layer of a network with random weights; give the weights to keep with --init",
         )
-
-
-_NOT_MODEL_OPTIONS = {
-    "num_classes": "the model has the classes of --data; leave it out",
-    "img_size": "give --img-size instead",
-    "drop_path_rate": "give --drop-path-rate instead",
-}
-"""What other options decide."""

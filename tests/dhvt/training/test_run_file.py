@@ -108,9 +108,6 @@ def test_every_field_is_an_option_with_help_in_optimised_python_too():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model_options": {"num_classes": 5}}, "num_classes=5: the model has the classes of --data"),
-        ({"model_options": {"img_size": 64}}, "give --img-size instead"),
-        ({"model_options": {"drop_path_rate": 0.5}}, "give --drop-path-rate instead"),
         ({"freeze": True}, "give the weights to keep with --init"),
         ({"val_fraction": 1.0}, "between 0 and 1"),
         ({"num_workers": True}, "expected a whole number"),
@@ -119,3 +116,11 @@ def test_every_field_is_an_option_with_help_in_optimised_python_too():
 def test_options_that_exclude_each_other_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         RunOptions(data="images", out="out", **values)
+
+
+@pytest.mark.parametrize(("name", "flag"), [("num_classes", "--data"), ("img_size", "--img-size")])
+def test_what_other_options_decide_is_no_model_option(image_folder, tmp_path, name, flag):
+    result = run(image_folder, tmp_path, "--epochs", "1", "--model-option", f"{name}=64")
+    assert result.exit_code == 1
+    assert flag in result.output
+    assert isinstance(result.exception, SystemExit)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dhvt.data.preprocess import Preprocess
-from dhvt.data.splits import open_dataset
+from dhvt.data.sources import open_dataset
 from dhvt.training.config import Recipe
 from dhvt.training.dataset import TrainingImages
 from dhvt.training.seeds import seed_everything
