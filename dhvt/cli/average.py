@@ -48,11 +48,15 @@ def average(checkpoints: tuple[Path, ...], data: str, out: Path, on_broken: str)
     if found is None:
         raise DataError(f"{data} is not known to have the images that the training held out; give its --data or --val")
     train, source = found
-    on_error = None if on_broken == "stop" else lambda message: tqdm.write(f"omitted: {message}")
+
+    def omit(message: str) -> None:
+        tqdm.write(f"omitted: {message}")
+
+    on_error = None if on_broken == "stop" else omit
     for path, checkpoint in zip(checkpoints, loaded, strict=True):
         _measure(str(path), checkpoint, source, on_error)
     candidates = {"their average": mean}
-    recomputed = None if train is None else recompute_batchnorm(mean, train, on_error)
+    recomputed = None if train is None else recompute_batchnorm(mean, train, omit)
     if recomputed is not None:
         candidates["their average with BatchNorm's statistics recomputed on training images"] = recomputed
     measured = {name: _measure(name, checkpoint, source, on_error) for name, checkpoint in candidates.items()}

@@ -43,9 +43,7 @@ def average_checkpoints(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     return replace(last, weights=mean, ema=None, optimizers=[], scaler=None, metrics={}, temperature=1.0)
 
 
-def recompute_batchnorm(
-    checkpoint: Checkpoint, source: ImageSource, on_error: Callable[[str], None] | None = None
-) -> Checkpoint | None:
+def recompute_batchnorm(checkpoint: Checkpoint, source: ImageSource, on_error: Callable[[str], None]) -> Checkpoint | None:
     """The checkpoint with BatchNorm's statistics of a forward pass over training images; None where it has none.
 
     The mean of several models' statistics is not the statistics of the mean model (Izmailov et al. 2018, section 3.2).
@@ -53,9 +51,6 @@ def recompute_batchnorm(
     Args:
         source: the training images; :data:`BATCHNORM_IMAGES` of them are drawn, always the same ones.
         on_error: called with a message for each image that cannot be read, which is then omitted.
-
-    Raises:
-        DataError: an image cannot be read, without ``on_error``.
     """
     model, preprocess = checkpoint.build_model(), checkpoint.build_preprocess()
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
