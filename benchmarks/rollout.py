@@ -40,6 +40,7 @@ from fleet import BACKEND, DRAIN_S, MAX_REPLICAS, Proxy, Replica, wait_until
 from load import Upload, closed_loop, make_upload, require_wrk, sample_image
 from overload import ACCEPTED, Answer, OpenLoop, percentiles
 
+EVENTS = ("kill", "roll")
 CLIENTS = 16
 MAX_CONNECTIONS = 500
 
@@ -153,7 +154,7 @@ def draw(traffic: Traffic, spans: dict[str, tuple[float, float]], path: Path) ->
     for ours, colour, label in ((True, "tab:blue", "200"), (False, "tab:red", "lost")):
         group = [answer for answer in traffic.answers if (answer.outcome == ACCEPTED) is ours]
         axes.scatter([a.due_s for a in group], [a.latency_ms for a in group], s=3, color=colour, label=label)
-    for (name, (begin, end)), colour in zip(spans.items(), ("0.92", "tab:orange", "tab:green"), strict=False):
+    for (name, (begin, end)), colour in zip(spans.items(), ("tab:grey", "tab:orange", "tab:green"), strict=False):
         axes.axvspan(begin - traffic.began, end - traffic.began, color=colour, alpha=0.15, label=name)
     axes.set(xlabel="s", ylabel="latency, ms", yscale="log", title=processor_name())
     axes.grid(alpha=0.3)
@@ -166,7 +167,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--replicas", type=int, choices=(2, 3), default=MAX_REPLICAS, help="servers")
     parser.add_argument("--share", type=float, default=0.6, help="of the sustained rate, to offer")
     parser.add_argument("--rate", type=float, help="requests per second to offer; the sustained rate is then not measured")
-    parser.add_argument("--steady-s", type=float, default=8, help="seconds before, between and after the two events")
+    parser.add_argument("--events", nargs="+", choices=EVENTS, default=EVENTS, help="default: both")
+    parser.add_argument("--steady-s", type=float, default=8, help="seconds before and after each event")
     parser.add_argument("--limit-s", type=int, default=300, help="seconds after which all is given up")
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="model folder; default: the bundled one")
     parser.add_argument("--next-model", type=Path, help="model folder to roll out; default: the first under another name")
@@ -216,13 +218,15 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], Tra
             time.sleep(1)  # the generator starts
             with timed("steady", spans):
                 time.sleep(args.steady_s)
-            with timed("kill", spans):
-                kill_one(replicas[0], args.model, proxy)
-            time.sleep(args.steady_s)
-            with timed("roll", spans):
-                for replica in replicas:
-                    roll_one(replica, next_model, proxy)
-            time.sleep(args.steady_s)
+            if "kill" in args.events:
+                with timed("kill", spans):
+                    kill_one(replicas[0], args.model, proxy)
+                time.sleep(args.steady_s)
+            if "roll" in args.events:
+                with timed("roll", spans):
+                    for replica in replicas:
+                        roll_one(replica, next_model, proxy)
+                time.sleep(args.steady_s)
         names = sorted({ask(f"{replica.url}/classify", upload).json()["model"] for replica in replicas})
         counters = proxy.counters()
     total = summarise(traffic.answers)

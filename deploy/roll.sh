@@ -12,7 +12,7 @@ haproxy() {
 for server in dhvt-1 dhvt-2 dhvt-3; do
     haproxy "set server dhvt/$server state drain" >/dev/null
     sleep 10
-    docker compose up -d --no-deps --wait=false "$server"
+    docker compose up -d --no-deps "$server"
     haproxy "set server dhvt/$server state ready" >/dev/null
     echo "$server: waiting until it is ready"
     tries=0
