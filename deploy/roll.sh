@@ -13,6 +13,7 @@ for server in dhvt-1 dhvt-2 dhvt-3; do
     haproxy "set server dhvt/$server state drain" >/dev/null
     sleep 10
     docker compose up -d --no-deps "$server"
+    haproxy "set server dhvt/$server health down" >/dev/null # until its health checks succeed
     haproxy "set server dhvt/$server state ready" >/dev/null
     echo "$server: waiting until it is ready"
     tries=0
