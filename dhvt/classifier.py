@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import TypeVar
 
 import numpy as np
@@ -47,7 +48,7 @@ class Classifier:
 
     Args:
         artifact: the model folder, as :func:`dhvt.load_artifact` opens it.
-        engine: a proved engine of that model, as :func:`dhvt.engines.open_engine` gives it.
+        engine: an engine of that model that has passed its self-test, as :func:`dhvt.engines.open_engine` returns it.
         max_batch_size: images in one engine call of :meth:`classify_many`.
     """
 
@@ -55,6 +56,7 @@ class Classifier:
         self.artifact = artifact
         self.engine = engine
         self.max_batch_size = min(max_batch_size, engine.preferred_batch_size or max_batch_size)
+        self._calls = BoundedSemaphore(engine.concurrency)
 
     @classmethod
     def load(
@@ -146,8 +148,13 @@ class Classifier:
         except ImageError as error:
             return error
 
+    def predict(self, inputs: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The logits ``(B, classes)`` of preprocessed images ``(B, H, W, 3)`` uint8; waits while the engine is busy."""
+        with self._calls:
+            return self.engine.predict(inputs)
+
     def _rank(self, inputs: Sequence[NDArray[np.uint8]]) -> list[Ranking]:
-        logits = self.engine.predict(np.stack(inputs))
+        logits = self.predict(np.stack(inputs))
         if not np.isfinite(logits).all():
             raise EngineError(f"{self.engine.name} in {self.engine.precision} gave logits that are not finite numbers")
         return rank(logits, self.artifact.card)
@@ -184,7 +191,7 @@ def evaluate(
         DataError: a broken image without ``on_error``, or none of them can be read.
     """
     outputs = collect_outputs(
-        classifier.engine.predict,
+        classifier.predict,
         source,
         classifier.artifact.card.preprocess,
         batch_size=batch_size,

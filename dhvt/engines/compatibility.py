@@ -105,7 +105,7 @@ def require_fit(entry: EngineEntry, machine: Machine, card: ModelCard) -> None:
         raise EngineUnavailable(f"the engine needs {needed}, which is not installed; pip install {needed}")
     if isinstance(machine.gpu, str):
         raise EngineUnavailable(
-            f"the engine needs an NVIDIA GPU and its driver; CUDA says {machine.gpu}; see what nvidia-smi says"
+            f"the engine needs an NVIDIA GPU and its driver; CUDA says {machine.gpu}; nvidia-smi shows whether there is one"
         )
     if entry.flavour == "tensorrt_rtx" and machine.gpu.compute_capability not in RTX_CAPABILITIES:
         raise EngineUnavailable(

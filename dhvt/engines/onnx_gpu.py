@@ -148,7 +148,7 @@ def open_session(artifact: Artifact, threads: int, providers: list[tuple[str, di
     except Exception as error:  # its exceptions have no common base but Exception
         raise EngineError(f"onnxruntime {version} cannot start its {provider}: {_why(provider) or error}") from error
     if session.get_providers()[0] != provider:
-        why = _why(provider) or "is there a GPU? nvidia-smi tells"
+        why = _why(provider) or "is there a GPU? nvidia-smi lists them"
         raise EngineError(f"onnxruntime {version} did not start its {provider}: {why}")
     groups = session.get_provider_graph_assignment_info()
     strayed = strayed_ops(provider, ((group.ep_name, node.op_type) for group in groups for node in group.get_nodes()))
@@ -163,7 +163,7 @@ def strayed_ops(provider: str, assigned: Iterable[tuple[str, str]]) -> list[str]
 
 
 def _why(provider: str) -> str:
-    """What the system says to loading the provider's library, which ONNX Runtime only logs; empty where it loads."""
+    """The system's error on loading the provider's library, which ONNX Runtime only logs; empty if it loads."""
     folder = Path(onnxruntime.__file__).parent / "capi"
     name = {CUDA: "cuda", TENSORRT: "tensorrt"}[provider]
     try:
@@ -179,7 +179,7 @@ def _preload_tensorrt() -> None:
     try:
         import tensorrt  # noqa: F401
     except (ImportError, OSError):
-        return  # they may be on the library path; if not, the provider's own error says so
+        return  # they may be on the library path; if not, the provider's own error names them
 
 
 def _cache_options(artifact: Artifact, max_batch_size: int, device: int) -> dict[str, str]:

@@ -33,7 +33,7 @@ class Driver:
     Args:
         version: ``580.65.06`` …
         cuda_version: the newest CUDA that it runs, ``13.0`` …
-        gpus: all of them, whatever ``CUDA_VISIBLE_DEVICES`` says.
+        gpus: all of them, also those that ``CUDA_VISIBLE_DEVICES`` hides.
     """
 
     version: str

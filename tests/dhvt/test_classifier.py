@@ -1,6 +1,8 @@
 """dhvt.Classifier with the small model: every kind of image, streams, errors, bounded memory."""
 
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -158,3 +160,25 @@ def test_evaluate(classifier, image_folder):
     seen = []
     result = evaluate(classifier, open_dataset(image_folder, classes=classifier.classes), on_progress=seen.append)
     assert (result.images, result.skipped, sum(seen)) == (60, 0, 60)
+
+
+def test_threads_do_not_call_the_engine_at_once_more_often_than_it_allows(artifact_path):
+    """An engine on a GPU has one pair of buffers."""
+    artifact = load_artifact(artifact_path)
+    real = open_engine(artifact, "onnxruntime", threads=1).engine
+    running, most = [], []
+
+    class Counting:
+        name, precision, concurrency, preferred_batch_size = "counting", "fp32", 1, None
+
+        def predict(self, images):
+            running.append(1)
+            most.append(len(running))
+            time.sleep(0.01)
+            running.pop()
+            return real.predict(images)
+
+    classifier = Classifier(artifact, Counting())
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(classifier.classify, [draw(0, seed) for seed in range(32)]))
+    assert max(most) == 1

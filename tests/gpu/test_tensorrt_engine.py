@@ -60,7 +60,7 @@ def artifact(fp16_path):
 
 @pytest.fixture
 def copy(fp16_path, tmp_path):
-    """For a test to damage."""
+    """A copy for a test to damage."""
     return Path(shutil.copytree(fp16_path, tmp_path / "artifact"))
 
 
@@ -138,7 +138,7 @@ def test_an_operation_that_cannot_be_recorded_leaves_the_stream_usable():
     assert (buffer.host == 7).all()
 
 
-def test_an_answer_is_the_callers_own(artifact):
+def test_the_caller_may_keep_the_logits(artifact):
     engine = TensorRTEngine(artifact, "fp16", threads=1, max_batch_size=8)
     first = engine.predict(draw(4))
     kept = first.copy()
@@ -148,20 +148,20 @@ def test_an_answer_is_the_callers_own(artifact):
 
 def test_any_thread_may_call(artifact):
     engine = TensorRTEngine(artifact, "fp16", threads=1, max_batch_size=8)
-    images, answers = draw(4), []
+    images, results = draw(4), []
     for _ in range(4):
-        thread = threading.Thread(target=lambda: answers.append(engine.predict(images)))
+        thread = threading.Thread(target=lambda: results.append(engine.predict(images)))
         thread.start()
         thread.join()
-    assert len(answers) == 4
-    assert all(np.allclose(answer, answers[0], atol=1e-3) for answer in answers)
+    assert len(results) == 4
+    assert all(np.allclose(logits, results[0], atol=1e-3) for logits in results)
 
 
 def test_two_engines_in_one_process(artifact):
     engines = [TensorRTEngine(artifact, "fp16", threads=1, max_batch_size=8) for _ in range(2)]
     images = draw(5)
-    answers = [engine.predict(images) for engine in (*engines, *engines)]
-    assert all(np.allclose(answer, answers[0], atol=1e-3) for answer in answers)
+    results = [engine.predict(images) for engine in (*engines, *engines)]
+    assert all(np.allclose(logits, results[0], atol=1e-3) for logits in results)
 
 
 def test_a_changed_engine_is_refused(copy):
