@@ -26,6 +26,8 @@ from onnx import TensorProto, helper, numpy_helper
 from tqdm import tqdm
 
 from dhvt.artifact import INT8_NAMES, Artifact, load_artifact
+from dhvt.data.fingerprint import fingerprint
+from dhvt.data.record import require_unseen
 from dhvt.data.splits import open_test_data
 from dhvt.engines import all_candidates, open_engine
 from dhvt.engines.settings import BUNDLED_MODEL
@@ -154,7 +156,9 @@ class Gemm:
 
 def measure_top1(contenders: dict[str, Predict], artifact: Artifact, data: str, count: int) -> dict[str, float]:
     """Accuracy in percent on up to ``count`` labelled images."""
-    batch = sample(open_test_data(data, classes=artifact.card.classes).source, artifact.card.preprocess, count)
+    source = open_test_data(data, classes=artifact.card.classes).source
+    require_unseen(fingerprint(source), artifact.card.data)
+    batch = sample(source, artifact.card.preprocess, count)
     found = {}
     for name, predict in contenders.items():
         parts = [predict(batch.images[start : start + 32]) for start in range(0, len(batch.images), 32)]

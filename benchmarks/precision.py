@@ -18,6 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from dhvt.data.batches import Predict, iterate_batches
+from dhvt.data.fingerprint import fingerprint
+from dhvt.data.record import require_unseen
 from dhvt.data.splits import open_first_split
 from dhvt.hardware.cpus import processor_name
 from dhvt.model.checkpoint import load_checkpoint
@@ -53,6 +55,7 @@ def main() -> None:
                 export_graph(converted, preprocess, path, OPSET_VERSION)
                 predictors[precision] = onnxruntime_predict(path)
     source = open_first_split(args.data, ["val", "test"], checkpoint.classes).source
+    require_unseen(fingerprint(source), checkpoint.data, ["training"])  # they are compared on validation images too
     logits: dict[str, list[np.ndarray]] = {name: [] for name in predictors}
     labels = []
     with tqdm(total=len(source), unit="image") as bar:

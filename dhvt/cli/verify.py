@@ -29,6 +29,8 @@ def verify(model: Path | None, data: str | None, on_broken: str) -> None:
     passes.
     """
     from dhvt.artifact import load_artifact
+    from dhvt.data.fingerprint import fingerprint
+    from dhvt.data.record import describe_overlaps, find_overlaps
     from dhvt.data.splits import open_test_data
     from dhvt.engines import EngineSettings, verify_engines
     from dhvt.hardware.cpus import processor_name
@@ -37,6 +39,8 @@ def verify(model: Path | None, data: str | None, on_broken: str) -> None:
     artifact = load_artifact(model or settings.model_path())
     source = open_test_data(data, classes=artifact.card.classes).source if data else None
     on_error = None if on_broken == "stop" else lambda message: click.echo(f"left out: {message}", err=True)
+    if source is not None and (overlaps := find_overlaps(fingerprint(source), artifact.card.data)):
+        click.echo(f"{describe_overlaps(overlaps)}: the accuracy below is too good", err=True)
     click.echo(f"{artifact.path} on {processor_name()}")
     passed = failed = 0
     for result in verify_engines(

@@ -88,3 +88,9 @@ def test_new_images_are_measured_and_become_the_test_images(trained, tmp_path):
     card = load_artifact(trained).card
     assert (card.metrics["test"]["images"], card.data["test"]["images"]) == (6, 6)
     assert card.data["training"]["images"] == 48
+
+
+def test_verify_names_images_that_were_learned_from(trained, image_folder):
+    result = CliRunner().invoke(main, ["verify", "--model", str(trained), "--data", str(image_folder)])
+    assert result.exit_code == 0, result.output
+    assert "of the images, 100.0 % were used for training and 100.0 % were used for validation: the acc" in result.stderr
