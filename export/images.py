@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhvt.data.batches import Batch, iterate_batches
+from dhvt.data.fingerprint import fingerprint
 from dhvt.data.preprocess import Preprocess
+from dhvt.data.record import require_unseen
 from dhvt.data.sources import ImageSource, Subset
 from dhvt.data.splits import reopen_training_data
 from dhvt.errors import ExportError
@@ -42,9 +44,21 @@ class ExportImages:
 def open_images(
     data: str, classes: Sequence[str], record: Mapping[str, Any], seed: int, on_error: Callable[[str], None]
 ) -> ExportImages:
-    """Opens ``--data``; see :func:`dhvt.data.splits.reopen_training_data`."""
+    """Opens ``--data``; see :func:`dhvt.data.splits.reopen_training_data`.
+
+    Raises:
+        DataError: the images to compare on are those that the model was trained on.
+    """
     calibration, comparison, held_out = reopen_training_data(data, classes, record, seed)
+    if not held_out and "training" in record:
+        hint = "give the training's --data or --val, or other images"
+        require_unseen(fingerprint(comparison), record, ["training"], what=f"the images in {data} to compare on", hint=hint)
     return ExportImages(calibration=calibration, comparison=comparison, held_out=held_out, on_error=on_error)
+
+
+def spread(source: ImageSource, count: int) -> Subset:
+    """Up to ``count`` images of a data set, at equal distances over its whole length."""
+    return Subset(source, np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(np.int64))
 
 
 def sample(source: ImageSource, preprocess: Preprocess, count: int, on_error: Callable[[str], None] | None = None) -> Batch:
@@ -54,8 +68,7 @@ def sample(source: ImageSource, preprocess: Preprocess, count: int, on_error: Ca
         ExportError: not one of them can be read.
         DataError: one of them cannot be read and there is no ``on_error``.
     """
-    chosen = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(np.int64)
-    batches = list(iterate_batches(Subset(source, chosen), preprocess, 256, on_error=on_error))
+    batches = list(iterate_batches(spread(source, count), preprocess, 256, on_error=on_error))
     if not batches:
         raise ExportError(f"not one of the images can be read; the first is {source.locate(0)}")
     return Batch(*map(np.concatenate, zip(*batches, strict=True)))

@@ -68,7 +68,7 @@ def export_model(
     model = ArtifactSource(source) if isinstance(source, Artifact) else CheckpointSource(source, options.resize_mode)
     if existing is not None:
         _require_same_model(existing, model)
-    images = _open_images(source, options, log)
+    images = _open_images(model.card, options, log)
     for name in chosen:
         if images is None and load_target(name).needs_images:
             raise ExportError(load_target(name).needs_images)
@@ -92,16 +92,14 @@ def _find_existing(source: Checkpoint | Artifact, out: Path, targets: Sequence[s
     return load_artifact(out) if BASE not in targets and out.exists() else None
 
 
-def _open_images(source: Checkpoint | Artifact, options: ExportOptions, log: Callable[..., None]) -> ExportImages | None:
+def _open_images(card: ModelCard, options: ExportOptions, log: Callable[..., None]) -> ExportImages | None:
     if options.data is None:
         return None
 
     def on_error(message: str) -> None:
         log(f"left out: {message}", err=True)
 
-    if isinstance(source, Artifact):
-        return open_images(options.data, source.card.classes, {}, 0, on_error)
-    return open_images(options.data, source.classes, source.data, source.recipe.get("seed", 0), on_error)
+    return open_images(options.data, card.classes, card.data, card.recipe.get("seed", 0), on_error)
 
 
 def _require_same_model(artifact: Artifact, source: Source) -> None:

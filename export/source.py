@@ -72,6 +72,7 @@ class CheckpointSource:
             variants=(),
             temperature=checkpoint.temperature,
             metrics=checkpoint.metrics,
+            data=checkpoint.data,
             recipe=checkpoint.recipe,
             provenance=checkpoint.provenance,
         )

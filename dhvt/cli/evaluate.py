@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--allow-overlap", is_flag=True, help="Measure even on images that the model has learned from.")
 @click.option("--batch-size", default=64, show_default=True)
 @on_broken_option
-@click.option("--report", type=click.Path(path_type=Path), help="Folder for report.md with images; needs the train extra.")
+@click.option("--report", type=click.Path(path_type=Path), help="Folder for report.md with images; needs the report extra.")
 @click.option("--record", is_flag=True, help="Write the result into model.json, under metrics and the split's name.")
 def evaluate(
     model: Path | None,
@@ -117,8 +117,10 @@ def _overlap_fact(overlaps: Mapping[str, float]) -> dict[str, str]:
 
 
 def _write_report(folder: Path, **content: Any) -> None:
-    from dhvt.evaluation.report import write_report
-
+    try:
+        from dhvt.evaluation.report import write_report
+    except ImportError as error:
+        raise ConfigError(f"--report needs matplotlib ({error}): pip install 'dhvt-serve[report]'") from error
     try:
         path = write_report(folder, **content)
     except OSError as error:

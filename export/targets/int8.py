@@ -63,9 +63,10 @@ def add_int8(job: Job, card: ModelCard, settings: Int8Settings) -> ModelCard:
     Raises:
         ExportError: it cannot be quantized.
     """
+    from dhvt.data.record import record_source
     from dhvt.engines.openvino import ChunkedModel
     from dhvt.hardware.cpus import available_cpus
-    from export.images import sample
+    from export.images import sample, spread
     from export.parity import installed_versions
     from export.quantize import quantize
 
@@ -87,6 +88,7 @@ def add_int8(job: Job, card: ModelCard, settings: Int8Settings) -> ModelCard:
     parity = result.to_parity() | {"held_out": images.held_out, "golden_logits": int8(golden).tolist()}
     job.log(describe(result, images.held_out))
     variant = Variant(format=OPENVINO, precision="int8", files=INT8_NAMES, parity=parity)
+    card = replace(card, data=card.data | {"calibration": record_source(spread(images.calibration, CALIBRATION_IMAGES))})
     return replace(card, versions=card.versions | installed_versions("openvino", "nncf")).with_variant(variant)
 
 

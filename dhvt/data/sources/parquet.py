@@ -105,7 +105,7 @@ def _read_tables(paths: Sequence[Path]) -> list[pa.Table]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise DataError(f"{paths[0]} is Parquet, which needs pyarrow: pip install pyarrow") from error
+        raise DataError(f"{paths[0]} is Parquet, which needs pyarrow: pip install 'dhvt-serve[parquet]'") from error
     tables = []
     for path in paths:
         try:

@@ -10,11 +10,13 @@ from dhvt.data.preprocess import preprocess_image
 from dhvt.data.record import record_training_data
 from dhvt.data.splits import open_training_data, reopen_training_data
 from dhvt.engines import open_engine
-from dhvt.errors import ArtifactError, EngineError, ExportError
+from dhvt.errors import ArtifactError, DataError, EngineError, ExportError
 from dhvt.evaluation.agreement import Comparison
+from export.images import open_images
 from export.pipeline import export_model
 from export.settings import ExportOptions
 from export.targets.int8 import Quantization, reason_to_drop
+from tests.conftest import CLASSES, draw
 
 COMPARED = Comparison(
     runtime="openvino",
@@ -70,6 +72,9 @@ def test_int8_is_compared_on_what_training_held_out(checkpoint, image_folder, tm
     assert (parity["held_out"], parity["comparisons"][0]["images"], parity["calibration_images"]) == (True, 12, 48)
     other = shutil.copytree(image_folder, tmp_path / "other")
     (other / "circle" / "00.png").rename(other / "circle" / "new.png")
+    data = artifact.card.data
+    assert {kind: data[kind]["images"] for kind in data} == {"training": 48, "validation": 12, "calibration": 48}
+    assert data["training"] == record["training"]
     train, val, held_out = reopen_training_data(other, trained.classes, trained.data, 3)
     assert (held_out, len(train), len(val)) == (False, 30, 30)
 
@@ -101,3 +106,17 @@ def test_int8_needs_data_and_a_model_with_it(checkpoint, artifact_path, tmp_path
         export_model(checkpoint, tmp_path / "artifact", ["onnx", "int8"])
     with pytest.raises(EngineError, match="has no int8 graph"):
         open_engine(load_artifact(artifact_path), "openvino:int8", threads=1)
+
+
+def test_a_comparison_on_training_images_is_refused(checkpoint, image_folder, tmp_path):
+    """As of ``dhvt train --data X --val Y``, and ``--data X`` at the export."""
+    val = tmp_path / "val"
+    for label, name in enumerate(CLASSES):
+        (val / name).mkdir(parents=True)
+        for seed in range(100, 104):
+            draw(label, seed).save(val / name / f"{seed}.png")
+    trained = replace(checkpoint, data=record_training_data(open_training_data(image_folder, val=val)))
+    with pytest.raises(DataError, match=r"to compare on, 100\.0 % were used for training"):
+        open_images(str(image_folder), CLASSES, trained.data, 0, print)
+    images = open_images(str(val), CLASSES, trained.data, 0, print)
+    assert (len(images.calibration), len(images.comparison), images.held_out) == (6, 6, True)

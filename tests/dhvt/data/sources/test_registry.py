@@ -85,6 +85,6 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
         return find(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", without_pyarrow)
-    with pytest.raises(DataError, match="is Parquet, which needs pyarrow: pip install pyarrow"):
+    with pytest.raises(DataError, match=r"is Parquet, which needs pyarrow: pip install 'dhvt-serve\[parquet\]'"):
         open_dataset(data, "train")
     assert len(open_dataset(tmp_path / "train")) == 6
