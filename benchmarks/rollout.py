@@ -202,6 +202,24 @@ def start_all(args: argparse.Namespace, folder: Path, upload: Upload, stack: Exi
     return replicas, proxy
 
 
+def run_events(
+    args: argparse.Namespace, replicas: list[Replica], proxy: Proxy, next_model: Path, spans: dict[str, tuple[float, float]]
+) -> None:
+    """What happens while requests are sent; ``spans`` gets when."""
+    time.sleep(1)  # the generator starts
+    with timed("steady", spans):
+        time.sleep(args.steady_s)
+    if "kill" in args.events:
+        with timed("kill", spans):
+            kill_one(replicas[0], args.model, proxy)
+        time.sleep(args.steady_s)
+    if "roll" in args.events:
+        with timed("roll", spans):
+            for replica in replicas:
+                roll_one(replica, next_model, proxy)
+        time.sleep(args.steady_s)
+
+
 def measure(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], Traffic, dict[str, tuple[float, float]]]:
     """The JSON line's figures, and what the plot shows."""
     upload = make_upload("raw", sample_image())
@@ -215,18 +233,7 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], Tra
             sustained = (load.answers - load.not_ok) / load.seconds
         rate = args.rate or args.share * sustained
         with sending(proxy.url, upload, rate, args.limit_s) as traffic:
-            time.sleep(1)  # the generator starts
-            with timed("steady", spans):
-                time.sleep(args.steady_s)
-            if "kill" in args.events:
-                with timed("kill", spans):
-                    kill_one(replicas[0], args.model, proxy)
-                time.sleep(args.steady_s)
-            if "roll" in args.events:
-                with timed("roll", spans):
-                    for replica in replicas:
-                        roll_one(replica, next_model, proxy)
-                time.sleep(args.steady_s)
+            run_events(args, replicas, proxy, next_model, spans)
         names = sorted({ask(f"{replica.url}/classify", upload).json()["model"] for replica in replicas})
         counters = proxy.counters()
     total = summarise(traffic.answers)
