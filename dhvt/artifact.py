@@ -115,7 +115,7 @@ class ModelCard:
         files: SHA-256 by file name, of every variant's files.
         data: fingerprints of the images, under ``training``, ``validation``, ``calibration`` and ``test``; what is not known
             is absent. Each has the fields of :class:`dhvt.data.fingerprint.Fingerprint`, and ``source``, where they came from.
-        metrics: the checkpoint's, and under ``test`` what ``dhvt evaluate --record`` measured.
+        metrics: the checkpoint's, and what ``dhvt evaluate --record`` measured, under the split's name.
         recipe: how it was trained.
         provenance: the commands that trained and exported it, the device, and the versions at training.
         versions: of the tools that exported it.

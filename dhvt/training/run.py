@@ -7,6 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from tqdm import tqdm
 
 from dhvt.data.preprocess import Preprocess
 from dhvt.data.record import record_training_data
@@ -77,7 +78,7 @@ def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
         command=command,
         accelerator=accelerator,
         images=images,
-        data=record_training_data(images),
+        data=_record_images(images, accelerator.is_main_process),
         config=config,
         preprocess=Preprocess(size=config["img_size"], resize_mode=options.resize_mode, crop_pct=recipe.crop_pct),
     )
@@ -88,6 +89,13 @@ def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
     )
     start_tracking(run.accelerator, options, recipe)
     return run
+
+
+def _record_images(images: TrainingData, is_shown: bool) -> dict[str, dict[str, Any]]:
+    """Reads every image once; of many, with a progress bar."""
+    total = len(images.train) + len(images.val)
+    with tqdm(total=total, unit="image", desc="fingerprint", leave=False, delay=2, disable=not is_shown) as bar:
+        return record_training_data(images, bar.update)
 
 
 def _make_folder(options: RunOptions) -> None:
