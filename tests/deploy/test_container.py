@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.conftest import draw, encode
+from tests.conftest import CLASSES, draw, encode
 from tests.serving.conftest import ROOT, free_port, wait_until_ready
 
 PNG = encode(draw(0, 1))
@@ -59,6 +60,21 @@ def container_environment(folder):
     return environ | {"TMPDIR": mounts["/tmp"]}, list(mounts.values())
 
 
+@pytest.fixture(scope="module")
+def bento_with_a_model(bento, artifact_path):
+    """The same, with a model of the store in the place to which ``bentoml containerize`` copies a bento's models."""
+    code = (
+        "import bentoml, shutil, sys\n"
+        "with bentoml.models.create('shapes:v1') as model:\n"
+        "    shutil.copytree(sys.argv[1], model.path, dirs_exist_ok=True)"
+    )
+    home = bento.parents[2]
+    command = [sys.executable, "-c", code, str(artifact_path)]
+    subprocess.run(command, env=os.environ | {"BENTOML_HOME": str(home)}, check=True, capture_output=True)
+    shutil.copytree(home / "models", bento / "models")
+    return bento
+
+
 @contextmanager
 def served(bento, folder, prefix=(), **environ):
     """The bento, served by a Python that has its requirements and not this package."""
@@ -87,16 +103,19 @@ def test_a_bento_is_served_where_this_package_is_not_installed(bento, tmp_path):
         assert httpx.post(f"{url}/classify", files={"image": PNG}, timeout=30).status_code == 200
 
 
-def test_a_bento_is_served_from_a_read_only_root(bento, tmp_path):
-    """The Deployment's folders are all that it writes."""
+def test_a_bento_is_served_from_a_read_only_root(bento_with_a_model, tmp_path):
+    """The Deployment's folders are all that it writes, and its model is found beside it, not in ``BENTOML_HOME``."""
     environ, writable = container_environment(tmp_path)
     prefix = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh"]
     with suppress(OSError):
         tried = subprocess.run([*prefix, "true"], env=os.environ | {"WRITABLE": ""}, check=False, capture_output=True)
     if not sys.platform.startswith("linux") or tried.returncode:
         pytest.skip("needs Linux and the right to mount")
-    with served(bento, tmp_path, prefix, WRITABLE=" ".join(writable), **environ) as url:
-        assert httpx.post(f"{url}/classify", files={"image": PNG}, timeout=30).status_code == 200
+    environ |= {"WRITABLE": " ".join(writable), "DHVT_MODEL": "shapes:v1"}
+    with served(bento_with_a_model, tmp_path, prefix, **environ) as url:
+        response = httpx.post(f"{url}/classify", files={"image": PNG}, timeout=30)
+        assert response.status_code == 200
+        assert {entry["label"] for entry in response.json()["predictions"]} == set(CLASSES)
         batch = httpx.post(f"{url}/classify/batch", files=[("image", PNG), ("image", PNG)], timeout=30)
         assert [set(result) for result in batch.json()["results"]] == [{"name", "predictions"}] * 2
         assert "dhvt_requests_total" in httpx.get(f"{url}/metrics").text
