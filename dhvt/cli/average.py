@@ -64,7 +64,7 @@ def average(checkpoints: tuple[Path, ...], data: str, out: Path, on_broken: str)
     if len(candidates) > 1:
         click.echo(f"kept: {best}")
     save_checkpoint(_with_measurement(candidates[best], *measured[best]), out)
-    click.echo(f"next: {shlex.join(['python', 'export/to_onnx.py', str(out), '--data', data])}")
+    click.echo(f"next: {shlex.join(['dhvt', 'export', str(out), '--data', data])}")
 
 
 def _measure(

@@ -27,8 +27,12 @@ def tracking_options(options: RunOptions) -> dict[str, Any]:
     if tracker not in known:
         raise ConfigError(f"--tracker {tracker!r} is unknown; choose one of {', '.join(known)}")
     if tracker not in map(str, get_available_trackers()):
-        raise ConfigError(f"--tracker {tracker}: its package is not installed here; pip install {tracker}, or omit --tracker")
+        raise ConfigError(f"--tracker {tracker}: not installed here; {_install_command(tracker)}, or omit --tracker")
     return {"log_with": tracker, "project_dir": options.out}
+
+
+def _install_command(tracker: str) -> str:
+    return "pip install -e '.[tracker]'" if tracker == "tensorboard" else f"pip install {tracker}"
 
 
 def start_tracking(accelerator: Accelerator, options: RunOptions, recipe: Recipe) -> None:

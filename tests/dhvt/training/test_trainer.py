@@ -421,7 +421,10 @@ def test_metrics_go_to_tensorboard(image_folder, tmp_path):
     assert events.Scalars("val_top1")[0].value == pytest.approx(load_checkpoint(tmp_path / "ckpt.pt").metrics["val_top1"])
 
 
-@pytest.mark.parametrize(("tracker", "message"), [("tensorboard", "pip install tensorboard"), ("tensorbored", "choose one of")])
+@pytest.mark.parametrize(
+    ("tracker", "message"),
+    [("tensorboard", "pip install -e '.[tracker]'"), ("wandb", "pip install wandb"), ("tensorbored", "choose one of")],
+)
 def test_a_tracker_that_is_not_installed_or_unknown_is_refused_before_training(
     image_folder, tmp_path, monkeypatch, tracker, message
 ):
