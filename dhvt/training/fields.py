@@ -137,7 +137,7 @@ def _options_of(configuration: Hashable) -> tuple[Option, ...]:
 def _describe(name: str, hint: Any, entry: Any) -> Option:
     optional = get_origin(hint) in (Union, UnionType)
     if optional:
-        hint = next(part for part in get_args(hint) if part is not NoneType)
+        hint = next(kind for kind in get_args(hint) if kind is not NoneType)
     is_choice = get_origin(hint) is Literal
     kind = str if is_choice else get_origin(hint) or hint
     return Option(

@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: what each validation of a training measured, a JSON object a line."""
+"""``metrics.jsonl``: the metrics of each validated epoch, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dhvt.errors import TrainError
 
 
 def append_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
-    """Adds a line, below half a one that a crash may have left.
+    """Appends a line; after an incomplete last line, which a crash may have left, it starts a new one.
 
     Raises:
         TrainError: the file cannot be written.
     """
     try:
-        torn = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
+        incomplete = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
         with path.open("a", encoding="utf-8") as log:
-            log.write("\n" * bool(torn) + json.dumps(dict(metrics)) + "\n")
+            log.write("\n" * bool(incomplete) + json.dumps(dict(metrics)) + "\n")
     except OSError as error:
         raise TrainError(
             f"cannot write {path}: {error}; the last checkpoint is untouched, go on with the same command and --resume"
@@ -27,8 +27,10 @@ def append_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The last line of each epoch, in order, up to that of the last line: later ones are of a run before it, in the same
-    folder. Lines that a crash tore are left out, and a missing file has none.
+    """The metrics of each epoch, in order; none of a missing file.
+
+    Of several lines of one epoch the last counts. Epochs after that of the file's last line are omitted, because they are of
+    an earlier run in the same folder. Incomplete lines are omitted.
     """
     if not path.exists():
         return []

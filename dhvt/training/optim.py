@@ -19,8 +19,8 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     if step < warmup:
         return recipe.warmup_lr + (peak - recipe.warmup_lr) * step / warmup
     progress = (step - warmup) / max(recipe.epochs * steps_per_epoch - warmup, 1)
-    part = 1 - progress if recipe.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
-    return recipe.min_lr + (peak - recipe.min_lr) * part
+    remaining = 1 - progress if recipe.schedule == "linear" else (1 + math.cos(math.pi * progress)) / 2
+    return recipe.min_lr + (peak - recipe.min_lr) * remaining
 
 
 def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:

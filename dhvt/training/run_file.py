@@ -72,7 +72,7 @@ def write_config(path: Path, options: RunOptions, recipe: Recipe) -> None:
     lines += ["", "# The recipe"]
     lines += [f"{name} = {_to_toml(value)}" for name, value in asdict(recipe).items()]
     for name, table in tables.items():
-        lines += ["", f"[{name}]"]  # TOML has no null: None is left out
+        lines += ["", f"[{name}]"]  # TOML has no null: None is omitted
         lines += [f"{_quote(key)} = {_to_toml(value)}" for key, value in table.items() if value is not None]
     try:
         path.write_text("\n".join([*lines, ""]), encoding="utf-8", errors="replace")

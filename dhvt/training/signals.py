@@ -11,13 +11,16 @@ from tqdm import tqdm
 
 
 def leave_stopping_to_the_parent(worker: int) -> None:
-    """For a process that decodes: signals often go to all processes of a group, and the training still needs its images."""
+    """Ignores SIGINT and SIGTERM in a process that decodes.
+
+    Signals often go to all processes of a group, and the training process still needs the images for its last step.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a flag that is looked at between steps; the second one interrupts."""
+    """Turns the first Ctrl-C or SIGTERM into a flag, which is read between steps; the second one interrupts at once."""
 
     def __init__(self) -> None:
         self.requested = False

@@ -391,13 +391,13 @@ def test_two_processes_train_in_bfloat16(image_folder, tmp_path):
             torch.testing.assert_close(two.weights[name], weight, rtol=2e-2, atol=1e-3, msg=name)
 
 
-def test_accumulated_parts_are_one_step(image_folder, tmp_path):
-    """A model without BatchNorm, whose statistics are those of each part."""
+def test_accumulated_micro_batches_are_one_step(image_folder, tmp_path):
+    """A model without BatchNorm, whose statistics are those of each micro-batch."""
     options = ["--epochs", "1", "--optimizer", "adamw", "--drop-path-rate", "0", "--amp", "off"]
     options += ["--variant", "vit_tiny_patch16_224"]
-    for parts in ("1", "4"):
-        assert run(image_folder, tmp_path / parts, *options, "--accumulate", parts).exit_code == 0
-    whole, cut = (load_checkpoint(tmp_path / parts / "ckpt.pt") for parts in ("1", "4"))
+    for count in ("1", "4"):
+        assert run(image_folder, tmp_path / count, *options, "--accumulate", count).exit_code == 0
+    whole, cut = (load_checkpoint(tmp_path / count / "ckpt.pt") for count in ("1", "4"))
     assert whole.step == cut.step
     for name, weight in whole.weights.items():
         torch.testing.assert_close(cut.weights[name], weight, rtol=1e-3, atol=1e-3, msg=name)
