@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +11,18 @@ from numpy.typing import NDArray
 from dhvt.data.batches import Batch, iterate_batches
 from dhvt.data.fingerprint import fingerprint
 from dhvt.data.preprocess import Preprocess
-from dhvt.data.record import require_unseen
+from dhvt.data.record import Record, require_unseen
 from dhvt.data.sources import ImageSource, Subset
-from dhvt.data.splits import reopen_training_data
+from dhvt.data.splits import open_first_split, reopen_training_data
 from dhvt.errors import ExportError
 from export.golden import draw_inputs
 from export.parity import BATCH_SIZES
+from export.settings import ExportOptions
 
 DRAWN_IMAGES = 2 * max(BATCH_SIZES)
+COMPARISON_IMAGES = 5000
+"""The most that are compared on; see also ``export/targets/int8.py``."""
+
 REAL_IMAGES = 8 * DRAWN_IMAGES
 """Enough to tell accuracy to a point or two; ``dhvt verify --data`` runs all of a test set."""
 
@@ -31,38 +34,56 @@ class ExportImages:
     Args:
         calibration: to calibrate on.
         comparison: to compare and measure on.
-        held_out: whether training did not learn from ``comparison``.
+        known: the fingerprints of the images that the model was made with, see :data:`dhvt.data.record.Record`.
         on_error: called with a message for each image that cannot be read and is omitted.
     """
 
     calibration: ImageSource
     comparison: ImageSource
-    held_out: bool
+    known: Record
     on_error: Callable[[str], None]
 
 
 def open_images(
-    data: str, classes: Sequence[str], record: Mapping[str, Any], seed: int, on_error: Callable[[str], None]
-) -> ExportImages:
-    """Opens ``--data``; see :func:`dhvt.data.splits.reopen_training_data`.
+    options: ExportOptions, classes: Sequence[str], known: Record, seed: int, on_error: Callable[[str], None]
+) -> ExportImages | None:
+    """Opens ``--data`` and ``--val``; None without them.
+
+    Args:
+        classes: the model's.
+        known: the ``data`` of its checkpoint or model card.
+        seed: of the training's recipe, which decided what was held out.
 
     Raises:
-        DataError: the images to compare on are those that the model was trained on.
+        ExportError: there is a ``val`` without ``data``.
+        DataError: nothing usable is there, or the images to compare on are those that the model was trained on.
     """
-    calibration, comparison, held_out = reopen_training_data(data, classes, record, seed)
-    if not held_out and "training" in record:
-        hint = "give the training's --data or --val, or other images"
-        require_unseen(fingerprint(comparison), record, ["training"], what=f"the images in {data} to compare on", hint=hint)
-    return ExportImages(calibration=calibration, comparison=comparison, held_out=held_out, on_error=on_error)
+    if options.data is None:
+        if options.val is not None:
+            raise ExportError(f"--val {options.val} needs --data, the images to calibrate with")
+        return None
+    if options.val is None:
+        calibration, comparison, _ = reopen_training_data(options.data, classes, known, seed)
+    else:
+        calibration = open_first_split(options.data, ["train"], classes).source
+        comparison = open_first_split(options.val, ["val", "test"], classes).source
+    require_unseen(
+        fingerprint(spread(comparison, COMPARISON_IMAGES)),
+        known,
+        ["training"],
+        what=f"the images in {options.val or options.data} to compare on",
+        hint="give what was given to dhvt train as --val, or other images, with --val",
+    )
+    return ExportImages(calibration=calibration, comparison=comparison, known=known, on_error=on_error)
 
 
 def spread(source: ImageSource, count: int) -> Subset:
-    """Up to ``count`` images of a data set, at equal distances over its whole length."""
+    """Up to ``count`` images of a data set, spread over its whole length."""
     return Subset(source, np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(np.int64))
 
 
 def sample(source: ImageSource, preprocess: Preprocess, count: int, on_error: Callable[[str], None] | None = None) -> Batch:
-    """Up to ``count`` images of a data set, preprocessed, spread over its whole length.
+    """The images of :func:`spread`, preprocessed.
 
     Raises:
         ExportError: not one of them can be read.

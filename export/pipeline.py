@@ -93,13 +93,10 @@ def _find_existing(source: Checkpoint | Artifact, out: Path, targets: Sequence[s
 
 
 def _open_images(card: ModelCard, options: ExportOptions, log: Callable[..., None]) -> ExportImages | None:
-    if options.data is None:
-        return None
-
     def on_error(message: str) -> None:
         log(f"left out: {message}", err=True)
 
-    return open_images(options.data, card.classes, card.data, card.recipe.get("seed", 0), on_error)
+    return open_images(options, card.classes, card.data, card.recipe.get("seed", 0), on_error)
 
 
 def _require_same_model(artifact: Artifact, source: Source) -> None:

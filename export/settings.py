@@ -26,6 +26,10 @@ class ExportOptions:
         "Real images to compare on and measure accuracy, laid out as for dhvt train; int8 is calibrated on them. "
         "Default: drawn images.",
     )
+    val: str | None = option(
+        None,
+        "Images to compare on, where training did not hold them out of --data: what was given to dhvt train as --val.",
+    )
     resize_mode: ResizeMode | None = option(None, "How images of another shape become the input's. Default: as in training.")
 
     def __post_init__(self) -> None:

@@ -72,9 +72,9 @@ class CheckpointSource:
             variants=(),
             temperature=checkpoint.temperature,
             metrics=checkpoint.metrics,
-            data=checkpoint.data,
             recipe=checkpoint.recipe,
             provenance=checkpoint.provenance,
+            data=checkpoint.data,
         )
 
     def write_graph(self, precision: str, path: Path, opset_version: int | None = None) -> tuple[str, Predict]:

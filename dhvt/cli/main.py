@@ -60,7 +60,7 @@ def main() -> None:
 
     \b
     dhvt train --data images/ --out runs/mine     images/<class>/<image>
-    python export/to_onnx.py runs/mine/ckpt.pt      writes runs/mine/artifact
+    dhvt export runs/mine/ckpt.pt --data images/    writes runs/mine/artifact
     DHVT_MODEL=runs/mine/artifact bentoml serve
     """
 

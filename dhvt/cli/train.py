@@ -58,4 +58,5 @@ def train(ctx: click.Context, /, config_path: Path | None, model_options: tuple[
             log("stopped before the first checkpoint: nothing is saved")
         sys.exit(130)
     log(f"validation top-1 {checkpoint.metrics['val_top1']:.2f} %; saved {path}")
-    log(f"next: {shlex.join(['dhvt', 'export', str(path), '--data', options.val or options.data])}")
+    val = [] if options.val is None else ["--val", options.val]
+    log(f"next: {shlex.join(['dhvt', 'export', str(path), '--data', options.data, *val])}")

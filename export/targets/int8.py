@@ -5,20 +5,24 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dhvt.artifact import GRAPH_NAME, INT8_NAMES, OPENVINO, ModelCard, Variant
 from dhvt.data.batches import Predict
+from dhvt.data.fingerprint import Fingerprint
 from dhvt.data.preprocess import preprocess_image
+from dhvt.data.record import record_source, require_unseen
 from dhvt.engines.chunks import run_in_chunks
 from dhvt.evaluation.agreement import Comparison, compare_logits
 from export.targets.registry import Job, Target
 
+if TYPE_CHECKING:
+    from export.images import ExportImages
+
 CALIBRATION_IMAGES = 1000
-COMPARISON_IMAGES = 5000
 LARGEST_LOSS = 0.2
 """Percentage points of top-1 that quantization may cost; of few images it may cost one."""
 
@@ -61,17 +65,18 @@ def add_int8(job: Job, card: ModelCard, settings: Int8Settings) -> ModelCard:
     """Quantizes ``model.onnx``, measures accuracy and speed beside float32's, and drops it where it does not pay.
 
     Raises:
+        DataError: the images to compare on are among those that it is calibrated on.
         ExportError: it cannot be quantized.
     """
-    from dhvt.data.record import record_source
     from dhvt.engines.openvino import ChunkedModel
     from dhvt.hardware.cpus import available_cpus
-    from export.images import sample, spread
+    from export.images import COMPARISON_IMAGES, sample
     from export.parity import installed_versions
     from export.quantize import quantize
 
     images = job.images
     assert images is not None
+    data = require_apart(images)
     calibration = sample(images.calibration, card.preprocess, CALIBRATION_IMAGES, images.on_error).images
     quantize(job.folder / GRAPH_NAME, calibration, job.folder)
     compared_on = sample(images.comparison, card.preprocess, COMPARISON_IMAGES, images.on_error)
@@ -85,11 +90,36 @@ def add_int8(job: Job, card: ModelCard, settings: Int8Settings) -> ModelCard:
         job.log(f"left out: {reason}", err=True)
         return card
     golden = np.stack([preprocess_image(image, card.preprocess) for image in card.golden.encoded()])
-    parity = result.to_parity() | {"held_out": images.held_out, "golden_logits": int8(golden).tolist()}
-    job.log(describe(result, images.held_out))
+    held_out = "training" in images.known
+    parity = result.to_parity() | {"held_out": held_out, "golden_logits": int8(golden).tolist(), "data": data["comparison"]}
+    job.log(describe(result, held_out))
+    card = replace(card, data=card.data | {"calibration": data["calibration"]})
     variant = Variant(format=OPENVINO, precision="int8", files=INT8_NAMES, parity=parity)
-    card = replace(card, data=card.data | {"calibration": record_source(spread(images.calibration, CALIBRATION_IMAGES))})
     return replace(card, versions=card.versions | installed_versions("openvino", "nncf")).with_variant(variant)
+
+
+def require_apart(images: ExportImages) -> dict[str, dict[str, Any]]:
+    """Checks that the graph is compared on other images than it is calibrated on.
+
+    Returns:
+        The records of the images to calibrate with and to compare on.
+
+    Raises:
+        DataError: they overlap.
+    """
+    from export.images import COMPARISON_IMAGES, spread
+
+    records = {
+        "calibration": record_source(spread(images.calibration, CALIBRATION_IMAGES)),
+        "comparison": record_source(spread(images.comparison, COMPARISON_IMAGES)),
+    }
+    require_unseen(
+        Fingerprint.from_dict(records["comparison"]),
+        {"calibration": records["calibration"]},
+        what=f"the images to compare int8 on ({images.comparison.origin})",
+        hint="give others with --val",
+    )
+    return records
 
 
 def compare_quantized(
@@ -132,7 +162,7 @@ def describe(result: Quantization, held_out: bool) -> str:
     row = result.comparison
     return (
         f"int8: top-1 {row.top1:.2f} %, fp32 {row.top1_reference:.2f} %, the same for {row.top1_agreement:.1%} of {row.images} "
-        f"images {'held out in training' if held_out else 'of --data'}; {result.speedup:.2f} times as fast"
+        f"images {'that training did not learn from' if held_out else 'of --data'}; {result.speedup:.2f} times as fast"
     )
 
 

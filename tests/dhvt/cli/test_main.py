@@ -21,7 +21,7 @@ def dhvt():
 
 def test_help_teaches_the_whole_way():
     result = subprocess.run([sys.executable, "-m", "dhvt.cli", "--help"], capture_output=True, text=True, check=True)
-    for word in ("dhvt train", "export/to_onnx.py", "bentoml serve"):
+    for word in ("dhvt train", "dhvt export", "bentoml serve"):
         assert word in result.stdout
 
 

@@ -16,7 +16,7 @@ from export.images import open_images
 from export.pipeline import export_model
 from export.settings import ExportOptions
 from export.targets.int8 import Quantization, reason_to_drop
-from tests.conftest import CLASSES, draw
+from tests.conftest import draw
 
 COMPARED = Comparison(
     runtime="openvino",
@@ -70,13 +70,61 @@ def test_int8_is_compared_on_what_training_held_out(checkpoint, image_folder, tm
     artifact = export_int8(trained, tmp_path / "artifact", image_folder)
     parity = artifact.find_variant(precision="int8").parity
     assert (parity["held_out"], parity["comparisons"][0]["images"], parity["calibration_images"]) == (True, 12, 48)
-    other = shutil.copytree(image_folder, tmp_path / "other")
-    (other / "circle" / "00.png").rename(other / "circle" / "new.png")
     data = artifact.card.data
     assert {kind: data[kind]["images"] for kind in data} == {"training": 48, "validation": 12, "calibration": 48}
     assert data["training"] == record["training"]
+    other = shutil.copytree(image_folder, tmp_path / "other")
+    (other / "circle" / "00.png").rename(other / "circle" / "new.png")
     train, val, held_out = reopen_training_data(other, trained.classes, trained.data, 3)
     assert (held_out, len(train), len(val)) == (False, 30, 30)
+
+
+@pytest.fixture
+def own_validation(checkpoint, image_folder, tmp_path):
+    """A checkpoint that was trained on all of a folder, and validated on another."""
+    val = tmp_path / "val"
+    for label, name in enumerate(checkpoint.classes):
+        (val / name).mkdir(parents=True)
+        for seed in range(100, 104):
+            draw(label, seed).save(val / name / f"{seed}.png")
+    data = record_training_data(open_training_data(image_folder, val))
+    return replace(checkpoint, recipe={"seed": 3}, data=data), val
+
+
+def test_int8_is_not_compared_on_what_it_was_trained_on(own_validation, image_folder, tmp_path):
+    trained, _ = own_validation
+    with pytest.raises(DataError, match=r"100\.0 % were used for training.* with --val"):
+        export_int8(trained, tmp_path / "artifact", image_folder)
+    assert not (tmp_path / "artifact").exists()
+
+
+def test_int8_is_not_compared_on_what_it_was_calibrated_on(checkpoint, image_folder, tmp_path):
+    options = ExportOptions(data=str(image_folder), val=str(image_folder))
+    with pytest.raises(DataError, match=r"100\.0 % were used for calibration"):
+        export_model(checkpoint, tmp_path / "artifact", ["onnx", "int8"], options)
+
+
+def test_int8_is_compared_on_the_trainings_own_validation_images(own_validation, image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("export.targets.int8.LARGEST_LOSS", 100.0)
+    monkeypatch.setattr("export.targets.int8.LEAST_SPEEDUP", 0.0)
+    trained, val = own_validation
+    options = ExportOptions(data=str(image_folder), val=str(val))
+    artifact = export_model(trained, tmp_path / "artifact", ["onnx", "int8"], options)
+    parity = artifact.find_variant(precision="int8").parity
+    assert (parity["held_out"], parity["comparisons"][0]["images"], parity["calibration_images"]) == (True, 12, 60)
+    assert artifact.card.data.keys() == {"training", "validation", "calibration"}
+    assert artifact.card.data["calibration"]["digest"] == trained.data["training"]["digest"]
+    assert parity["data"]["digest"] == trained.data["validation"]["digest"]
+
+
+def test_no_target_is_compared_on_training_images(own_validation, image_folder, tmp_path):
+    trained, val = own_validation
+    with pytest.raises(DataError, match=r"to compare on, 100\.0 % were used for training"):
+        export_model(trained, tmp_path / "artifact", options=ExportOptions(data=str(image_folder)))
+    with pytest.raises(ExportError, match="--val there needs --data"):
+        export_model(trained, tmp_path / "artifact", options=ExportOptions(val="there"))
+    images = open_images(ExportOptions(data=str(val)), trained.classes, trained.data, 0, print)
+    assert (len(images.calibration), len(images.comparison)) == (6, 6)
 
 
 def test_an_int8_graph_that_was_changed_is_refused(quantized, tmp_path):
@@ -106,17 +154,3 @@ def test_int8_needs_data_and_a_model_with_it(checkpoint, artifact_path, tmp_path
         export_model(checkpoint, tmp_path / "artifact", ["onnx", "int8"])
     with pytest.raises(EngineError, match="has no int8 graph"):
         open_engine(load_artifact(artifact_path), "openvino:int8", threads=1)
-
-
-def test_a_comparison_on_training_images_is_refused(checkpoint, image_folder, tmp_path):
-    """As of ``dhvt train --data X --val Y``, and ``--data X`` at the export."""
-    val = tmp_path / "val"
-    for label, name in enumerate(CLASSES):
-        (val / name).mkdir(parents=True)
-        for seed in range(100, 104):
-            draw(label, seed).save(val / name / f"{seed}.png")
-    trained = replace(checkpoint, data=record_training_data(open_training_data(image_folder, val=val)))
-    with pytest.raises(DataError, match=r"to compare on, 100\.0 % were used for training"):
-        open_images(str(image_folder), CLASSES, trained.data, 0, print)
-    images = open_images(str(val), CLASSES, trained.data, 0, print)
-    assert (len(images.calibration), len(images.comparison), images.held_out) == (6, 6, True)
