@@ -26,8 +26,9 @@ from numpy.typing import NDArray
 from dhvt.configuration import from_dict, require
 from dhvt.data.preprocess import Preprocess
 from dhvt.errors import ArtifactError, ConfigError
+from dhvt.naming import check_name, check_version
 
-FORMAT = "dhvt-artifact-2"
+FORMAT = "dhvt-artifact-3"
 GRAPH_NAME = "model.onnx"
 INT8_NAMES = ("model.int8.xml", "model.int8.bin")
 ENGINE_NAME = "model.engine"
@@ -106,7 +107,9 @@ class ModelCard:
     """The content of ``model.json``.
 
     Args:
-        name: the architecture, such as ``dhvt_tiny_cifar_patch4``.
+        name: the model's name, which its user gave; see :mod:`dhvt.naming`.
+        version: of the model; empty until its files are written.
+        architecture: of the network, such as ``dhvt_tiny_cifar_patch4``.
         classes: class names in label order.
         preprocess: how an image becomes the input.
         golden: the self-test.
@@ -122,6 +125,8 @@ class ModelCard:
     """
 
     name: str
+    version: str = ""
+    architecture: str
     classes: list[str]
     preprocess: Preprocess
     golden: Golden
@@ -133,6 +138,17 @@ class ModelCard:
     recipe: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.version:
+            check_version(self.version)
+
+    @property
+    def digest(self) -> str:
+        """A hash of everything that decides an answer: files, classes, preprocessing, temperature and golden logits."""
+        decisive = [self.files, self.golden.logits, self.classes, self.preprocess.to_dict(), self.temperature]
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def find_variant(self, *, format: str | None = None, precision: str | None = None) -> Variant | None:
         """The first variant of this format and precision; None where there is none."""
@@ -165,8 +181,8 @@ class Artifact:
 
     @property
     def digest(self) -> str:
-        """A hash of everything that an engine computes from."""
-        return hashlib.sha256(json.dumps([self.card.files, self.card.golden.logits], sort_keys=True).encode()).hexdigest()
+        """See :attr:`ModelCard.digest`."""
+        return self.card.digest
 
     def find_variant(self, *, format: str | None = None, precision: str | None = None) -> Variant | None:
         """The first variant of this format and precision; None where there is none."""
@@ -247,6 +263,7 @@ def _from_json(values: dict[str, Any]) -> ModelCard:
     content["preprocess"] = from_dict(Preprocess, content["preprocess"])
     content["golden"] = from_dict(Golden, content["golden"])
     content["variants"] = tuple(from_dict(Variant, variant) for variant in content["variants"])
+    check_version(content["version"])
     return from_dict(ModelCard, content)
 
 

@@ -7,6 +7,7 @@ DHVTError
 ├── TrainError        training cannot go on: a loss that is not finite, a full disk
 ├── CheckpointError   a checkpoint that is missing, broken or of another model
 ├── ArtifactError     a model folder that is missing, incomplete or was changed
+├── StoreError        a model that BentoML's model store does not take
 ├── EngineError       a runtime that cannot run the model here
 │   ├── EngineUnavailable  … because the machine or the model lacks what it needs, as most do
 │   └── SelfTestError      … because it computes something else than was exported
@@ -41,6 +42,10 @@ class CheckpointError(DHVTError):
 
 class ArtifactError(DHVTError):
     """A model folder is missing, incomplete, or its files are not those recorded."""
+
+
+class StoreError(DHVTError):
+    """BentoML's model store does not take a model: another has its tag, or BentoML is missing."""
 
 
 class EngineError(DHVTError):

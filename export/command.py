@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,23 @@ def run_export(
         names = ", ".join(f"--{name.replace('_', '-')}" for name in values)
         raise ExportError(f"{names} fits none of the targets {', '.join(targets)}; leave it out, or name its --target")
     require_packages(targets)
+    if tag:
+        options = _name_after_tag(options, tag)
     folder = export(source, out, targets, options, settings, command).path
     where = shlex.quote(str(folder))
     click.echo(f"wrote {folder}; serve it with DHVT_MODEL={where} bentoml serve")
     if tag:
         from dhvt.artifact import load_artifact
-        from export.store import store_artifact
+        from dhvt.store import store_artifact
 
         stored = store_artifact(load_artifact(folder), tag)
         click.echo(f"stored {stored}; serve it with DHVT_MODEL={shlex.quote(stored)} bentoml serve")
+
+
+def _name_after_tag(options: ExportOptions, tag: str) -> ExportOptions:
+    """The options with the tag's name and version, where none are given."""
+    name, _, version = tag.partition(":")
+    return replace(options, name=options.name or name, version=options.version or version or None)
 
 
 def _take(values: dict[str, Any], configuration: type[Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dhvt.artifact import Artifact, ModelCard, load_artifact, write_card, writin
 from dhvt.errors import ExportError
 from dhvt.evaluation.agreement import FP32
 from dhvt.model.checkpoint import Checkpoint
+from dhvt.naming import is_made_version, make_version, name_of_data
 from export.golden import draw_inputs
 from export.images import ExportImages, open_images
 from export.parity import onnxruntime_predict
@@ -65,7 +66,8 @@ def export_model(
     values = complete_settings(chosen, settings or {})
     if options.resize_mode is not None and BASE not in chosen:
         raise ExportError(f"{out} has its resize mode already; --resize-mode needs --target {BASE}, from a checkpoint")
-    model = ArtifactSource(source) if isinstance(source, Artifact) else CheckpointSource(source, options.resize_mode)
+    fallback = name_of_data(options.data) if options.data else None
+    model = ArtifactSource(source) if isinstance(source, Artifact) else CheckpointSource(source, options.resize_mode, fallback)
     if existing is not None:
         _require_same_model(existing, model)
     images = _open_images(model.card, options, log)
@@ -79,7 +81,8 @@ def export_model(
         job = Job(source=model, images=images, folder=folder, log=log)
         for name in chosen:
             card = write_card(folder, load_target(name).add(job, card, values[name]))
-        write_card(folder, _with_provenance(card, chosen, options, values, command))
+        before = None if existing is None else existing.card
+        write_card(folder, _with_provenance(_identify(card, before, options), chosen, options, values, command))
     return load_artifact(out)
 
 
@@ -106,6 +109,21 @@ def _require_same_model(artifact: Artifact, source: Source) -> None:
     got = onnxruntime_predict(artifact.graph_path)(images)
     if got.shape != expected.shape or not np.allclose(got, expected, atol=FP32.atol):
         raise ExportError(f"{artifact.path} was exported from another checkpoint; export this one first, or give another --out")
+
+
+def _identify(card: ModelCard, before: ModelCard | None, options: ExportOptions) -> ModelCard:
+    """The card with its name and version.
+
+    A version that was made of a digest is made again where the digest is another; one that was given stays.
+
+    Args:
+        card: of the files that have been written.
+        before: of the artifact that was added to.
+    """
+    version = options.version or ("" if before is None else before.version)
+    if before is not None and not options.version and card.digest != before.digest:
+        version = "" if is_made_version(version, before.digest) else version
+    return replace(card, name=options.name or card.name, version=version or make_version(card.digest))
 
 
 def _with_provenance(

@@ -12,6 +12,7 @@ from typing import Literal
 from dhvt.configuration import require
 from dhvt.data.preprocess import ResizeMode
 from dhvt.errors import ConfigError
+from dhvt.naming import check_name, check_version
 from dhvt.training.fields import convert_fields, option
 
 OPSET_VERSION = 20
@@ -31,9 +32,17 @@ class ExportOptions:
         "Images to compare on, where training did not hold them out of --data: what was given to dhvt train as --val.",
     )
     resize_mode: ResizeMode | None = option(None, "How images of another shape become the input's. Default: as in training.")
+    name: str | None = option(None, "Name of the model. Default: that of its training, else made of --data's.")
+    version: str | None = option(
+        None, "Version of the model. Default: the date and the start of its digest, as 20261124-1a2b3c4d."
+    )
 
     def __post_init__(self) -> None:
         convert_fields(self)
+        if self.name is not None:
+            check_name(self.name)
+        if self.version is not None:
+            check_version(self.version)
 
 
 @dataclass(frozen=True, kw_only=True)

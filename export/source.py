@@ -14,6 +14,7 @@ from dhvt.data.preprocess import preprocess_image
 from dhvt.errors import ExportError
 from dhvt.model.checkpoint import Checkpoint
 from dhvt.model.inference import InferenceModel, torch_predict
+from dhvt.naming import fit_name
 from export.golden import draw_images, encode_base64
 from export.graph import export_graph
 from export.parity import onnxruntime_predict
@@ -54,9 +55,10 @@ class CheckpointSource:
 
     Args:
         resize_mode: of the served model, where it differs from the training's.
+        name: of the served model, where the checkpoint has none.
     """
 
-    def __init__(self, checkpoint: Checkpoint, resize_mode: str | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, resize_mode: str | None = None, name: str | None = None) -> None:
         if resize_mode is not None:
             checkpoint = replace(checkpoint, preprocess=checkpoint.preprocess | {"resize_mode": resize_mode})
         self._preprocess = checkpoint.build_preprocess()
@@ -65,7 +67,8 @@ class CheckpointSource:
         images = draw_images()
         inputs = np.stack([preprocess_image(image, self._preprocess) for image in images])
         self.card = ModelCard(
-            name=checkpoint.name,
+            name=checkpoint.model_name or name or fit_name(checkpoint.name),
+            architecture=checkpoint.name,
             classes=checkpoint.classes,
             preprocess=self._preprocess,
             golden=Golden(images=encode_base64(images), logits=self.reference(inputs).tolist()),

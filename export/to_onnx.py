@@ -24,7 +24,7 @@ from export.settings import ExportOptions, OnnxSettings
 @field_options(ExportOptions)
 @click.option("--int8", is_flag=True, help="Add a graph in int8, where it keeps the accuracy on --data and is faster here.")
 @field_options(OnnxSettings, show_defaults=True)
-@click.option("--tag", help="Also put it into BentoML's model store, as dhvt or dhvt:v2; DHVT_MODEL takes the tag.")
+@click.option("--tag", help="Also put it into BentoML's model store, as hands or hands:v2, and name it so.")
 def main(checkpoint: Path, out: Path | None, int8: bool, tag: str | None, **given: Any) -> None:
     """Export CHECKPOINT to a model folder that `DHVT_MODEL=… bentoml serve` takes.
 

@@ -16,7 +16,7 @@ from dhvt.cli.options import engine_options, load_classifier
 @click.option("--top-k", default=3, show_default=True, type=click.IntRange(min=1), help="Classes to print for each image.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image, as the server's responses.")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-def classify(model: Path | None, engine: str | None, top_k: int, as_json: bool, images: tuple[Path, ...]) -> None:
+def classify(model: str | None, engine: str | None, top_k: int, as_json: bool, images: tuple[Path, ...]) -> None:
     """Print the most likely classes of IMAGES, with their probabilities.
 
     \b
@@ -31,13 +31,15 @@ def classify(model: Path | None, engine: str | None, top_k: int, as_json: bool, 
     from dhvt.errors import ImageError
 
     classifier = load_classifier(model, engine)
+    card = classifier.artifact.card
+    identity = {"model": card.name, "version": card.version, "digest": card.digest}
     failed = False
     for path, result in zip(images, classifier.classify_many(images, top_k), strict=True):
         if isinstance(result, ImageError):
             click.echo(f"{path}: {result}", err=True)
             failed = True
         elif as_json:
-            click.echo(json.dumps({"file": str(path), "model": classifier.artifact.card.name, "predictions": result}))
+            click.echo(json.dumps({"file": str(path), **identity, "predictions": result}))
         else:
             click.echo(f"{path}: " + ", ".join(f"{entry['label']} {entry['score']:.1%}" for entry in result))
     sys.exit(1 if failed else 0)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--report", type=click.Path(path_type=Path), help="Folder for report.md with images; needs the report extra.")
 @click.option("--record", is_flag=True, help="Write the result into model.json, under metrics and the split's name.")
 def evaluate(
-    model: Path | None,
+    model: str | None,
     engine: str | None,
     data: str,
     split: str | None,
@@ -72,7 +72,7 @@ def evaluate(
     if report is not None:
         _write_report(
             report,
-            title=f"{card.name} on {Path(data).name}, {measured_split}",
+            title=f"{card.name} {card.version} on {Path(data).name}, {measured_split}",
             source=source,
             preprocess=card.preprocess,
             outputs=outputs,

@@ -46,7 +46,7 @@ def _target_options(command: Callable[..., None]) -> Any:
 @_target_options
 @click.argument("source", type=click.Path(path_type=Path), metavar="CHECKPOINT|FOLDER")
 @click.option("--out", type=click.Path(path_type=Path), help="Model folder to write. Default: artifact/ beside the checkpoint.")
-@click.option("--tag", help="Also put it into BentoML's model store, as dhvt or dhvt:v2; DHVT_MODEL takes the tag.")
+@click.option("--tag", help="Also put it into BentoML's model store, as hands or hands:v2, and name it so.")
 @click.pass_context
 def export(
     ctx: click.Context, /, source: Path, out: Path | None, targets: tuple[str, ...], tag: str | None, **given: Any

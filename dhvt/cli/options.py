@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -22,7 +21,10 @@ Command = Callable[..., None]
 on_broken_option = field_option(RunOptions, "on_broken")
 
 model_option = click.option(
-    "--model", type=click.Path(path_type=Path), help="Model folder from export. Default: DHVT_MODEL, else the bundled one."
+    "--model",
+    metavar="FOLDER|TAG",
+    help="Model folder from export, or a tag of BentoML's model store, as hands:latest. Default: DHVT_MODEL, else the bundled "
+    "one.",
 )
 
 
@@ -35,21 +37,22 @@ def engine_options(command: Command) -> Command:
     return model_option(command)
 
 
-def load_classifier(model: Path | None, engine: str | None) -> Classifier:
+def load_classifier(model: str | None, engine: str | None) -> Classifier:
     """The model and the engine that run it; what is None comes from DHVT_MODEL and DHVT_ENGINE."""
     from dhvt.classifier import Classifier
     from dhvt.engines import EngineSettings
+    from dhvt.engines.settings import find_model
 
     settings = EngineSettings.from_environ()
     return Classifier.load(
-        model or settings.model_path(),
+        find_model(model, said_by="--model") if model else settings.model_path(),
         engine or settings.engine,
         threads=settings.threads,
         max_batch_size=settings.max_batch_size,
     )
 
 
-def open_model(model: Path | None, engine: str | None) -> tuple[Artifact, Engine]:
+def open_model(model: str | None, engine: str | None) -> tuple[Artifact, Engine]:
     """As :func:`load_classifier`, for a command that needs the model and the engine themselves."""
     classifier = load_classifier(model, engine)
     return classifier.artifact, classifier.engine

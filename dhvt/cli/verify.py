@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
@@ -14,7 +13,7 @@ from dhvt.cli.options import model_option, on_broken_option
 @model_option
 @click.option("--data", help="Labelled images, laid out as for dhvt train, to compare accuracy on too.")
 @on_broken_option
-def verify(model: Path | None, data: str | None, on_broken: str) -> None:
+def verify(model: str | None, data: str | None, on_broken: str) -> None:
     """Test the model on this machine, in every engine and precision that runs here.
 
     \b
@@ -33,15 +32,16 @@ def verify(model: Path | None, data: str | None, on_broken: str) -> None:
     from dhvt.data.record import describe_overlaps, find_overlaps
     from dhvt.data.splits import open_test_data
     from dhvt.engines import EngineSettings, verify_engines
+    from dhvt.engines.settings import find_model
     from dhvt.hardware.cpus import processor_name
 
     settings = EngineSettings.from_environ()
-    artifact = load_artifact(model or settings.model_path())
+    artifact = load_artifact(find_model(model, said_by="--model") if model else settings.model_path())
     source = open_test_data(data, classes=artifact.card.classes).source if data else None
     on_error = None if on_broken == "stop" else lambda message: click.echo(f"left out: {message}", err=True)
     if source is not None and (overlaps := find_overlaps(fingerprint(source), artifact.card.data)):
         click.echo(f"{describe_overlaps(overlaps)}: the accuracy below is too good", err=True)
-    click.echo(f"{artifact.path} on {processor_name()}")
+    click.echo(f"{artifact.card.name} {artifact.card.version} ({artifact.path}) on {processor_name()}")
     passed = failed = 0
     for result in verify_engines(
         artifact,

@@ -29,11 +29,12 @@ class Checkpoint:
     """A model in or after training, with everything that export and resuming need.
 
     Args:
-        name: the model's name.
+        name: the architecture's name.
         config: the architecture, as :func:`dhvt.model.factory.configure` gave it.
         weights: the model's state dict.
         ema: state dict of the weights' moving average, which is exported in place of ``weights``; or None.
         classes: class names in label order.
+        model_name: the name that its user gave the model; empty in older files.
         preprocess: :class:`dhvt.model.config.Preprocess` as a dict.
         temperature: see :mod:`dhvt.evaluation.calibration`; fitted on the validation images.
         recipe: :class:`dhvt.training.config.Recipe` as a dict; empty for an imported model.
@@ -52,6 +53,7 @@ class Checkpoint:
     weights: State
     classes: list[str]
     preprocess: dict[str, Any]
+    model_name: str = ""
     ema: State | None = None
     temperature: float = 1.0
     recipe: dict[str, Any] = field(default_factory=dict)

@@ -67,6 +67,7 @@ class CheckpointWriter:
             config=run.config,
             classes=run.classes,
             preprocess=run.preprocess.to_dict(),
+            model_name=run.options.model_name,
             temperature=record.temperature,
             recipe=run.recipe.to_dict(),
             metrics=record.metrics,

@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 from dhvt.configuration import from_dict, require
 from dhvt.data.preprocess import ResizeMode
 from dhvt.model.config import VARIANTS
+from dhvt.naming import check_name, name_of_data
 from dhvt.training.fields import REQUIRED, convert_fields, option
 
 
@@ -188,6 +189,10 @@ class RunOptions:
         exclusive=True,
     )
     out: Path = option(REQUIRED, "Folder for ckpt.pt, config.toml, metrics.jsonl and report/.")
+    name: str | None = option(
+        None,
+        "Name of the model, as hands: what a server answers with, and its bento's name. Default: made of --data's.",
+    )
     variant: str = option(
         "dhvt_tiny_cifar_patch4",
         f"One of {', '.join(VARIANTS)}; or any classifier of timm, such as resnet18, to compare with.",
@@ -231,7 +236,14 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         convert_fields(self)
+        if self.name is not None:
+            check_name(self.name)
         require(
             not self.freeze or self.init is not None or self.resume,
             "--freeze would train the last layer of a network with random weights; give the weights to keep with --init",
         )
+
+    @property
+    def model_name(self) -> str:
+        """``name``, or what :func:`dhvt.naming.name_of_data` makes of the images' folder or file."""
+        return self.name or name_of_data(self.data)

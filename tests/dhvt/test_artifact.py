@@ -1,10 +1,12 @@
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from dhvt.artifact import Variant, load_artifact, write_card, writing_artifact
+from dhvt.data.preprocess import Preprocess
 from dhvt.errors import ArtifactError
 
 
@@ -82,7 +84,9 @@ def test_a_file_outside_the_folder_is_refused(artifact_copy, name):
         (lambda card: card.update(variants=7), "is invalid"),
         (lambda card: card.update(golden=None), "is invalid"),
         (lambda card: card.update(files=["model.onnx"]), "records no SHA-256"),
-        (lambda card: card.update(format="dhvt-artifact-1"), "is not of format 'dhvt-artifact-2'; export the model again"),
+        (lambda card: card.update(format="dhvt-artifact-2"), "is not of format 'dhvt-artifact-3'; export the model again"),
+        (lambda card: card.update(name="My Hands"), "name is 'My Hands'; give up to 63 of a-z"),
+        (lambda card: card.update(version=""), "version is ''; give up to 63"),
     ],
 )
 def test_a_card_of_another_shape_is_refused(artifact_copy, change, message):
@@ -140,3 +144,20 @@ def test_the_card_survives_a_round_trip(artifact_copy):
     card = load_artifact(artifact_copy).card
     assert write_card(artifact_copy, card) == card
     assert load_artifact(artifact_copy).card == card
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": ["disc", "square", "stripes"]},
+        {"temperature": 2.0},
+        {"preprocess": Preprocess(size=(32, 32), resize_mode="pad")},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_changes_an_answer_changes_the_digest(artifact_copy, change):
+    before = load_artifact(artifact_copy)
+    write_card(artifact_copy, replace(before.card, metrics={"test": {"top1": 1.0}}, name="other"))
+    assert load_artifact(artifact_copy).digest == before.digest
+    write_card(artifact_copy, replace(before.card, **change))
+    assert load_artifact(artifact_copy).digest != before.digest

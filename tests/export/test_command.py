@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -69,6 +70,48 @@ def test_options_that_do_not_fit_are_refused(folder, options, message):
     result = dhvt("export", folder / "ckpt.pt", *options)
     assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
     assert message in result.output
+    assert not (folder / "artifact").exists()
+
+
+def test_a_model_has_a_name_and_a_version(checkpoint, folder, image_folder):
+    """Those of the options, else the training's name, else the images'."""
+
+    def export(*options, **changes):
+        save_checkpoint(replace(checkpoint, **changes), folder / "ckpt.pt")
+        result = dhvt("export", folder / "ckpt.pt", *options)
+        assert result.exit_code == 0, result.output
+        artifact = load_artifact(folder / "artifact")
+        return artifact.card.name, artifact.card.version, artifact.digest
+
+    assert export("--name", "feet", "--version", "3", model_name="hands")[:2] == ("feet", "3")
+    name, version, digest = export(model_name="hands")
+    assert (name, version[8:]) == ("hands", f"-{digest[:8]}")
+    other_name, other_version, other_digest = export(model_name="hands", temperature=3.0)
+    assert other_name == name
+    assert other_version != version
+    assert other_digest != digest
+    assert export("--data", image_folder)[0] == image_folder.name
+    assert export()[0] == "dhvt_test"
+
+
+def test_a_variant_that_is_added_makes_another_version(checkpoint, artifact_copy, image_folder, monkeypatch):
+    monkeypatch.setattr("export.targets.int8.LARGEST_LOSS", 100.0)
+    monkeypatch.setattr("export.targets.int8.LEAST_SPEEDUP", 0.0)
+    before = load_artifact(artifact_copy).card
+    int8 = ("--target", "int8", "--data", image_folder)
+    assert dhvt("export", artifact_copy, *int8).exit_code == 0
+    after = load_artifact(artifact_copy).card
+    assert (after.name, after.version) == (before.name, f"{after.version[:8]}-{after.digest[:8]}")
+    assert after.version != before.version
+    assert dhvt("export", artifact_copy, *int8, "--version", "3", "--name", "hands").exit_code == 0
+    assert dhvt("export", artifact_copy, *int8).exit_code == 0
+    assert (load_artifact(artifact_copy).card.name, load_artifact(artifact_copy).card.version) == ("hands", "3")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--name", "My Hands"), ("--version", "latest"), ("--tag", "Hands:v1")])
+def test_a_name_that_does_not_fit_is_refused(folder, option, value):
+    result = dhvt("export", folder / "ckpt.pt", option, value)
+    assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
     assert not (folder / "artifact").exists()
 
 

@@ -44,7 +44,7 @@ def test_a_model_of_timm_becomes_an_artifact(tmp_path):
         classes=["a", "b", "c"],
         preprocess=Preprocess(size=(32, 32)).to_dict(),
     )
-    assert export_model(checkpoint, tmp_path / "artifact").card.name == "resnet10t"
+    assert export_model(checkpoint, tmp_path / "artifact").card.architecture == "resnet10t"
 
 
 def test_a_model_without_drop_path_goes_all_the_way(image_folder, tmp_path):

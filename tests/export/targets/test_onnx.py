@@ -98,7 +98,7 @@ def test_the_command(checkpoint, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "same top-1 for 100.0% of 128 drawn images" in result.stdout
     card = load_artifact(tmp_path / "artifact").card
-    assert (card.name, card.preprocess.resize_mode) == ("dhvt_test", "squash")
+    assert (card.architecture, card.preprocess.resize_mode) == ("dhvt_test", "squash")
     absent = subprocess.run([*command[:-1], "absent.pt"], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (absent.returncode, absent.stderr) == (1, "Error: no checkpoint at absent.pt\n")
 
