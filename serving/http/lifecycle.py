@@ -26,6 +26,9 @@ from serving.settings import Settings
 
 logger = logging.getLogger("bentoml.service.dhvt")
 
+EXPOSED_HEADERS = ("X-Request-ID", "X-Model-Digest", "Retry-After")
+"""Headers of responses that pages of other origins may read."""
+
 _LABELS = frozenset(ROUTES) | BENTOML_ROUTES
 
 
@@ -49,8 +52,13 @@ class RequestLifecycle:
         origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
         self._app: ASGIApp = self._dispatch
         if origins:
-            methods = ["GET", "HEAD", "POST"]
-            self._app = CORSMiddleware(self._dispatch, allow_origins=origins, allow_methods=methods, allow_headers=["*"])
+            self._app = CORSMiddleware(
+                self._dispatch,
+                allow_origins=origins,
+                allow_methods=["GET", "HEAD", "POST"],
+                allow_headers=["*"],
+                expose_headers=EXPOSED_HEADERS,
+            )
 
     def attach(self, endpoints: Endpoints) -> None:
         """Gives it the loaded model's endpoints; to be called once, before the first request."""

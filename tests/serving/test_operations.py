@@ -124,6 +124,15 @@ def test_cors_is_for_the_origins_that_were_named(guarded, server):
     assert "access-control-allow-origin" not in classify(server, headers={"Origin": "https://b.example"}).headers
 
 
+def test_cors_lets_pages_read_the_headers_that_clients_need(guarded):
+    url, _, _ = guarded
+    for headers, status in ((AUTHORIZED, 200), ({}, 401)):
+        response = classify(url, headers=headers | {"Origin": "https://a.example"})
+        exposed = response.headers["access-control-expose-headers"].split(", ")
+        assert response.status_code == status
+        assert {"X-Request-ID", "Retry-After", "X-Model-Digest"} == set(exposed)
+
+
 def test_the_access_log_has_a_line_of_json_for_each_request(guarded):
     url, _, log = guarded
     classify(url, headers=AUTHORIZED | {"X-Request-ID": "find-me"})
