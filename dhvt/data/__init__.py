@@ -1,0 +1,1 @@
+"""Labelled images: sources, splits, decoding, preprocessing, fingerprints. Nothing here needs PyTorch."""

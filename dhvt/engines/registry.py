@@ -1,4 +1,4 @@
-"""The runtimes there are, best first. A new one is a file with its class, and an entry in :data:`ENGINES`."""
+"""The runtimes there are, best first. How to add one: "A new runtime" in docs/engines.md."""
 
 from __future__ import annotations
 

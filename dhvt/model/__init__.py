@@ -1,0 +1,1 @@
+"""The network: its configuration (without PyTorch), its layers, every model that can be built, and checkpoints."""

@@ -22,6 +22,9 @@ from dhvt.training.fields import REQUIRED, convert_fields, option
 class Recipe:
     """Everything that decides the trained weights, besides the images and the model. ``Recipe.preset`` takes a preset.
 
+    A field is an option of ``dhvt train``, a key of TOML files and of ``config.toml``. The default of a new field is what was
+    done before there was the field, since older checkpoints are resumed with it; no field of :class:`RunOptions` has its name.
+
     Raises:
         ConfigError: a value is out of range.
     """

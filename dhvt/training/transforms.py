@@ -1,7 +1,8 @@
 """What training does to its images: augmentation of each image on the CPU, and of batches on the device.
 
 Every random draw comes from the global generators, which are seeded before each image and each step. A further
-augmentation is one more entry in :func:`build_transform`, and its strength a field of :class:`Recipe`.
+augmentation is one more entry in :func:`build_transform`, and its strength or probability a field of :class:`Recipe` whose
+default turns it off.
 """
 
 from __future__ import annotations

@@ -1,4 +1,12 @@
-"""The formats that a model can be exported to: each is one file beside this one, named here."""
+"""The formats that a model can be exported to: each is one file beside this one, named here.
+
+A new target is a file with a ``TARGET`` and its name in :data:`TARGETS`. It imports what it needs inside ``add``, because
+``dhvt export --help`` reads its settings. The settings of all targets share the command's options, so their fields have
+different names. ``job.source`` writes the model as ONNX (``write_graph``) and gives the reference logits; a target starts from
+these. A variant's files are plain files in the model folder, listed in the card with their hashes; formats and file names are
+constants of :mod:`dhvt.artifact`. What cannot be run here to compare says so in ``parity``. Its extra goes into pyproject.toml,
+a row into docs/artifact.md.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""HTTP: protocol, authentication, the life of a request, routes, and their documentation."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dhvt.data.decode import read_file
+from dhvt.errors import DataError
 
 SPLITS = {
     "train": ("train", "training"),
@@ -63,6 +64,9 @@ class ImageSource(Protocol):
 class SourceKind(Protocol):
     """A kind of data set. A class of this shape is one line in :mod:`dhvt.data.sources.registry`."""
 
+    description: ClassVar[str]
+    """What a path of this kind is, for messages: ``a Parquet file``."""
+
     @staticmethod
     def detect(path: Path) -> bool:
         """Whether an existing file or folder is of this kind."""
@@ -90,10 +94,16 @@ class FileSource:
     """Labelled images in one file each; the base of sources that differ in how they find the files and labels.
 
     Args:
-        root: the folder that :meth:`name` is relative to.
+        root: the folder that all paths are below, and that :meth:`name` is relative to.
+
+    Raises:
+        DataError: a path is not below the root.
     """
 
     def __init__(self, origin: Path, root: Path, paths: list[Path], labels: list[int], classes: Sequence[str]) -> None:
+        outside = next((path for path in paths if not path.is_relative_to(root)), None)
+        if outside is not None:
+            raise DataError(f"{origin} names {outside}, which is not below {root}")
         self.origin, self._root, self._paths = str(origin), root, paths
         self.labels = np.array(labels, dtype=np.int64)
         self.classes = tuple(classes)

@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,8 @@ class CIFARSource:
     Raises:
         DataError: a file is missing or not the published one, or the classes differ.
     """
+
+    description: ClassVar = "torchvision's CIFAR folder"
 
     def __init__(self, folder: Path, *, train: bool, classes: Sequence[str] | None = None) -> None:
         published = PUBLISHED[folder.name]

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from dhvt.data.decode import SUFFIXES
 from dhvt.data.sources.base import FileSource, ImageSource, is_hidden, split_of_word
@@ -20,6 +21,8 @@ class FolderSource(FileSource):
     Raises:
         DataError: there are no images, or a class that is not in ``classes``.
     """
+
+    description: ClassVar = "a folder with one folder per class"
 
     def __init__(self, root: Path, classes: Sequence[str] | None = None) -> None:
         names = [folder.name for folder in _folders(root)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from dhvt.data.sources.base import FileSource, ImageSource, is_hidden
 from dhvt.errors import DataError
@@ -20,6 +21,8 @@ class ListSource(FileSource):
     Raises:
         DataError: a list cannot be read, has another layout, gives one label to two folders, or has other classes.
     """
+
+    description: ClassVar = "one of DomainNet's lists, or the folder of them"
 
     def __init__(self, origin: Path, lists: Sequence[Path], classes: Sequence[str] | None = None) -> None:
         paths: list[Path] = []

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -30,6 +30,8 @@ class ParquetSource:
     Raises:
         DataError: a file cannot be read, lacks a column or has other classes; or pyarrow is not installed.
     """
+
+    description: ClassVar = "a Parquet file, or a folder of them"
 
     def __init__(self, origin: Path, paths: Sequence[Path], classes: Sequence[str] | None = None) -> None:
         self.origin, self._paths = str(origin), list(paths)

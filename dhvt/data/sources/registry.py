@@ -13,9 +13,10 @@ from dhvt.data.sources.parquet import ParquetSource
 from dhvt.errors import DataError
 
 KINDS: tuple[type[SourceKind], ...] = (CIFARSource, ParquetSource, ListSource, FolderSource)
-"""Every kind of data set; the first whose ``detect`` is true opens a path. A new kind is a class like these, and one entry."""
+"""Every kind of data set; the first whose ``detect`` is true opens a path. A new kind is a class like
+these and one entry; docs/data.md and the help of ``--data`` in training/config.py describe it to users."""
 
-_UNDERSTOOD = "a folder with one folder per class, a Parquet file, a DomainNet list, or torchvision's CIFAR folder"
+_UNDERSTOOD = "; or ".join(kind.description for kind in reversed(KINDS))
 
 
 def open_dataset(path: str | Path, split: str | None = None, classes: Sequence[str] | None = None) -> ImageSource:
