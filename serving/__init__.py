@@ -6,7 +6,8 @@ The files that one ``POST /classify`` passes, in order:
 2. ``http/lifecycle.py``       id, token (``http/auth.py``), route, admission, time limit
 3. ``http/routes.py``          what the route does
 4. ``http/request.py``         the body, under a limit
-5. ``uploads/single.py``       the body to the image's bytes (``uploads/multipart.py`` for unusual forms)
+5. ``uploads/single.py``       the body to the image's bytes (``uploads/multipart.py`` for unusual forms,
+   ``uploads/json_body.py`` for base64)
 6. ``inference/scheduler.py``  the bytes to a ranking: threads decode (``dhvt/data/preprocess.py``, ``decode.py``), others call
    the engine (``dhvt/engines/``) with what is decoded and rank its logits (``dhvt/ranking.py``)
 7. ``http/response.py``        the ranking to JSON, and to the client; errors are in ``errors.py``

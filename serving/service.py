@@ -24,6 +24,7 @@ from starlette.responses import StreamingResponse
 from dhvt.errors import DHVTError
 from serving import private_apis
 from serving.errors import InternalError, NotFound, NotReady, RequestError, WrongMethod
+from serving.http.auth import read_tokens
 from serving.http.lifecycle import RequestLifecycle
 from serving.http.request import DEFAULT_TOP_K, SCOPE_KEY, Receive, RequestContext, Scope, Send
 from serving.http.response import Response, error_response
@@ -124,7 +125,9 @@ class DHVTService:
         """Ends the start with one line when the server cannot run; a worker would be restarted for ever."""
         try:
             check_port()
-            check_model(Settings.from_environ())
+            settings = Settings.from_environ()
+            read_tokens(settings)
+            check_model(settings)
         except DHVTError as error:
             sys.exit(f"dhvt: {error}")
         # In a container BentoML does not replace a worker that died, and serves on with the others until none is left.
@@ -139,8 +142,13 @@ class DHVTService:
         asked = asyncio.Event()
         loop.add_signal_handler(signal.SIGHUP, asked.set)  # which would else end a process that is still starting
         load = partial(ServedModel.load, settings, settings.device_of(bentoml.server_context.worker_index))
-        self.manager = ModelManager(await load(), load)
         lifecycle = _lifecycle()
+
+        async def reload() -> ServedModel:
+            lifecycle.auth.reload()  # first: that a token counts no longer must not depend on the model
+            return await load()
+
+        self.manager = ModelManager(await load(), reload)
         lifecycle.attach(Endpoints(settings, self.manager, partial(tell_siblings, signal.SIGHUP)))
         lifecycle.access_log.start()
         loop.add_signal_handler(signal.SIGHUP, self.manager.reload_soon)

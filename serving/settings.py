@@ -31,6 +31,7 @@ class Settings(EngineSettings):
         request_timeout_s: seconds until a request that is not answered gets 504.
         batch_timeout_s: the same for ``/classify/batch``.
         token: what a client must send as ``Authorization: Bearer …`` to all but the health routes; empty for nothing.
+        token_file: file with more of such tokens, one per line; read again on each reload.
         cors_origins: origins, separated by commas, whose pages may call the server, or ``*``; empty for none.
         access_log: requests that get a line in the log: ``off``, ``errors`` or ``all``.
     """
@@ -44,6 +45,7 @@ class Settings(EngineSettings):
     request_timeout_s: int = 30
     batch_timeout_s: int = 600
     token: str = field(default="", repr=False)
+    token_file: str = ""
     cors_origins: str = ""
     access_log: str = "errors"
 
@@ -61,6 +63,10 @@ class Settings(EngineSettings):
         if not token.isprintable():
             raise ConfigError(f"{PREFIX}TOKEN has a character in it that no header can carry, such as a new line")
         return replace(settings, token=token)
+
+    def asks_for_token(self) -> bool:
+        """Whether clients must send a token."""
+        return bool(self.token or self.token_file)
 
 
 def count_workers() -> int:

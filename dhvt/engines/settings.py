@@ -22,7 +22,7 @@ SERVER_VARIABLES = frozenset(
     PREFIX + name
     for name in (
         "MAX_UPLOAD_BYTES", "MAX_BATCH_UPLOAD_BYTES", "MAX_BATCH_IMAGES", "MAX_PIXELS", "MAX_IN_FLIGHT", "MAX_QUEUE_MS",
-        "REQUEST_TIMEOUT_S", "BATCH_TIMEOUT_S", "TOKEN", "CORS_ORIGINS", "ACCESS_LOG",
+        "REQUEST_TIMEOUT_S", "BATCH_TIMEOUT_S", "TOKEN", "TOKEN_FILE", "CORS_ORIGINS", "ACCESS_LOG",
     )
 )  # fmt: skip
 """Variables that the server reads and the command line ignores. A test compares them with the server's settings."""

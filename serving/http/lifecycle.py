@@ -44,7 +44,7 @@ class RequestLifecycle:
 
     def __init__(self, bentoml: ASGIApp, settings: Settings, *, traced: frozenset[str] = frozenset()) -> None:
         self.bentoml, self.settings, self.traced = bentoml, settings, traced
-        self.auth = TokenAuth(settings.token)
+        self.auth = TokenAuth(settings)
         self.access_log = AccessLog(settings.access_log)
         self.in_flight = 0
         self._endpoints: Endpoints | None = None

@@ -23,6 +23,19 @@ _TOP_K = {
 }
 _ONE_FILE = {"type": "object", "required": ["image"], "properties": {"image": _BINARY, "top_k": _TOP_K["schema"]}}
 _FILES = {"type": "object", "required": ["image"], "properties": {"image": {"type": "array", "items": _BINARY}}}
+_BASE64 = {"type": "string", "contentEncoding": "base64", "description": "Base64, also after `data:image/…;base64,`."}
+_JSON_IMAGE = {
+    "type": "object",
+    "required": ["image"],
+    "properties": {"image": _BASE64, "top_k": _TOP_K["schema"]},
+    "additionalProperties": False,
+}
+_JSON_IMAGES = {
+    "type": "object",
+    "required": ["images"],
+    "properties": {"images": {"type": "array", "items": _BASE64, "minItems": 1}, "top_k": _TOP_K["schema"]},
+    "additionalProperties": False,
+}
 _IMAGE_ERRORS = (errors.BadRequest, errors.InvalidImage, errors.TooLarge, errors.UnsupportedMedia, errors.EngineFailed)
 _COMMON_ERRORS = (errors.Unauthorized, errors.InternalError, errors.TimedOut)
 
@@ -46,21 +59,22 @@ def openapi_document() -> dict[str, Any]:
                     {"model": "dhvt_tiny_cifar_patch4", "predictions": [_EXAMPLE]},
                     (*_IMAGE_ERRORS, errors.Overloaded),
                     parameters=[_TOP_K],
-                    body={"multipart/form-data": {"schema": _ONE_FILE}, **images},
+                    body={"multipart/form-data": {"schema": _ONE_FILE}, JSON: {"schema": _JSON_IMAGE}, **images},
                 )
             },
             "/classify/batch": {
                 "post": _operation(
                     "Classify many images",
-                    "`curl -F image=@a.jpg -F image=@b.jpg localhost:3000/classify/batch`, or a tar or zip archive as body. "
-                    "Results are in the order of the images; one that cannot be read has an `error` in its place. With "
+                    "`curl -F image=@a.jpg -F image=@b.jpg localhost:3000/classify/batch`, or a tar or zip archive, or JSON "
+                    "with base64, as body. Results are in the order of the images; one that cannot be read has an `error` in "
+                    "its place. With "
                     f"`Accept: {JSON_LINES}` each result is sent as a line of JSON as soon as it is there; an "
                     "error that ends the request early is then the last line.",
                     schemas.BatchOutput,
                     {"model": "dhvt_tiny_cifar_patch4", "results": [{"name": "a.jpg", "predictions": [_EXAMPLE]}]},
                     (*_IMAGE_ERRORS, errors.Overloaded),
                     parameters=[_TOP_K],
-                    body={"multipart/form-data": {"schema": _FILES}, **archives},
+                    body={"multipart/form-data": {"schema": _FILES}, JSON: {"schema": _JSON_IMAGES}, **archives},
                     also={JSON_LINES: {"schema": {"anyOf": [_refer("BatchResult"), _refer("Error")]}}},
                 )
             },
@@ -68,7 +82,7 @@ def openapi_document() -> dict[str, Any]:
             "/reload": {
                 "post": _operation(
                     "Reload the model",
-                    "The old model serves until the new one is proved. Needs a server with DHVT_TOKEN.",
+                    "The old model serves until the new one is proved. Needs a server with DHVT_TOKEN or DHVT_TOKEN_FILE.",
                     schemas.Info,
                     None,
                     (errors.NotReloaded,),
@@ -77,7 +91,7 @@ def openapi_document() -> dict[str, Any]:
         },
         "components": {
             "schemas": definitions["$defs"],
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "Where DHVT_TOKEN is set."}},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "Where the server has tokens."}},
         },
         "security": [{}, {"token": []}],
     }

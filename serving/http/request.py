@@ -146,7 +146,7 @@ async def read_body(request: RequestContext, limit: int, too_large: str) -> byte
 
 
 def parse_top_k(request: RequestContext, fields: dict[str, str]) -> int:
-    """Returns ``top_k`` of the query, else of the form's fields, else :data:`DEFAULT_TOP_K`.
+    """Returns ``top_k`` of the query, else of the body's fields, else :data:`DEFAULT_TOP_K`.
 
     Raises:
         BadRequest: one of them is not a whole number of at least 1.

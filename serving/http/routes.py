@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,7 +19,10 @@ from serving.inference.model import ServedModel
 from serving.inference.multi import MultiImageClassifier
 from serving.inference.reload import ModelManager
 from serving.settings import Settings
+from serving.uploads.image import UploadedImage
+from serving.uploads.json_body import JSON, max_json_bytes, parse_json_images
 from serving.uploads.multi import read_images
+from serving.uploads.multipart import media_type
 from serving.uploads.single import UploadReader
 
 ROUTES = {
@@ -117,13 +120,25 @@ class Endpoints:
 
     async def classify_multiple(self, request: RequestContext) -> Response:
         """``POST /classify/batch``: many images, in order; as JSON lines while they come, where the client accepts those."""
-        top_k = parse_top_k(request, {})
+        images, top_k = await self._read_images(request)
         model = self.model
-        body = stream_body(request, self.settings.max_batch_upload_bytes, "send several requests")
-        results = self._multi.classify(model, read_images(request.content_type, body, self.settings), top_k)
+        results = self._multi.classify(model, images, top_k)
         if JSON_LINES in request.headers.get(b"accept", b"").decode("latin-1"):
             return Response(json_lines(results), content_type=JSON_LINES)
         return Response(await collect_json(results, model.artifact.card.name))
+
+    async def _read_images(self, request: RequestContext) -> tuple[AsyncIterator[UploadedImage], int]:
+        """The images of a request to ``/classify/batch``, as they come where its body can be read in pieces, and ``top_k``."""
+        settings = self.settings
+        if media_type(request.content_type) == JSON:
+            limit = min(max_json_bytes(settings.max_upload_bytes), settings.max_batch_upload_bytes)
+            too_large = f"the JSON body is larger than {limit:,} bytes; send a form or an archive, or several requests"
+            body = await read_body(request, limit, too_large)
+            images, fields = parse_json_images(body, settings.max_batch_images, settings.max_upload_bytes)
+            return images, parse_top_k(request, fields)
+        top_k = parse_top_k(request, {})
+        chunks = stream_body(request, settings.max_batch_upload_bytes, "send several requests")
+        return read_images(request.content_type, chunks, settings), top_k
 
     async def info(self, request: RequestContext) -> Response:
         """``GET /info``: what is served, by what, within which limits."""
@@ -155,10 +170,14 @@ class Endpoints:
 
     async def reload(self, request: RequestContext) -> Response:
         """``POST /reload``: every worker reads the model folder, or the store's tag, again."""
-        if not self.settings.token:
-            raise Unauthorized("reloading over HTTP needs a server with DHVT_TOKEN; else send its workers SIGHUP")
-        await self.manager.reload()
-        self.tell_siblings()
+        if not self.settings.asks_for_token():
+            raise Unauthorized(
+                "reloading over HTTP needs a server with DHVT_TOKEN or DHVT_TOKEN_FILE; else send its workers SIGHUP"
+            )
+        try:
+            await self.manager.reload()
+        finally:  # each worker finds out itself: a model that does not load must not keep the others from new tokens
+            self.tell_siblings()
         return await self.info(request)
 
 

@@ -17,7 +17,8 @@ _MAX_TEXT_FIELDS = 16
 _MAX_NAME = 4096  # characters; a tar can give one name of megabytes to all its files, and each result repeats it
 _HINT = (
     f"send files as multipart/form-data, curl -F {FIELD}=@a.jpg -F {FIELD}=@b.jpg …, "
-    "or an archive, curl --data-binary @images.tar -H 'Content-Type: application/x-tar' …, or application/zip"
+    "an archive, curl --data-binary @images.tar -H 'Content-Type: application/x-tar' …, or application/zip, or "
+    '{"images": ["<base64>", …]} with Content-Type: application/json'
 )
 _ArchiveReader = Callable[[ArrivingFile, int, int], Iterator[UploadedImage | None]]
 

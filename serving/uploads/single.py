@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 
 from serving.errors import BadRequest, InvalidImage, TooLarge, UnsupportedMedia
+from serving.uploads.json_body import JSON, max_json_bytes, parse_json_image
 from serving.uploads.multipart import FIELD, FormParser, Part, media_type, parse_boundary
 
 _FORM = "multipart/form-data"
@@ -16,12 +17,15 @@ _BYTES_AT_ONCE = 65_536  # parsed before other requests run; what looks like bou
 _ONLY_FILE = re.compile(
     rb'content-disposition: *form-data; *name="image"; *filename="[^"\\\r\n]*"(?:\r\ncontent-type: *[^\r\n]*)?', re.IGNORECASE
 )
-_HINT = "send one file as multipart/form-data, curl -F image=@cat.jpg …, or the file itself with Content-Type: image/jpeg"
+_HINT = (
+    "send one file as multipart/form-data, curl -F image=@cat.jpg …, the file itself with Content-Type: image/jpeg, or "
+    '{"image": "<base64>"} with Content-Type: application/json'
+)
 
 
 @dataclass(frozen=True)
 class Upload:
-    """The encoded image of a request, and its form's text fields by name."""
+    """The encoded image of a request, and the other fields of its form or JSON body by name."""
 
     image: bytes
     fields: dict[str, str] = field(default_factory=dict)
@@ -31,8 +35,8 @@ class UploadReader:
     """Takes the one image out of a body.
 
     Args:
-        content_type: of the request: ``multipart/form-data``, whose file field is ``image``, or that of an image, where the
-            body is the file.
+        content_type: of the request: ``multipart/form-data``, whose file field is ``image``, that of an image, where the
+            body is the file, or ``application/json``, with the image as base64.
         max_bytes: largest file.
 
     Attributes:
@@ -45,19 +49,22 @@ class UploadReader:
 
     def __init__(self, content_type: str, max_bytes: int) -> None:
         kind = media_type(content_type)
-        self._is_form = kind == _FORM
-        if not self._is_form and not kind.startswith("image/") and kind != "application/octet-stream":
+        self._is_form, self._is_json = kind == _FORM, kind == JSON
+        is_file = kind.startswith("image/") or kind == "application/octet-stream"
+        if not (is_file or self._is_form or self._is_json):
             raise UnsupportedMedia(f"Content-Type is {kind or 'missing'!r}; {_HINT}")
         self._content_type, self._max_bytes = content_type, max_bytes
-        self.max_body_bytes = max_bytes + _FORM_BYTES if self._is_form else max_bytes
+        self.max_body_bytes = max_json_bytes(max_bytes) if self._is_json else max_bytes + (_FORM_BYTES if self._is_form else 0)
         self.too_large = f"the upload is larger than {max_bytes:,} bytes"
 
     async def parse(self, body: bytes) -> Upload:
-        """Returns the file and the form's text fields.
+        """Returns the file, and the other fields of a form or JSON body.
 
         Raises:
             BadRequest, InvalidImage, TooLarge: see :mod:`serving.errors`.
         """
+        if self._is_json:
+            return Upload(*parse_json_image(body, self._max_bytes))
         upload = await parse_form(body, parse_boundary(self._content_type)) if self._is_form else Upload(body)
         if len(upload.image) > self._max_bytes:
             raise TooLarge(self.too_large)

@@ -93,16 +93,24 @@ def guarded(artifact_path, tmp_path_factory):
     """A server with a token, CORS and a whole access log, on a copy of the model: its address, the model's folder, its log."""
     folder = tmp_path_factory.mktemp("guarded")
     model = shutil.copytree(artifact_path, folder / "artifact")
-    settings = {"DHVT_TOKEN": TOKEN, "DHVT_CORS_ORIGINS": "https://a.example, https://b.example", "DHVT_ACCESS_LOG": "all"}
+    tokens = folder / "tokens"
+    tokens.touch(mode=0o600)
+    tokens.write_text("old token\n")
+    settings = {
+        "DHVT_TOKEN": TOKEN,
+        "DHVT_TOKEN_FILE": str(tokens),
+        "DHVT_CORS_ORIGINS": "https://a.example, https://b.example",
+        "DHVT_ACCESS_LOG": "all",
+    }
     with serving(folder / "log", DHVT_MODEL=str(model), **settings) as url:
         yield url, model, folder / "log"
 
 
 def test_only_health_is_open(guarded):
     url, _, _ = guarded
-    for path in ("/livez", "/readyz", "/healthz"):
+    for path in ("/livez", "/readyz", "/healthz", "/"):
         assert httpx.get(f"{url}{path}").status_code == 200
-    for path in ("/", "/info", "/metrics", "/docs.json", "/schema.json", "/nope"):
+    for path in ("/info", "/metrics", "/docs.json", "/schema.json", "/nope"):
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}, {"Authorization": "Bearer \xff"}):
             raw = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
             response = httpx.get(f"{url}{path}", headers=raw)
@@ -112,6 +120,44 @@ def test_only_health_is_open(guarded):
     assert classify(url, headers=AUTHORIZED).status_code == 200
     assert classify(url, headers={"Authorization": f"bearer {TOKEN}"}).status_code == 200
     assert httpx.get(f"{url}/info", headers=AUTHORIZED).status_code == 200
+
+
+def status_with(url, token):
+    return httpx.get(f"{url}/info", headers={"Authorization": f"Bearer {token}"}).status_code
+
+
+def test_tokens_of_a_file_are_rotated_by_reloads(guarded):
+    url, model, _ = guarded
+    tokens = model.with_name("tokens")
+    assert [status_with(url, token) for token in (TOKEN, "old token", "new token")] == [200, 200, 401]
+    tokens.write_text("old token\nnew token\n")
+    assert status_with(url, "new token") == 401
+    assert httpx.post(f"{url}/reload", headers={"Authorization": "Bearer old token"}, timeout=120).status_code == 200
+    assert [status_with(url, token) for token in (TOKEN, "old token", "new token")] == [200, 200, 200]
+    tokens.write_text("new token\n")
+    for pid in worker_pids(url):
+        os.kill(pid, signal.SIGHUP)
+    deadline = time.monotonic() + 120
+    while status_with(url, "old token") != 401:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    tokens.write_text("")
+    refused = httpx.post(f"{url}/reload", headers=AUTHORIZED, timeout=120)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "not_reloaded")
+    assert "is empty" in refused.json()["error"]["message"]
+    assert [status_with(url, token) for token in (TOKEN, "new token")] == [200, 200]
+
+
+def test_a_token_is_withdrawn_although_the_model_cannot_be_loaded(guarded):
+    url, model, _ = guarded
+    tokens = model.with_name("tokens")
+    tokens.write_text("another token\n")
+    away = model.rename(model.with_name("away"))
+    try:
+        assert httpx.post(f"{url}/reload", headers=AUTHORIZED, timeout=120).status_code == 409
+    finally:
+        away.rename(model)
+    assert [status_with(url, token) for token in ("new token", "another token")] == [401, 200]
 
 
 def test_cors_is_for_the_origins_that_were_named(guarded, server):

@@ -166,7 +166,7 @@ PART = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r
             "malformed",
         ),
         ({"content": b"", "headers": {"Content-Type": "image/png"}}, 400, "invalid_image", "empty"),
-        ({"json": {"image": "http://localhost/cat.jpg"}}, 415, "unsupported_media_type", "application/json"),
+        ({"json": {"image": "http://localhost/cat.jpg"}}, 400, "bad_request", "never fetches"),
         ({"data": {"image": "cat.jpg"}}, 415, "unsupported_media_type", "x-www-form-urlencoded"),
         ({"content": PNG}, 415, "unsupported_media_type", "missing"),
         ({"files": {"image": b"\0" * 20_000_001}}, 413, "too_large", "20,000,000"),
