@@ -19,10 +19,14 @@ class Prediction(TypedDict):
 
 
 class Ranking(NamedTuple):
-    """The classes of one image, best first: their indices and calibrated scores, ``(classes,)`` each."""
+    """The classes of one image, best first: their indices and calibrated scores, ``(classes,)`` each.
+
+    ``logits`` are what the engine gave, in the order of the classes.
+    """
 
     indices: NDArray[np.intp]
     scores: NDArray[np.float64]
+    logits: NDArray[np.float32]
 
     def top(self, card: ModelCard, top_k: int) -> list[Prediction]:
         """The ``top_k`` most likely classes, or all if there are fewer, best first."""
@@ -39,4 +43,4 @@ def rank(logits: NDArray[np.float32], card: ModelCard) -> list[Ranking]:
     """
     scores = softmax(logits / card.temperature)
     order = np.argsort(-scores, axis=-1, kind="stable")
-    return list(map(Ranking, order, np.take_along_axis(scores, order, axis=-1)))
+    return list(map(Ranking, order, np.take_along_axis(scores, order, axis=-1), logits))

@@ -26,8 +26,9 @@ from serving import private_apis
 from serving.errors import InternalError, NotFound, NotReady, RequestError, WrongMethod
 from serving.http.auth import read_tokens
 from serving.http.lifecycle import RequestLifecycle
+from serving.http.open_inference import report_error
 from serving.http.request import DEFAULT_TOP_K, SCOPE_KEY, Receive, RequestContext, Scope, Send
-from serving.http.response import Response, error_response
+from serving.http.response import Response
 from serving.http.routes import Endpoints
 from serving.http.schemas import BatchOutput, ClassifyOutput
 from serving.inference.model import ServedModel, check_model
@@ -87,7 +88,7 @@ async def _answer_http_exception(request: Request, error: HTTPException) -> Star
         405: WrongMethod(message, (error.headers or {}).get("Allow", "")),
         503: NotReady(message),
     }
-    response = error_response(by_status.get(error.status_code, InternalError(message)))
+    response = report_error(by_status.get(error.status_code, InternalError(message)), request.url.path)
     request.scope[SCOPE_KEY].error_code = response.error_code
     return _to_starlette(response)
 

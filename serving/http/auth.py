@@ -13,8 +13,8 @@ from serving.http.request import RequestContext
 from serving.settings import PREFIX, Settings
 
 HEALTH_ROUTES = frozenset({"/livez", "/readyz", "/healthz"})
-OPEN_ROUTES = HEALTH_ROUTES | {"/"}
-"""Routes that need no token; the page is a file without a secret, and asks for the token itself."""
+OPEN_ROUTES = HEALTH_ROUTES | {"/", "/v2/health/live", "/v2/health/ready"}
+"""Routes that need no token. The page is a file without a secret, and asks for the token itself."""
 
 _MAX_FILE_BYTES = 65_536
 

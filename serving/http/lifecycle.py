@@ -17,8 +17,9 @@ from starlette.middleware.cors import CORSMiddleware
 from serving.errors import InternalError, Overloaded, RequestError, TimedOut, WrongMethod
 from serving.http.access_log import AccessLog
 from serving.http.auth import TokenAuth
+from serving.http.open_inference import OPEN_INFERENCE_ROUTES, match_path, report_error
 from serving.http.request import SCOPE_KEY, ASGIApp, Receive, RequestContext, Scope, Send
-from serving.http.response import ClientStalledError, Response, ResponseSender, error_response, send_response, to_json
+from serving.http.response import ClientStalledError, Response, ResponseSender, send_response, to_json
 from serving.http.routes import BENTOML_ROUTES, ROUTES, Endpoints, Route
 from serving.http.time_limit import TimeLimit
 from serving.metrics import metrics
@@ -29,7 +30,7 @@ logger = logging.getLogger("bentoml.service.dhvt")
 EXPOSED_HEADERS = ("X-Request-ID", "X-Model-Digest", "Retry-After")
 """Headers of responses that pages of other origins may read."""
 
-_LABELS = frozenset(ROUTES) | BENTOML_ROUTES
+_LABELS = frozenset(ROUTES) | frozenset(OPEN_INFERENCE_ROUTES) | BENTOML_ROUTES
 
 
 class RequestLifecycle:
@@ -69,6 +70,7 @@ class RequestLifecycle:
             await self.bentoml(scope, receive, send)
             return
         request = RequestContext.from_scope(scope, receive)
+        request.route = match_path(request.path)
         sender = ResponseSender(
             request,
             send,
@@ -89,7 +91,7 @@ class RequestLifecycle:
         request: RequestContext = scope[SCOPE_KEY]
         try:
             self.auth.check(request)
-            route = self._routes.get(request.path)
+            route = self._routes.get(request.route)
             if route is None:
                 await self._delegate(request, send)
                 return
@@ -97,7 +99,7 @@ class RequestLifecycle:
                 allowed = ", ".join(route.methods)
                 raise WrongMethod(f"{request.path} takes {allowed}, not {request.method}", allowed)
         except RequestError as error:
-            response = error_response(error)
+            response = report_error(error, request.path)
         else:
             if request.path in self.traced:
                 await self.bentoml(scope, receive, send)
@@ -108,7 +110,7 @@ class RequestLifecycle:
 
     async def respond(self, request: RequestContext) -> Response:
         """Returns the response of one of our routes. Never raises but for cancellation; every failure is a response too."""
-        route = self._routes[request.path]
+        route = self._routes[request.route]
         refusal = self._refusal() if route.takes_images else None
         self._count(1)
         try:
@@ -117,7 +119,7 @@ class RequestLifecycle:
             with TimeLimit(route.timeout_s):
                 response = await route.handle(request)
         except Exception as error:
-            return error_response(self._explain(error, request, f"no response within {route.timeout_s} s"))
+            return report_error(self._explain(error, request, f"no response within {route.timeout_s} s"), request.path)
         finally:
             self._count(-1)
         if isinstance(response.body, bytes):
@@ -167,7 +169,7 @@ class RequestLifecycle:
     async def _send_error(self, error: RequestError, request: RequestContext, sender: ResponseSender) -> None:
         """Answers with an error where nothing has been sent yet; else the connection is closed, which tells the client."""
         if not sender.is_started:
-            await send_response(error_response(error), sender.send)
+            await send_response(report_error(error, request.path), sender.send)
         request.fail(error)
 
     def _explain(self, error: Exception, request: RequestContext, timed_out: str = "no response in time") -> RequestError:
@@ -187,6 +189,6 @@ class RequestLifecycle:
     def _record(self, request: RequestContext) -> None:
         """Counts and logs a request that has been answered."""
         seconds = perf_counter() - request.start
-        route = request.path if request.path in _LABELS else "other"  # or strangers could make labels without end
+        route = request.route if request.route in _LABELS else "other"  # or strangers could make labels without end
         metrics().observe_request(route, request.status, seconds)
         self.access_log.record(request, seconds)

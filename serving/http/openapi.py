@@ -13,6 +13,10 @@ from serving.http import schemas
 from serving.http.request import DEFAULT_TOP_K
 from serving.http.response import JSON, JSON_LINES
 
+_DESCRIPTION = (
+    "Names what is on an image. The routes below `/v2` are those of the Open Inference Protocol, whose specification "
+    "describes them: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol"
+)
 _EXAMPLE = {"label": "cat", "score": 0.9321}
 _BINARY = {"type": "string", "format": "binary"}
 _TOP_K = {
@@ -49,7 +53,7 @@ def openapi_document() -> dict[str, Any]:
     archives = {"application/x-tar": {"schema": _BINARY}, "application/zip": {"schema": _BINARY}}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "DHVT Serve", "version": _version(), "description": "Names what is on an image."},
+        "info": {"title": "DHVT Serve", "version": product_version(), "description": _DESCRIPTION},
         "paths": {
             "/classify": {
                 "post": _operation(
@@ -139,7 +143,8 @@ def _error_responses(kinds: tuple[type[errors.RequestError], ...]) -> dict[str, 
     }
 
 
-def _version() -> str:
+def product_version() -> str:
+    """Returns the version of this package, ``0`` where it is not installed."""
     try:
         return version("dhvt-serve")
     except PackageNotFoundError:  # served from a folder, not installed

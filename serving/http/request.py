@@ -37,6 +37,7 @@ class RequestContext:
         start: ``perf_counter()`` when its headers had come.
         status: of the response; what is recorded when none is sent, until then.
         error_code: ``error.code`` of the response, empty for a success.
+        route: its path, or the template of its path, such as ``/v2/models/{name}``.
         body_is_complete: whether all of its body has been received.
         on_body_complete: called when that changes.
     """
@@ -48,6 +49,7 @@ class RequestContext:
     start: float
     status: int = 500
     error_code: str = ""
+    route: str = ""
     body_is_complete: bool = False
     on_body_complete: Callable[[], None] | None = None
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from dhvt.ranking import Ranking
 from serving.errors import BadRequest, Unauthorized
-from serving.http.openapi import openapi_document
+from serving.http import open_inference
+from serving.http.openapi import openapi_document, product_version
 from serving.http.page import page_response
 from serving.http.request import RequestContext, parse_top_k, read_body, stream_body
 from serving.http.response import JSON_LINES, Response, to_json
@@ -85,7 +86,7 @@ class Endpoints:
         return self.manager.current
 
     def routes(self) -> Mapping[str, Route]:
-        """Every route by its path, those of :data:`ROUTES`."""
+        """Every route by its path, those of :data:`ROUTES` and of the Open Inference Protocol."""
         short, long = self.settings.request_timeout_s, self.settings.batch_timeout_s
         table: dict[str, tuple[Handler, int, bool]] = {
             "/": (self.page, short, False),
@@ -94,9 +95,16 @@ class Endpoints:
             "/info": (self.info, short, False),
             "/reload": (self.reload, long, False),
             "/docs.json": (self.openapi, short, False),
+            "/v2": (self.v2_server, short, False),
+            "/v2/health/live": (self.v2_live, short, False),
+            "/v2/health/ready": (self.v2_ready, short, False),
+            "/v2/models/{name}": (self.v2_model, short, False),
+            "/v2/models/{name}/ready": (self.v2_model_ready, short, False),
+            "/v2/models/{name}/infer": (self.v2_infer, short, True),
         }
+        methods = ROUTES | open_inference.OPEN_INFERENCE_ROUTES
         return {
-            path: Route(handle, ("GET", "HEAD") if ROUTES[path] == "GET" else (ROUTES[path],), timeout_s, takes_images)
+            path: Route(handle, ("GET", "HEAD") if methods[path] == "GET" else (methods[path],), timeout_s, takes_images)
             for path, (handle, timeout_s, takes_images) in table.items()
         }
 
@@ -179,6 +187,35 @@ class Endpoints:
         finally:  # each worker finds out itself: a model that does not load must not keep the others from new tokens
             self.tell_siblings()
         return await self.info(request)
+
+    async def v2_server(self, request: RequestContext) -> Response:
+        """``GET /v2``: the server's name, version and extensions."""
+        return open_inference.server_metadata(product_version())
+
+    async def v2_live(self, request: RequestContext) -> Response:
+        """``GET /v2/health/live``: 200 while the process answers."""
+        return Response(b"")
+
+    async def v2_ready(self, request: RequestContext) -> Response:
+        """``GET /v2/health/ready``: 200 once the model is proved, 503 while the engine fails."""
+        return await open_inference.readiness(self.model)
+
+    async def v2_model(self, request: RequestContext) -> Response:
+        """``GET /v2/models/{name}``: the tensors that it takes and gives."""
+        open_inference.check_name(request, self.model)
+        return open_inference.model_metadata(self.model)
+
+    async def v2_model_ready(self, request: RequestContext) -> Response:
+        """``GET /v2/models/{name}/ready``: the same as of the server."""
+        open_inference.check_name(request, self.model)
+        return await open_inference.readiness(self.model)
+
+    async def v2_infer(self, request: RequestContext) -> Response:
+        """``POST /v2/models/{name}/infer``: the classes of one image or several."""
+        model = self.model
+        open_inference.check_name(request, model)
+        with model.scheduler.hold():  # while the body comes
+            return await open_inference.infer(request, model, self.settings)
 
 
 @cache

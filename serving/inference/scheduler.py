@@ -83,12 +83,24 @@ class Scheduler:
 
         Its exception is a RequestError: the image cannot be decoded, or the engine failed on it.
         """
+        job = self._add(data)
+        self._encoded.put(job)
+        return job.future
+
+    def submit_preprocessed(self, pixels: NDArray[np.uint8]) -> asyncio.Future[Ranking]:
+        """Returns the same for an image that has the model's size already, ``(H, W, 3)``."""
+        job = self._add(b"")
+        job.pixels = pixels
+        self._decoded.put(job)
+        return job.future
+
+    def _add(self, data: bytes) -> _Job:
+        """A new image, which waits until its future is done."""
         future: asyncio.Future[Ranking] = self._loop.create_future()
         job = _Job(data, future)
         self._pending[future] = job.submitted
         future.add_done_callback(self._pending.__delitem__)
-        self._encoded.put(job)
-        return future
+        return job
 
     @contextmanager
     def hold(self) -> Iterator[None]:
