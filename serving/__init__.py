@@ -11,6 +11,7 @@ The files that one ``POST /classify`` passes, in order:
 6. ``inference/scheduler.py``  the bytes to a ranking: threads decode (``dhvt/data/preprocess.py``, ``decode.py``), others call
    the engine (``dhvt/engines/``) with what is decoded and rank its logits (``dhvt/ranking.py``)
 7. ``http/response.py``        the ranking to JSON, and to the client; errors are in ``errors.py``
+   (``sampling.py`` keeps the image for labelling, where that is asked for)
 8. ``http/lifecycle.py``       metrics (``metrics.py``) and log (``http/access_log.py``)
 
 ``service.py`` puts them together for BentoML, ``private_apis.py`` has what BentoML and uvicorn do not promise to keep.

@@ -33,6 +33,7 @@ class Metrics:
             "dhvt_requests_in_flight", "Requests that are read, decoded or waiting", multiprocess_mode="livesum"
         )
         self.images = Counter("dhvt_images_total", "Images by outcome: ok or the error's code", ["outcome"])
+        self.samples = Counter("dhvt_samples_total", "Images chosen to be kept for labelling, by outcome", ["outcome"])
         self.decode_seconds = Histogram("dhvt_decode_duration_seconds", "Decoding one image", buckets=_SECONDS)
         self.queue_seconds = Histogram(
             "dhvt_queue_duration_seconds", "From an image's arrival, decoding included, to its batch's start", buckets=_SECONDS

@@ -34,6 +34,7 @@ from serving.http.schemas import BatchOutput, ClassifyOutput
 from serving.inference.model import ServedModel, check_model
 from serving.inference.reload import ModelManager
 from serving.processes import bound_the_drain, check_port, forget_dead_workers, separate_metrics, tell_siblings
+from serving.sampling import prepare_folder
 from serving.settings import Settings, count_workers
 
 TRACED_ROUTES = frozenset({"/classify", "/classify/batch"})
@@ -128,6 +129,7 @@ class DHVTService:
             check_port()
             settings = Settings.from_environ()
             read_tokens(settings)
+            prepare_folder(settings)
             check_model(settings)
         except DHVTError as error:
             sys.exit(f"dhvt: {error}")
@@ -150,7 +152,8 @@ class DHVTService:
             return await load()
 
         self.manager = ModelManager(await load(), reload)
-        lifecycle.attach(Endpoints(settings, self.manager, partial(tell_siblings, signal.SIGHUP)))
+        self.endpoints = Endpoints(settings, self.manager, partial(tell_siblings, signal.SIGHUP))
+        lifecycle.attach(self.endpoints)
         lifecycle.access_log.start()
         loop.add_signal_handler(signal.SIGHUP, self.manager.reload_soon)
         if asked.is_set():
@@ -159,7 +162,8 @@ class DHVTService:
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Writes the last lines of the log."""
+        """Writes the last samples, and the last lines of the log."""
+        self.endpoints.sampler.close()
         _lifecycle().access_log.close()
 
     async def __is_ready__(self) -> bool:

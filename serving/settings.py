@@ -33,6 +33,10 @@ class Settings(EngineSettings):
         token: what a client must send as ``Authorization: Bearer …`` to all but the health routes; empty for nothing.
         token_file: file with more of such tokens, one per line; read again on each reload.
         cors_origins: origins, separated by commas, whose pages may call the server, or ``*``; empty for none.
+        sample_folder: where some of the images that clients send are kept for labelling; empty for none.
+        sample_rate: share of the images that are kept, 0 to 1.
+        sample_below_score: only those are kept whose most likely class has a lower score than this; 1 for all.
+        sample_max_bytes: all samples together.
         access_log: requests that get a line in the log: ``off``, ``errors`` or ``all``.
     """
 
@@ -47,6 +51,10 @@ class Settings(EngineSettings):
     token: str = field(default="", repr=False)
     token_file: str = ""
     cors_origins: str = ""
+    sample_folder: str = ""
+    sample_rate: float = 1.0
+    sample_below_score: float = 1.0
+    sample_max_bytes: int = 1_000_000_000
     access_log: str = "errors"
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ SERVER_VARIABLES = frozenset(
     for name in (
         "MAX_UPLOAD_BYTES", "MAX_BATCH_UPLOAD_BYTES", "MAX_BATCH_IMAGES", "MAX_PIXELS", "MAX_IN_FLIGHT", "MAX_QUEUE_MS",
         "REQUEST_TIMEOUT_S", "BATCH_TIMEOUT_S", "TOKEN", "TOKEN_FILE", "CORS_ORIGINS", "ACCESS_LOG",
+        "SAMPLE_FOLDER", "SAMPLE_RATE", "SAMPLE_BELOW_SCORE", "SAMPLE_MAX_BYTES",
     )
 )  # fmt: skip
 """Variables that the server reads and the command line ignores. A test compares them with the server's settings."""
@@ -31,6 +32,7 @@ _KUBERNETES = re.compile(r".*_SERVICE_(HOST|PORT(_\w+)?)|(DHVT(_\w+)?)_PORT(_\d+
 """Variables that Kubernetes sets in every pod where there is a Service named ``dhvt`` or ``dhvt-…``."""
 
 _MAX_DIGITS = 15
+_SHARE = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +69,7 @@ class EngineSettings:
         values: dict[str, Any] = {}
         for name, entry in known.items():
             if name in environ:
-                is_number = isinstance(entry.default, int)
-                least = entry.metadata.get("at_least", 1)
-                values[entry.name] = _parse_number(name, environ[name], least) if is_number else environ[name]
+                values[entry.name] = _parse(name, environ[name], entry)
         return cls(**values)
 
     def model_path(self) -> Path:
@@ -120,6 +120,18 @@ def find_model(model: str | Path, *, said_by: str = "model") -> Path:
         return Path(bentoml.models.get(text).path)
     except bentoml.exceptions.BentoMLException as error:
         raise ConfigError(f"{said_by} is {text!r}, and BentoML's model store says: {error}") from error
+
+
+def _parse(name: str, text: str, entry: Field[Any]) -> str | int | float:
+    if isinstance(entry.default, float):
+        return _parse_share(name, text)
+    return _parse_number(name, text, entry.metadata.get("at_least", 1)) if isinstance(entry.default, int) else text
+
+
+def _parse_share(name: str, text: str) -> float:
+    if not _SHARE.fullmatch(text) or float(text) > 1:
+        raise ConfigError(f"{name} is {text[:40]!r}; it must be a number from 0 to 1, such as 0.05")
+    return float(text)
 
 
 def _parse_number(name: str, text: str, least: int) -> int:

@@ -18,6 +18,7 @@ from serving.errors import NotFound, NotReady, RequestError, UnsupportedMedia
 from serving.http.request import RequestContext, parse_top_k, read_body
 from serving.http.response import Response, error_response, to_json
 from serving.inference.model import ServedModel
+from serving.inference.multi import OfferSample
 from serving.settings import Settings
 from serving.uploads.json_body import max_json_bytes
 from serving.uploads.tensors import HEADER_LENGTH, Image, InferRequest, read_infer_request
@@ -95,7 +96,7 @@ def model_metadata(model: ServedModel) -> Response:
     return Response(to_json({"name": card.name, "versions": [card.version], "platform": "dhvt", **described}))
 
 
-async def infer(request: RequestContext, model: ServedModel, settings: Settings) -> Response:
+async def infer(request: RequestContext, model: ServedModel, settings: Settings, offer_sample: OfferSample) -> Response:
     """``POST /v2/models/{name}/infer``.
 
     Raises:
@@ -105,11 +106,17 @@ async def infer(request: RequestContext, model: ServedModel, settings: Settings)
     if encoding != "identity":
         raise UnsupportedMedia(f"Content-Encoding is {encoding[:100]!r}; images are compressed already, send them as they are")
     limit = max_json_bytes(settings.max_upload_bytes)
-    body = await read_body(request, limit, f"the request is larger than {limit:,} bytes; send several")
     json_length = request.headers.get(HEADER_LENGTH.lower().encode())
-    asked = read_infer_request(body, json_length, model.artifact.card.preprocess.size, settings)
+    asked = read_infer_request(
+        await read_body(request, limit, f"the request is larger than {limit:,} bytes; send several"),  # not kept
+        json_length, model.artifact.card.preprocess.size, settings,
+    )  # fmt: skip
     top_k = parse_top_k(request, asked.fields)
-    return _write_response(asked, top_k, await _classify_all(model, asked.images), model)
+    rankings = await _classify_all(model, asked.images)
+    for image, ranking in zip(asked.images, rankings, strict=True):
+        if isinstance(image, bytes):
+            offer_sample(image, ranking, model.artifact.card)
+    return _write_response(asked, top_k, rankings, model)
 
 
 async def _classify_all(model: ServedModel, images: Sequence[Image]) -> list[Ranking]:

@@ -19,6 +19,8 @@ from serving.http.results import collect_json, json_lines
 from serving.inference.model import ServedModel
 from serving.inference.multi import MultiImageClassifier
 from serving.inference.reload import ModelManager
+from serving.metrics import metrics
+from serving.sampling import Sampler
 from serving.settings import Settings
 from serving.uploads.image import UploadedImage
 from serving.uploads.json_body import JSON, max_json_bytes, parse_json_images
@@ -78,7 +80,8 @@ class Endpoints:
 
     def __init__(self, settings: Settings, manager: ModelManager, tell_siblings: Callable[[], None]) -> None:
         self.settings, self.manager, self.tell_siblings = settings, manager, tell_siblings
-        self._multi = MultiImageClassifier(settings)
+        self.sampler = Sampler(settings, metrics())
+        self._multi = MultiImageClassifier(settings, self.sampler.offer)
 
     @property
     def model(self) -> ServedModel:
@@ -124,6 +127,7 @@ class Endpoints:
         else:
             ranking = await model.scheduler.submit(upload.image)
         card = model.artifact.card
+        self.sampler.offer(upload.image, ranking, card)
         return Response(to_json({"model": card.name, "predictions": ranking.top(card, top_k)}))
 
     async def classify_multiple(self, request: RequestContext) -> Response:
@@ -215,7 +219,7 @@ class Endpoints:
         model = self.model
         open_inference.check_name(request, model)
         with model.scheduler.hold():  # while the body comes
-            return await open_inference.infer(request, model, self.settings)
+            return await open_inference.infer(request, model, self.settings, self.sampler.offer)
 
 
 @cache

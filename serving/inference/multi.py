@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
+from dhvt.artifact import ModelCard
+from dhvt.ranking import Ranking
 from serving.errors import RequestError
 from serving.inference.model import ServedModel
 from serving.metrics import metrics
@@ -14,6 +16,9 @@ from serving.settings import Settings
 from serving.uploads.image import UploadedImage
 
 Result = dict[str, Any]
+OfferSample = Callable[[bytes, Ranking, ModelCard], None]
+"""See :meth:`serving.sampling.Sampler.offer`."""
+
 _TaskQueue = asyncio.Queue[asyncio.Task[Result] | None]
 """Results of a request that are being computed, in order, and None at the end."""
 
@@ -26,9 +31,11 @@ class MultiImageClassifier:
 
     Args:
         settings: of this process; ``max_batch_size`` and ``max_upload_bytes`` bound what waits.
+        offer_sample: called with each image that was classified.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, offer_sample: OfferSample = lambda image, ranking, card: None) -> None:
+        self._offer_sample = offer_sample
         self._max_images, self._max_bytes = 4 * settings.max_batch_size, 4 * settings.max_upload_bytes
         self._images, self._bytes = 0, 0  # of all requests, waiting
 
@@ -73,7 +80,7 @@ class MultiImageClassifier:
     def _start(self, image: UploadedImage, model: ServedModel, top_k: int) -> asyncio.Task[Result]:
         """A task that classifies one image, counted until it is done."""
         size = image.size
-        task = asyncio.create_task(_classify_named(model, image, top_k))
+        task = asyncio.create_task(self._classify_named(model, image, top_k))
         self._images, self._bytes = self._images + 1, self._bytes + size
 
         def uncount(_: object) -> None:
@@ -85,14 +92,14 @@ class MultiImageClassifier:
     def _is_full(self) -> bool:
         return self._images >= self._max_images or self._bytes > self._max_bytes
 
-
-async def _classify_named(model: ServedModel, image: UploadedImage, top_k: int) -> Result:
-    """One image's name with its predictions or its error."""
-    if isinstance(image.data, RequestError):
-        metrics().images.labels(image.data.code).inc()
-        return {"name": image.name, **image.data.to_dict()}
-    try:
-        ranking = await model.scheduler.submit(image.data)
-    except RequestError as error:
-        return {"name": image.name, **error.to_dict()}
-    return {"name": image.name, "predictions": ranking.top(model.artifact.card, top_k)}
+    async def _classify_named(self, model: ServedModel, image: UploadedImage, top_k: int) -> Result:
+        """One image's name with its predictions or its error."""
+        if isinstance(image.data, RequestError):
+            metrics().images.labels(image.data.code).inc()
+            return {"name": image.name, **image.data.to_dict()}
+        try:
+            ranking = await model.scheduler.submit(image.data)
+        except RequestError as error:
+            return {"name": image.name, **error.to_dict()}
+        self._offer_sample(image.data, ranking, model.artifact.card)
+        return {"name": image.name, "predictions": ranking.top(model.artifact.card, top_k)}

@@ -55,6 +55,7 @@ def test_a_damaged_artifact_stops_the_start(artifact_copy, damage, message):
         ({"DHVT_ENGINE": "warp"}, "no engine 'warp'"),
         ({"DHVT_MAX_IN_FLIGHT": "many"}, "DHVT_MAX_IN_FLIGHT is 'many'"),
         ({"DHVT_MODL": "x"}, "unknown setting DHVT_MODL"),
+        ({"DHVT_SAMPLE_FOLDER": "/proc/nowhere"}, "DHVT_SAMPLE_FOLDER is '/proc/nowhere', which cannot be written to"),
         ({"DHVT_TOKEN_FILE": "/nowhere"}, "DHVT_TOKEN_FILE is '/nowhere', which cannot be read"),
     ],
 )
