@@ -273,17 +273,21 @@ def _names(card: ModelCard) -> set[str]:
 
 
 @contextmanager
-def writing_artifact(path: str | Path) -> Iterator[Path]:
+def writing_artifact(path: str | Path, marker: str = CARD_NAME, kind: str = "model folder") -> Iterator[Path]:
     """A fresh folder to write into, which takes the place of ``path`` when the block ends well.
 
     A reader sees the old folder or the new one, or for an instant none, but never a mixture.
 
+    Args:
+        marker: the file that a folder must have to be replaced.
+        kind: what messages call such a folder.
+
     Raises:
-        ArtifactError: ``path`` is something other than a model folder, or cannot be written.
+        ArtifactError: ``path`` is something other than such a folder, or cannot be written.
     """
     target = Path(path)
-    if target.exists() and not (target / CARD_NAME).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise ArtifactError(f"{target} exists and is no model folder; choose another --out")
+    if target.exists() and not (target / marker).is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise ArtifactError(f"{target} exists and is no {kind}; choose another --out")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

@@ -13,7 +13,7 @@ import click
 from dhvt.artifact import Artifact
 from dhvt.errors import ExportError
 from export.settings import ExportOptions
-from export.targets.registry import load_target, require_packages
+from export.targets.registry import LAYOUTS, TARGETS, load_layout, load_target, require_packages
 
 
 def run_export(
@@ -33,16 +33,17 @@ def run_export(
     """
     values = {name: value for name, value in given.items() if value not in (None, (), [])}
     options = ExportOptions(**_take(values, ExportOptions))
-    settings = {name: load_target(name).settings(**_take(values, load_target(name).settings)) for name in targets}
+    kinds = {name: (load_layout(name) if name in LAYOUTS else load_target(name)).settings for name in targets}
+    settings = {name: kind(**_take(values, kind)) for name, kind in kinds.items()}
     if values:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in values)
         raise ExportError(f"{names} fits none of the targets {', '.join(targets)}; leave it out, or name its --target")
     require_packages(targets)
+    if tag and set(targets) <= set(LAYOUTS):
+        raise ExportError(f"--tag stores a model folder, which {', '.join(targets)} is not; leave it out, or add --target onnx")
     if tag:
         options = _name_after_tag(options, tag)
-    folder = export(source, out, targets, options, settings, command).path
-    where = shlex.quote(str(folder))
-    click.echo(f"wrote {folder}; serve it with DHVT_MODEL={where} bentoml serve")
+    folder = export(source, out, targets, options, settings, command)
     if tag:
         from dhvt.artifact import load_artifact
         from dhvt.store import store_artifact
@@ -70,14 +71,30 @@ def export(
     options: ExportOptions,
     settings: Mapping[str, Any],
     command: str,
-) -> Artifact:
-    """Opens the source and exports it; PyTorch is imported here."""
+) -> Path:
+    """Opens the source and exports it; PyTorch is imported here.
+
+    Returns:
+        The model folder, which a layout alone may not need.
+    """
     from dhvt.artifact import load_artifact
     from dhvt.model.checkpoint import Checkpoint, load_checkpoint
-    from export.pipeline import export_model
 
     loaded: Checkpoint | Artifact = load_artifact(source) if source.is_dir() else load_checkpoint(source)
     if isinstance(loaded, Artifact) and out is not None:
         raise ExportError(f"--out is for a checkpoint; what is exported goes into {source}, which is a model folder")
     folder = source if isinstance(loaded, Artifact) else out or source.parent / "artifact"
-    return export_model(loaded, folder, targets, options, settings, command=command, log=click.echo)
+    variants = [name for name in targets if name in TARGETS]
+    layouts = [name for name in targets if name in LAYOUTS]
+    if variants:
+        from export.pipeline import export_model
+
+        given = {name: settings[name] for name in variants}
+        artifact = export_model(loaded, folder, variants, options, given, command=command, log=click.echo)
+        click.echo(f"wrote {folder}; serve it with DHVT_MODEL={shlex.quote(str(folder))} bentoml serve")
+        loaded = artifact if isinstance(loaded, Artifact) else loaded
+    if layouts:
+        from export.layouts import export_layouts
+
+        export_layouts(loaded, folder, layouts, options, settings, command=command, log=click.echo)
+    return folder

@@ -69,8 +69,8 @@ def export_model(
     fallback = name_of_data(options.data) if options.data else None
     model = ArtifactSource(source) if isinstance(source, Artifact) else CheckpointSource(source, options.resize_mode, fallback)
     if existing is not None:
-        _require_same_model(existing, model)
-    images = _open_images(model.card, options, log)
+        require_same_model(existing, model)
+    images = open_card_images(model.card, options, log)
     for name in chosen:
         if images is None and load_target(name).needs_images:
             raise ExportError(load_target(name).needs_images)
@@ -95,15 +95,21 @@ def _find_existing(source: Checkpoint | Artifact, out: Path, targets: Sequence[s
     return load_artifact(out) if BASE not in targets and out.exists() else None
 
 
-def _open_images(card: ModelCard, options: ExportOptions, log: Callable[..., None]) -> ExportImages | None:
+def open_card_images(card: ModelCard, options: ExportOptions, log: Callable[..., None]) -> ExportImages | None:
+    """See :func:`export.images.open_images`; what is known of the model's images is its card's."""
+
     def on_error(message: str) -> None:
         log(f"left out: {message}", err=True)
 
     return open_images(options, card.classes, card.data, card.recipe.get("seed", 0), on_error)
 
 
-def _require_same_model(artifact: Artifact, source: Source) -> None:
-    """The artifact's graph gives the source's logits."""
+def require_same_model(artifact: Artifact, source: Source) -> None:
+    """Checks that the artifact's graph gives the source's logits.
+
+    Raises:
+        ExportError: it does not.
+    """
     images = draw_inputs(2, artifact.card.preprocess.size)
     expected = source.reference(images)
     got = onnxruntime_predict(artifact.graph_path)(images)

@@ -5,6 +5,7 @@ No file of a runtime or of PyTorch is imported here, because ``--help`` needs th
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,7 @@ from dhvt.naming import check_name, check_version
 from dhvt.training.fields import convert_fields, option
 
 OPSET_VERSION = 20
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,41 @@ class TensorRTSettings:
     def capabilities(self) -> list[tuple[int, int]]:
         """The compute capabilities to build for, such as ``(8, 9)``; empty for the flavour's own choice."""
         return [_parse_capability(text) for text in self.compute_capability]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmSettings:
+    """Settings of a folder for timm.
+
+    Raises:
+        ConfigError: the repository's name is not of the form ``user/name``.
+    """
+
+    push: str | None = option(
+        None, "Upload the folder to this repository on the Hugging Face Hub too, as user/name; needs hf auth login or HF_TOKEN."
+    )
+    public: bool = option(
+        False, "With --push: make the repository public, where it is a new one. Default: private.", saved=False
+    )
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
+        if self.push is not None and not _REPOSITORY.fullmatch(self.push):
+            raise ConfigError(f"push is {self.push!r}; give a repository as user/name")
+        require(not self.public or self.push is not None, "--public needs --push user/name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TritonSettings:
+    """Settings of a model in Triton's model repository."""
+
+    triton_max_batch_size: int = option(64, "Largest batch that Triton makes of requests.", minimum=1)
+    max_queue_delay_ms: float = option(1.0, "How long Triton lets a request wait for others.", minimum=0)
+    instances: int = option(1, "Copies of the model that run at once.", minimum=1)
+    instance_kind: Literal["auto", "cpu", "gpu"] = option("auto", "What they run on: auto is a GPU where Triton has one.")
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
 
 
 def _parse_capability(text: str) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from timm.layers import global_pool_nlc, register_notrace_function, resample_abs_pos_embed, trunc_normal_
+from timm.models import register_model
 from torch import Tensor, nn
 
 from dhvt.configuration import as_size, from_dict, require, require_choice
@@ -17,6 +18,7 @@ from dhvt.model.block import EncoderBlock, run_checkpointed
 from dhvt.model.config import VARIANTS, DHVTConfig
 from dhvt.model.features import FeatureFormat, Indices, arrange_features, resolve_indices, split_tokens
 from dhvt.model.layers import HIMHSA, SOPE, Grid, PatchEmbed
+from dhvt.model.small_stem import small_stem
 
 
 class DHVT(nn.Module):
@@ -274,3 +276,4 @@ default_cfgs = timm_registration.default_cfgs
 
 for _name in VARIANTS:
     timm_registration.register(_name, create_model)
+register_model(small_stem)

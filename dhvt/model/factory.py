@@ -13,6 +13,7 @@ from dhvt.configuration import as_size, from_dict, require
 from dhvt.errors import ConfigError
 from dhvt.model.config import VARIANTS, DHVTConfig
 from dhvt.model.dhvt import DHVT
+from dhvt.model.small_stem import NAME, use_small_stem
 
 SMALL_IMAGE = 64
 """Images with shorter sides up to this get a stem that does not shrink them eightfold at once."""
@@ -98,8 +99,25 @@ def build(name: str, config: dict[str, Any]) -> nn.Module:
     if not isinstance(model.get_classifier(), nn.Module):  # type: ignore[operator]  # timm's convention
         raise ConfigError(f"{name} has several last layers, as for distillation; choose a model with one")
     if min(config["img_size"]) <= SMALL_IMAGE:
-        _use_small_stem(model)
+        use_small_stem(model)
     return model
+
+
+def describe_for_timm(name: str, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The name and arguments with which ``timm.create_model`` builds what :func:`build` does; without drop rates.
+
+    Raises:
+        ConfigError: timm has no such model, or cannot build it.
+    """
+    require(timm.is_model(name), f"timm has no model {name!r}; {_suggest(name)}")
+    if config.get("library") != "timm":
+        usual = VARIANTS[name].to_dict()
+        arguments = {key: value for key, value in config.items() if value != usual.get(key)}
+    else:
+        arguments = _timm_arguments(config)
+        if min(config["img_size"]) <= SMALL_IMAGE and use_small_stem(timm.create_model(name, **arguments)):
+            name, arguments = NAME, {"base": name, **arguments}
+    return name, {key: value for key, value in arguments.items() if key not in ("drop_path_rate", "drop_rate")}
 
 
 def size_multiple(config: dict[str, Any]) -> int:
@@ -142,22 +160,3 @@ def _has_drop_path(name: str, config: dict[str, Any]) -> bool:
     except (ValueError, AssertionError, RuntimeError):
         return True  # build() reports what does not fit
     return True
-
-
-def _use_small_stem(model: nn.Module) -> None:
-    """Replaces a stem's first strided convolution by a 3×3 one of stride 1, and drops the pooling behind it.
-
-    The usual change for CIFAR (He et al. 2016, section 4.2); without it a ResNet's last feature map is one pixel.
-    """
-    first = getattr(model, "default_cfg", {}).get("first_conv")
-    if not isinstance(first, str):
-        return
-    conv = model.get_submodule(first)
-    if isinstance(conv, nn.Conv2d) and conv.stride[0] == 2 and conv.kernel_size[0] <= 7:
-        bias = conv.bias is not None
-        replacement = nn.Conv2d(conv.in_channels, conv.out_channels, 3, stride=1, padding=1, bias=bias)
-        nn.init.kaiming_normal_(replacement.weight, mode="fan_out", nonlinearity="relu")
-        model.set_submodule(first, replacement)
-        for pool in ("maxpool", "features.pool0"):
-            if pool in dict(model.named_modules()):
-                model.set_submodule(pool, nn.Identity())

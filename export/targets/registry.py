@@ -15,17 +15,22 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dhvt.artifact import ModelCard
 from dhvt.errors import ExportError
 
 if TYPE_CHECKING:  # PyTorch and ONNX are imported when something is exported
+    from dhvt.artifact import Artifact
+    from dhvt.model.checkpoint import Checkpoint
     from export.images import ExportImages
     from export.source import Source
 
 TARGETS = ("onnx", "int8", "tensorrt")
 """``--target NAME`` is ``TARGET`` in ``export/targets/NAME.py``; in the order in which they are added to the artifact."""
+
+LAYOUTS = ("timm", "triton")
+"""``--target NAME`` is ``LAYOUT`` in ``export/targets/NAME.py``: a folder of its own, beside the artifact."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +72,51 @@ class Target:
     add: Callable[[Job, ModelCard, Any], ModelCard]
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayoutJob:
+    """What a layout works with.
+
+    Args:
+        card: what is known of the model.
+        checkpoint: the trained model, or None where a model folder is exported.
+        artifact: the model folder; None for a layout that does not need it where there is none.
+        images: real images to compare on, or None.
+        parent: the folder to write into; it has other things in it.
+        log: see :class:`Job`.
+    """
+
+    card: ModelCard
+    checkpoint: Checkpoint | None
+    artifact: Artifact | None
+    images: ExportImages | None
+    parent: Path
+    log: Callable[..., None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A folder as another tool reads it, beside the artifact.
+
+    Args:
+        help, settings, packages, install: see :class:`Target`.
+        needs: what it is made of.
+        write: writes the folder in one step, and logs where and what to do with it. Raises ExportError.
+    """
+
+    help: str
+    settings: type[Any]
+    packages: tuple[str, ...]
+    install: str
+    needs: Literal["checkpoint", "artifact"]
+    write: Callable[[LayoutJob, Any], None]
+
+
+def load_layout(name: str) -> Layout:
+    """The layout of this name, one of :data:`LAYOUTS`."""
+    layout: Layout = import_module(f"export.targets.{name}").LAYOUT
+    return layout
+
+
 def load_target(name: str) -> Target:
     """The target of this name.
 
@@ -86,7 +136,7 @@ def require_packages(names: Sequence[str]) -> None:
         ExportError: it is not; with what to install.
     """
     for name in names:
-        target = load_target(name)
+        target = load_layout(name) if name in LAYOUTS else load_target(name)
         missing = [package for package in target.packages if find_spec(package) is None]
         if missing:
             raise ExportError(f"exporting to {name} needs {', '.join(missing)}, not installed here; {target.install}")

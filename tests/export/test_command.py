@@ -14,7 +14,7 @@ from dhvt.model.checkpoint import save_checkpoint
 from export.pipeline import export_model
 from export.settings import ExportOptions, OnnxSettings
 from export.targets.int8 import Int8Settings
-from export.targets.registry import TARGETS, load_target, require_packages
+from export.targets.registry import LAYOUTS, TARGETS, load_layout, load_target, require_packages
 
 
 def dhvt(*arguments):
@@ -138,6 +138,9 @@ def test_every_target_has_its_options_and_help():
     for name in TARGETS:
         assert load_target(name).help in " ".join(text.split())
         require_packages([name])  # all of them are in .[dev]
+    for name in LAYOUTS:
+        assert load_layout(name).help in " ".join(text.split())
+        require_packages([name])
 
 
 def test_the_card_holds_plain_values_alone(checkpoint, artifact_copy):
