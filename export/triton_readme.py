@@ -47,7 +47,7 @@ In Python, with this package, exactly as in training:
 `{output}`, float32 `[batch, {classes}]`, in the order of `labels.txt`. Scores are `softmax(logits / {temperature!r})`. With
 `class_count` Triton sends the highest logits with their labels in place of the array.
 
-DHVT Serve's own server takes encoded images; use that where clients cannot prepare them.
+Where clients cannot prepare images: DHVT Serve's own server takes encoded ones, at `/v2/models/NAME/infer` too, as BYTES.
 """
 
 
