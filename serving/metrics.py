@@ -43,7 +43,7 @@ class Metrics:
         self.predictions = Counter("dhvt_predictions_total", "Images by the most likely class", ["label"])
         self.score = Histogram("dhvt_prediction_score", "Score of the most likely class", buckets=_SCORES)
         self.engine = Gauge(
-            "dhvt_engine_info", "1 for the model and engine that serve", ["model", "engine", "precision"],
+            "dhvt_engine_info", "1 for the model and engine that serve", ["model", "version", "digest", "engine", "precision"],
             multiprocess_mode="livemax",
         )  # fmt: skip
 

@@ -7,6 +7,7 @@ DHVT_MODEL=runs/mine/artifact bentoml serve
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ from starlette.responses import StreamingResponse
 
 from dhvt.errors import DHVTError
 from serving import private_apis
+from serving.bento import find_bento
 from serving.errors import InternalError, NotFound, NotReady, RequestError, WrongMethod
 from serving.http.auth import read_tokens
 from serving.http.lifecycle import RequestLifecycle
@@ -33,14 +35,18 @@ from serving.http.routes import Endpoints
 from serving.http.schemas import BatchOutput, ClassifyOutput
 from serving.inference.model import ServedModel, check_model
 from serving.inference.reload import ModelManager
+from serving.packing import PackedModel, service_name
 from serving.processes import bound_the_drain, check_port, forget_dead_workers, separate_metrics, tell_siblings
 from serving.sampling import prepare_folder
-from serving.settings import Settings, count_workers
+from serving.settings import MODEL_VARIABLE, Settings, count_workers
+
+logger = logging.getLogger("bentoml.service.dhvt")
 
 TRACED_ROUTES = frozenset({"/classify", "/classify/batch"})
 
 try:
     private_apis.check_private_apis()
+    NAME = service_name()
 except DHVTError as error:
     sys.exit(f"dhvt: {error}")
 separate_metrics()
@@ -113,13 +119,15 @@ class DHVTBentoService(bentoml.Service):
 
 
 @bentoml.service(
-    name="dhvt",
+    name=NAME,
     service_class=DHVTBentoService,
     workers=count_workers(),
     logging={"access": {"enabled": False}},  # serving/http/access_log.py does it
 )
 class DHVTService:
     """Names what is on an image."""
+
+    packed_model = PackedModel()
 
     @bentoml.on_deployment  # once, before any worker starts
     @staticmethod
@@ -133,6 +141,9 @@ class DHVTService:
             check_model(settings)
         except DHVTError as error:
             sys.exit(f"dhvt: {error}")
+        bento = find_bento()
+        if bento is not None and MODEL_VARIABLE in os.environ:
+            logger.warning("%s is set: %s is served, and not %s of this bento", MODEL_VARIABLE, settings.model, bento.model)
         # In a container BentoML does not replace a worker that died, and serves on with the others until none is left.
         os.environ.pop("BENTOML_CONTAINERIZED", None)
 

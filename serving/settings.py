@@ -10,9 +10,11 @@ from typing import Self
 from dhvt.data.decode import DEFAULT_MAX_PIXELS
 from dhvt.engines.settings import BUNDLED_MODEL, PREFIX, ZERO_ALLOWED, EngineSettings
 from dhvt.errors import ConfigError
+from serving.bento import find_bento
 
-__all__ = ["ACCESS_LOG_LEVELS", "BUNDLED_MODEL", "PREFIX", "Settings", "count_workers"]
+__all__ = ["ACCESS_LOG_LEVELS", "BUNDLED_MODEL", "MODEL_VARIABLE", "PREFIX", "Settings", "count_workers"]
 
+MODEL_VARIABLE = f"{PREFIX}MODEL"
 ACCESS_LOG_LEVELS = ("off", "errors", "all")
 
 
@@ -65,6 +67,9 @@ class Settings(EngineSettings):
             ConfigError: an unknown variable, or an invalid value.
         """
         settings = super().from_environ(environ)
+        bento = find_bento()
+        if bento is not None and MODEL_VARIABLE not in environ:
+            settings = replace(settings, model=str(bento.model_path()))
         if settings.access_log not in ACCESS_LOG_LEVELS:
             raise ConfigError(f"{PREFIX}ACCESS_LOG is {settings.access_log!r}; it must be {', '.join(ACCESS_LOG_LEVELS)}")
         token = settings.token.strip()  # files of secrets often end in a new line

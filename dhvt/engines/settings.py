@@ -96,18 +96,23 @@ class EngineSettings:
         return self.threads or max(available_cpus() // self.workers, 1)
 
 
+def is_tag(model: str | Path) -> bool:
+    """Whether this is a tag of BentoML's model store; a :class:`Path`, and what has a path separator in it, is a path."""
+    return isinstance(model, str) and ":" in model and os.sep not in model
+
+
 def find_model(model: str | Path, *, said_by: str = "model") -> Path:
     """A model's folder: ``model`` itself, or where BentoML's model store keeps the model of this tag.
 
     Args:
-        model: a path, or a tag such as ``dhvt:latest``; what has a path separator in it is a path.
+        model: a path, or a tag such as ``hands:latest``; see :func:`is_tag`.
         said_by: the setting or argument that error messages name.
 
     Raises:
         ConfigError: the store has no such model, or BentoML is not installed.
     """
     text = os.fspath(model)
-    if isinstance(model, Path) or ":" not in text or os.sep in text:
+    if not is_tag(model):
         return Path(text)
     try:
         import bentoml  # the one import of it in dhvt, for tags alone

@@ -11,13 +11,20 @@ from pydantic.json_schema import models_json_schema
 from serving import errors
 from serving.http import schemas
 from serving.http.request import DEFAULT_TOP_K
-from serving.http.response import JSON, JSON_LINES
+from serving.http.response import DIGEST_HEADER, JSON, JSON_LINES
 
 _DESCRIPTION = (
     "Names what is on an image. The routes below `/v2` are those of the Open Inference Protocol, whose specification "
     "describes them: https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol"
 )
 _EXAMPLE = {"label": "cat", "score": 0.9321}
+_MODEL = {"model": "hands", "version": "20261124-1a2b3c4d"}
+_HEADERS = {
+    DIGEST_HEADER: {
+        "description": "Which model answered: a hash of everything that decides an answer.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    }
+}
 _BINARY = {"type": "string", "format": "binary"}
 _TOP_K = {
     "name": "top_k",
@@ -47,8 +54,9 @@ _COMMON_ERRORS = (errors.Unauthorized, errors.InternalError, errors.TimedOut)
 @cache
 def openapi_document() -> dict[str, Any]:
     """Returns the OpenAPI 3.1 document."""
-    models = [(model, "serialization") for model in (schemas.ClassifyOutput, schemas.BatchOutput, schemas.Info, schemas.Error)]
-    _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")  # type: ignore[arg-type]  # its modes are literals
+    bodies = (schemas.ClassifyOutput, schemas.BatchOutput, schemas.BatchLine, schemas.Info, schemas.Error)
+    models: list[Any] = [(body, "serialization") for body in bodies]
+    _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
     images = {"image/*": {"schema": _BINARY}, "application/octet-stream": {"schema": _BINARY}}
     archives = {"application/x-tar": {"schema": _BINARY}, "application/zip": {"schema": _BINARY}}
     return {
@@ -60,7 +68,7 @@ def openapi_document() -> dict[str, Any]:
                     "Classify one image",
                     "`curl -F image=@cat.jpg 'localhost:3000/classify?top_k=3'`",
                     schemas.ClassifyOutput,
-                    {"model": "dhvt_tiny_cifar_patch4", "predictions": [_EXAMPLE]},
+                    {**_MODEL, "predictions": [_EXAMPLE]},
                     (*_IMAGE_ERRORS, errors.Overloaded),
                     parameters=[_TOP_K],
                     body={"multipart/form-data": {"schema": _ONE_FILE}, JSON: {"schema": _JSON_IMAGE}, **images},
@@ -75,11 +83,11 @@ def openapi_document() -> dict[str, Any]:
                     f"`Accept: {JSON_LINES}` each result is sent as a line of JSON as soon as it is there; an "
                     "error that ends the request early is then the last line.",
                     schemas.BatchOutput,
-                    {"model": "dhvt_tiny_cifar_patch4", "results": [{"name": "a.jpg", "predictions": [_EXAMPLE]}]},
+                    {**_MODEL, "results": [{"name": "a.jpg", "predictions": [_EXAMPLE]}]},
                     (*_IMAGE_ERRORS, errors.Overloaded),
                     parameters=[_TOP_K],
                     body={"multipart/form-data": {"schema": _FILES}, JSON: {"schema": _JSON_IMAGES}, **archives},
-                    also={JSON_LINES: {"schema": {"anyOf": [_refer("BatchResult"), _refer("Error")]}}},
+                    also={JSON_LINES: {"schema": {"anyOf": [_refer("BatchLine"), _refer("Error")]}}},
                 )
             },
             "/info": {"get": _operation("What is served, by what, within which limits", "", schemas.Info, None, ())},
@@ -112,12 +120,13 @@ def _operation(
     body: dict[str, Any] | None = None,
     also: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    content = {"schema": _refer(output.__name__)} | ({"example": example} if example else {})
+    body_content = {"schema": _refer(output.__name__)} | ({"example": example} if example else {})
+    content = {JSON: body_content, **(also or {})}
+    success = {"description": (output.__doc__ or "").strip(), "headers": _HEADERS, "content": content}
     operation = {
         "summary": summary,
         "description": description,
-        "responses": {"200": {"description": (output.__doc__ or "").strip(), "content": {JSON: content, **(also or {})}}}
-        | _error_responses((*kinds, *_COMMON_ERRORS)),
+        "responses": {"200": success} | _error_responses((*kinds, *_COMMON_ERRORS)),
     }
     if parameters:
         operation["parameters"] = parameters

@@ -14,6 +14,9 @@ from serving.http.time_limit import TimeLimit
 if TYPE_CHECKING:
     from serving.http.request import Message, RequestContext, Send
 
+DIGEST_HEADER = "X-Model-Digest"
+"""Header of the responses that a model gave, with its digest."""
+
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"
 HTML = "text/html; charset=utf-8"

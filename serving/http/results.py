@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -14,8 +14,13 @@ MAX_RESPONSE_BYTES = 100_000_000
 Results = AsyncGenerator[dict[str, Any], None]
 
 
-async def collect_json(results: Results, model: str, max_bytes: int = MAX_RESPONSE_BYTES) -> bytes:
+async def collect_json(results: Results, identity: Mapping[str, str], max_bytes: int = MAX_RESPONSE_BYTES) -> bytes:
     """Returns one JSON document; encoded result by result, which takes less memory and lets other requests run between.
+
+    Args:
+        results: see :meth:`serving.inference.multi.MultiImageClassifier.classify`.
+        identity: of the model that gave them, the fields before them.
+        max_bytes: of the document.
 
     Raises:
         TooLarge: it has more than ``max_bytes``.
@@ -31,16 +36,19 @@ async def collect_json(results: Results, model: str, max_bytes: int = MAX_RESPON
                     f"the response has more than {max_bytes:,} bytes; ask for it line by line, with the header "
                     f"Accept: {JSON_LINES}, or for fewer classes, with top_k"
                 )
-    return b'{"model":%b,"results":[%b]}' % (to_json(model), b",".join(encoded))
+    return b'%b,"results":[%b]}' % (to_json(identity)[:-1], b",".join(encoded))
 
 
-async def json_lines(results: Results, max_waiting_bytes: int = MAX_RESPONSE_BYTES) -> AsyncGenerator[bytes, None]:
+async def json_lines(
+    results: Results, identity: Mapping[str, str], max_waiting_bytes: int = MAX_RESPONSE_BYTES
+) -> AsyncGenerator[bytes, None]:
     """Yields each result as a line of JSON.
 
     They are computed as fast as the body comes: many clients read nothing before they have sent everything.
 
     Args:
         results: see :meth:`serving.inference.multi.MultiImageClassifier.classify`.
+        identity: of the model that gave them, fields of each line.
         max_waiting_bytes: of lines that nobody has read.
 
     Raises:
@@ -54,7 +62,7 @@ async def json_lines(results: Results, max_waiting_bytes: int = MAX_RESPONSE_BYT
         try:
             async with aclosing(results):
                 async for result in results:
-                    line = to_json(result) + b"\n"
+                    line = to_json({**result, **identity}) + b"\n"
                     waiting_bytes += len(line)
                     if waiting_bytes > max_waiting_bytes:
                         raise TooLarge(f"{max_waiting_bytes:,} bytes of lines wait to be read; read them while you send")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,7 +14,7 @@ from serving.http import open_inference
 from serving.http.openapi import openapi_document, product_version
 from serving.http.page import page_response
 from serving.http.request import RequestContext, parse_top_k, read_body, stream_body
-from serving.http.response import JSON_LINES, Response, to_json
+from serving.http.response import DIGEST_HEADER, JSON, JSON_LINES, Response, to_json
 from serving.http.results import collect_json, json_lines
 from serving.inference.model import ServedModel
 from serving.inference.multi import MultiImageClassifier
@@ -128,7 +128,7 @@ class Endpoints:
             ranking = await model.scheduler.submit(upload.image)
         card = model.artifact.card
         self.sampler.offer(upload.image, ranking, card)
-        return Response(to_json({"model": card.name, "predictions": ranking.top(card, top_k)}))
+        return _respond(model, to_json({**model.identity, "predictions": ranking.top(card, top_k)}))
 
     async def classify_multiple(self, request: RequestContext) -> Response:
         """``POST /classify/batch``: many images, in order; as JSON lines while they come, where the client accepts those."""
@@ -136,8 +136,8 @@ class Endpoints:
         model = self.model
         results = self._multi.classify(model, images, top_k)
         if JSON_LINES in request.headers.get(b"accept", b"").decode("latin-1"):
-            return Response(json_lines(results), content_type=JSON_LINES)
-        return Response(await collect_json(results, model.artifact.card.name))
+            return _respond(model, json_lines(results, model.identity), JSON_LINES)
+        return _respond(model, await collect_json(results, model.identity))
 
     async def _read_images(self, request: RequestContext) -> tuple[AsyncIterator[UploadedImage], int]:
         """The images of a request to ``/classify/batch``, as they come where its body can be read in pieces, and ``top_k``."""
@@ -154,14 +154,17 @@ class Endpoints:
 
     async def info(self, request: RequestContext) -> Response:
         """``GET /info``: what is served, by what, within which limits."""
-        card, choice = self.model.artifact.card, self.model.choice
+        model = self.model
+        card, choice = model.artifact.card, model.choice
         engine = choice.engine
-        return Response(
+        return _respond(
+            model,
             to_json(
                 {
-                    "model": card.name,
+                    **model.identity,
+                    "architecture": card.architecture,
                     "classes": card.classes,
-                    "digest": self.model.artifact.digest,
+                    "digest": model.digest,
                     "files": card.files,
                     "metrics": card.metrics,
                     "preprocess": card.preprocess.to_dict(),
@@ -169,7 +172,7 @@ class Endpoints:
                     "engine": {"name": engine.name, "precision": engine.precision, "rejected": choice.rejected},
                     "limits": {name: getattr(self.settings, name) for name in _LIMITS},
                 }
-            )
+            ),
         )
 
     async def openapi(self, request: RequestContext) -> Response:
@@ -220,6 +223,11 @@ class Endpoints:
         open_inference.check_name(request, model)
         with model.scheduler.hold():  # while the body comes
             return await open_inference.infer(request, model, self.settings, self.sampler.offer)
+
+
+def _respond(model: ServedModel, body: bytes | AsyncGenerator[bytes, None], content_type: str = JSON) -> Response:
+    """A response that this model gave."""
+    return Response(body, content_type=content_type, headers={DIGEST_HEADER: model.digest})
 
 
 @cache

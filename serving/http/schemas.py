@@ -30,7 +30,8 @@ class Error(BaseModel):
 class ClassifyOutput(BaseModel):
     """The most likely classes, best first."""
 
-    model: str
+    model: str = Field(description="The name of the model that answered.")
+    version: str = Field(description="Its version.")
     predictions: list[ScoredLabel]
 
 
@@ -42,10 +43,18 @@ class BatchResult(BaseModel):
     error: ErrorDetail | None = None
 
 
+class BatchLine(BatchResult):
+    """One image's classes, or its error, and which model answered."""
+
+    model: str
+    version: str
+
+
 class BatchOutput(BaseModel):
     """A result for each image, in their order."""
 
     model: str
+    version: str
     results: list[BatchResult]
 
 
@@ -53,8 +62,10 @@ class Info(BaseModel):
     """The model card, the engine and the limits."""
 
     model: str
+    version: str
+    architecture: str
     classes: list[str]
-    digest: str = Field(description="A hash of everything that the engine computes from.")
+    digest: str = Field(description="A hash of everything that decides an answer; also each response's X-Model-Digest.")
     files: dict[str, str] = Field(description="SHA-256 by file name.")
     metrics: dict[str, Any] = Field(description="Measured in training, and under test what dhvt evaluate recorded.")
     preprocess: dict[str, Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 
 from dhvt.artifact import Artifact, load_artifact
 from dhvt.engines import Choice, Engine, check_engine, open_engine
@@ -34,6 +35,16 @@ class ServedModel:
         """The engine that runs it."""
         return self.choice.engine
 
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Which model this is, as responses name it; :attr:`digest` tells it from any other."""
+        return {"model": self.artifact.card.name, "version": self.artifact.card.version}
+
+    @cached_property
+    def digest(self) -> str:
+        """The artifact's digest, computed once."""
+        return self.artifact.digest
+
     @classmethod
     async def load(cls, settings: Settings, device: int = 0) -> ServedModel:
         """Opens the model that ``settings.model`` names, and proves it.
@@ -57,7 +68,10 @@ class ServedModel:
         )
         model = cls(artifact, choice, scheduler, settings.request_timeout_s)
         model.announce(1)
-        logger.info("serving %s, %d classes, with %s in %s", card.name, len(card.classes), engine.name, engine.precision)
+        logger.info(
+            "serving %s %s from %s, digest %s, %d classes, with %s in %s",
+            card.name, card.version, artifact.path, model.digest, len(card.classes), engine.name, engine.precision,
+        )  # fmt: skip
         return model
 
     async def close(self) -> None:
@@ -84,7 +98,8 @@ class ServedModel:
 
     def announce(self, value: int) -> None:
         """Sets whether the metrics show it as serving: 1 or 0."""
-        metrics().engine.labels(self.artifact.card.name, self.engine.name, self.engine.precision).set(value)
+        engine = self.engine
+        metrics().engine.labels(**self.identity, digest=self.digest, engine=engine.name, precision=engine.precision).set(value)
 
 
 def _open(settings: Settings, device: int) -> tuple[Artifact, Choice]:
