@@ -21,8 +21,10 @@ DEFAULT_NAME = "dhvt"
 
 
 class PackedModel(BentoModel):
-    """Takes the place of the model in the service. BentoML calls :meth:`to_info` when it builds a bento, and at no other
-    time, so that serving from this project's folder needs no model store."""
+    """Takes the place of the model in the service, for ``bentoml build``, which calls :meth:`to_info`.
+
+    Outside of a bento ``bentoml serve`` calls :meth:`resolve` before it starts; the service finds its model without it.
+    """
 
     def __init__(self) -> None:
         super().__init__(tag=DEFAULT_NAME)
@@ -37,6 +39,9 @@ class PackedModel(BentoModel):
             return BentoModel(pack_model()).to_info(alias)
         except DHVTError as error:
             raise BentoMLException(str(error)) from error
+
+    def resolve(self, *arguments: Any, **options: Any) -> None:
+        """Does nothing: serving from this project's folder needs no model store."""
 
 
 def pack_model() -> str:

@@ -7,10 +7,12 @@ import shutil
 import signal
 import socket
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
 
+from dhvt.artifact import load_artifact, write_card
 from tests.serving.conftest import PNG, classify, load, read_log_line, serving, worker_pids
 
 TOKEN = "correct horse"
@@ -40,7 +42,7 @@ def test_metrics(server):
         "dhvt_engine_duration_seconds_count",
         "dhvt_prediction_score_bucket",
         "dhvt_predictions_total{label=",
-        'dhvt_engine_info{engine="',
+        'dhvt_engine_info{digest="',
         "dhvt_requests_in_flight 0.0",
     ):
         assert sample in text
@@ -201,17 +203,17 @@ def test_with_tracing_requests_take_bentomls_way(artifact_path, tmp_path):
         assert traced.headers["Server"] == "BentoML Service/dhvt"
         files = [("image", PNG), ("image", b"x")]
         batch = httpx.post(f"{url}/classify/batch", files=files, headers={"Accept": "application/x-ndjson"})
-        assert [json.loads(line).keys() for line in batch.iter_lines()] == [{"name", "predictions"}, {"name", "error"}]
+        assert [json.loads(line).keys() for line in batch.iter_lines()] == [
+            {"name", "predictions", "model", "version"},
+            {"name", "error", "model", "version"},
+        ]
+        assert traced.headers["X-Model-Digest"] == batch.headers["X-Model-Digest"] == load_artifact(artifact_path).digest
         refused = httpx.post(f"{url}/classify", content=b"x", headers={"Content-Type": "image/png"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (415, "unsupported_media_type")
 
 
 def rename_class(model, old, new):
     """The same model with a class of another name, its hashes put right as an export would."""
-    from dataclasses import replace
-
-    from dhvt.artifact import load_artifact, write_card
-
     card = load_artifact(model).card
     write_card(model, replace(card, classes=[new if name == old else name for name in card.classes]))
 
@@ -237,6 +239,51 @@ def test_a_reload_changes_the_model_and_loses_no_request(guarded):
     ):  # the old one is closing
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def identify(url):
+    """What each kind of response tells of the model: its name, version and digest."""
+    client = httpx.Client(base_url=url, headers=AUTHORIZED, timeout=30)
+    single, info = client.post("/classify", files={"image": PNG}), client.get("/info")
+    files = [("image", PNG), ("image", b"x")]
+    batch = client.post("/classify/batch", files=files)
+    lines = client.post("/classify/batch", files=files, headers={"Accept": "application/x-ndjson"})
+    bodies = [single.json(), batch.json(), info.json(), *map(json.loads, lines.iter_lines())]
+    digests = {response.headers["X-Model-Digest"] for response in (single, batch, info, lines)} | {info.json()["digest"]}
+    (identity,) = {(body["model"], body["version"]) for body in bodies}
+    (digest,) = digests
+    return *identity, digest
+
+
+def test_responses_log_and_metrics_tell_which_model_answered(guarded):
+    url, model, log = guarded
+    before = load_artifact(model)
+    assert identify(url) == (before.card.name, before.card.version, before.digest)
+    write_card(model, replace(before.card, name="hands", version="2", temperature=3.0))
+    try:
+        after = load_artifact(model)
+        assert after.digest != before.digest
+        assert httpx.post(f"{url}/reload", headers=AUTHORIZED, timeout=120).json()["version"] == "2"
+        assert identify(url) == ("hands", "2", after.digest)
+        text = log.read_text()
+        for artifact in (before, after):
+            card = artifact.card
+            assert f"serving {card.name} {card.version} from {model}, digest {artifact.digest}, 3 classes, with " in text
+        values = f'digest="{after.digest}",engine="[a-z-]*",model="hands",precision="[a-z0-9]*",version="2"'
+        assert re.search(
+            rf"^dhvt_engine_info{{{values}}} 1.0$", httpx.get(f"{url}/metrics", headers=AUTHORIZED).text, re.MULTILINE
+        )
+    finally:
+        write_card(model, before.card)
+        assert httpx.post(f"{url}/reload", headers=AUTHORIZED, timeout=120).status_code == 200
+
+
+def test_pages_of_other_origins_may_read_what_tells_a_response(guarded):
+    url, _, _ = guarded
+    response = classify(url, headers=AUTHORIZED | {"Origin": "https://b.example"})
+    exposed = {name.strip() for name in response.headers["Access-Control-Expose-Headers"].split(",")}
+    assert exposed == {"X-Request-ID", "X-Model-Digest", "Retry-After"}
+    assert response.headers.keys() >= {"x-request-id", "x-model-digest"}
 
 
 def test_a_batch_that_pauses_is_finished_by_the_model_it_began_with(guarded):
