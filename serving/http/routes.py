@@ -14,7 +14,7 @@ from serving.http import open_inference
 from serving.http.openapi import openapi_document, product_version
 from serving.http.page import page_response
 from serving.http.request import RequestContext, parse_top_k, read_body, stream_body
-from serving.http.response import DIGEST_HEADER, JSON, JSON_LINES, Response, to_json
+from serving.http.response import DIGEST_HEADER, JSON_LINES, Response, to_json
 from serving.http.results import collect_json, json_lines
 from serving.inference.model import ServedModel
 from serving.inference.multi import MultiImageClassifier

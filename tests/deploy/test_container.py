@@ -32,15 +32,18 @@ exec "$@"
 
 
 @pytest.fixture(scope="module")
-def bento(tmp_path_factory):
-    """The folder that ``bentoml containerize`` copies into the image."""
+def bento(artifact_path, tmp_path_factory):
+    """The folder that ``bentoml containerize`` copies into the image, with a user's model."""
     if sys.prefix == sys.base_prefix or not PYTHON.exists():
         pytest.skip("needs a virtual environment, so that there is a Python without this package")
     home = tmp_path_factory.mktemp("bentoml")
     command = [sys.executable, "-m", "bentoml", "build", "--version", "container"]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("DHVT_")}
-    subprocess.run(command, cwd=ROOT, env=environ | {"BENTOML_HOME": str(home)}, check=True, capture_output=True)
-    return next((home / "bentos").glob("*/container"))
+    environ |= {"BENTOML_HOME": str(home), "DHVT_MODEL": str(artifact_path)}
+    subprocess.run(command, cwd=ROOT, env=environ, check=True, capture_output=True)
+    folder = next((home / "bentos").glob("*/container"))
+    shutil.move(home / "models", folder / "models")  # as containerize copies it
+    return folder
 
 
 def container_environment(folder):
@@ -58,21 +61,6 @@ def container_environment(folder):
         below = next(mount for mount in mounts if value.startswith(mount))  # else it is on the read-only file system
         environ[name] = mounts[below] + value.removeprefix(below)
     return environ | {"TMPDIR": mounts["/tmp"]}, list(mounts.values())
-
-
-@pytest.fixture(scope="module")
-def bento_with_a_model(bento, artifact_path):
-    """The same, with a model of the store in the place to which ``bentoml containerize`` copies a bento's models."""
-    code = (
-        "import bentoml, shutil, sys\n"
-        "with bentoml.models.create('shapes:v1') as model:\n"
-        "    shutil.copytree(sys.argv[1], model.path, dirs_exist_ok=True)"
-    )
-    home = bento.parents[2]
-    command = [sys.executable, "-c", code, str(artifact_path)]
-    subprocess.run(command, env=os.environ | {"BENTOML_HOME": str(home)}, check=True, capture_output=True)
-    shutil.copytree(home / "models", bento / "models")
-    return bento
 
 
 @contextmanager
@@ -103,7 +91,7 @@ def test_a_bento_is_served_where_this_package_is_not_installed(bento, tmp_path):
         assert httpx.post(f"{url}/classify", files={"image": PNG}, timeout=30).status_code == 200
 
 
-def test_a_bento_is_served_from_a_read_only_root(bento_with_a_model, tmp_path):
+def test_a_bento_is_served_from_a_read_only_root(bento, tmp_path):
     """The Deployment's folders are all that it writes, and its model is found beside it, not in ``BENTOML_HOME``."""
     environ, writable = container_environment(tmp_path)
     prefix = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh"]
@@ -111,10 +99,10 @@ def test_a_bento_is_served_from_a_read_only_root(bento_with_a_model, tmp_path):
         tried = subprocess.run([*prefix, "true"], env=os.environ | {"WRITABLE": ""}, check=False, capture_output=True)
     if not sys.platform.startswith("linux") or tried.returncode:
         pytest.skip("needs Linux and the right to mount")
-    environ |= {"WRITABLE": " ".join(writable), "DHVT_MODEL": "shapes:v1"}
-    with served(bento_with_a_model, tmp_path, prefix, **environ) as url:
+    environ["WRITABLE"] = " ".join(writable)
+    with served(bento, tmp_path, prefix, **environ) as url:
         response = httpx.post(f"{url}/classify", files={"image": PNG}, timeout=30)
-        assert response.status_code == 200
+        assert response.json()["model"] == "dhvt_test"
         assert {entry["label"] for entry in response.json()["predictions"]} == set(CLASSES)
         batch = httpx.post(f"{url}/classify/batch", files=[("image", PNG), ("image", PNG)], timeout=30)
         assert [set(result) for result in batch.json()["results"]] == [{"name", "predictions"}] * 2
