@@ -41,7 +41,9 @@ def test_a_browser_shows_the_page_and_asks_this_server_alone(server, tmp_path):
     command += ["--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}"]
     command += [f"--log-net-log={log}", "--net-log-capture-mode=IncludeSensitive", "--virtual-time-budget=5000", "--dump-dom"]
     result = subprocess.run([*command, f"{server}/"], capture_output=True, text=True, timeout=120, check=False)
-    assert "dhvt_test: 3 classes" in result.stdout, result.stderr  # its script has asked /info, so it may run
+    info = httpx.get(f"{server}/info").json()
+    shown = f"dhvt_test {info['version']}: 3 classes"
+    assert shown in result.stdout, result.stderr  # its script has asked /info, so it may run
     asked_by_the_page = {
         event["params"]["url"]
         for event in json.loads(log.read_text())["events"]
