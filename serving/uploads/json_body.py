@@ -51,6 +51,9 @@ def parse_json_images(body: bytes, max_images: int, max_bytes: int) -> tuple[Asy
         raise BadRequest(f"{FIELDS!r} must be a list of at least one image as base64")
     if len(images) > max_images:
         raise TooLarge(f"the body has more than {max_images:,} images; send several")
+    for position, value in enumerate(images):
+        if not isinstance(value, str):
+            raise BadRequest(f"image {position} is {type(value).__name__}; it must be a string of base64")
     return _decode_all(images, max_bytes), _text_fields(values)
 
 

@@ -218,7 +218,9 @@ def test_bentomls_own_client(server, expected, tmp_path):
     path.write_bytes(PNG)
     with bentoml.SyncHTTPClient(server) as client:
         answer = client.classify(image=path, top_k=2)
+        several = client.classify_batch(image=[path, path])
     assert [entry["label"] for entry in answer["predictions"]] == [entry["label"] for entry in expected(PNG, 2)]
+    assert [len(result["predictions"]) for result in several["results"]] == [3, 3]
 
 
 def test_phone_photographs_are_turned_upright(server, expected):

@@ -97,6 +97,7 @@ def test_bad_bodies_get_a_clear_error(server, body, status, code, message):
         ({"image": text(IMAGES[0])}, 400, "no 'images'"),
         ({"images": text(IMAGES[0])}, 400, "a list"),
         ({"images": []}, 400, "at least one"),
+        ({"images": [text(IMAGES[0]), None]}, 400, "image 1 is NoneType"),
         ({"images": [{"image": "x"}]}, 400, "more values"),
         ({"images": [""] * 10_001}, 413, "10,000"),
         ({"images": ["AAAA"], "top_k": -1}, 400, "top_k"),
