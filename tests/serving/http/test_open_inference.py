@@ -109,7 +109,9 @@ def pixel_tensor(**changes):
 
 
 def test_json_alone(server, card, expected):
-    answer = ask(server, card, {"inputs": [tensor()]}).json()
+    response = ask(server, card, {"inputs": [tensor()]})
+    assert response.headers["X-Model-Digest"] == httpx.get(f"{server}/info").json()["digest"]
+    answer = response.json()
     assert answer.keys() == {"model_name", "model_version", "outputs"}
     label, score = answer["outputs"]
     assert (label["name"], label["datatype"], label["shape"]) == ("label", "BYTES", [1, 3])
