@@ -54,7 +54,7 @@ def test_a_model_without_drop_path_goes_all_the_way(image_folder, tmp_path):
     assert "ghostnet_050 has no drop path; it is trained without the recipe's 0.1" in result.output
     result = CliRunner().invoke(export, [str(tmp_path / "ckpt.pt"), "--data", str(image_folder)])
     assert result.exit_code == 0, result.output
-    measure = ["evaluate", "--model", str(tmp_path / "artifact"), "--data", str(image_folder)]
+    measure = ["evaluate", "--model", str(tmp_path / "artifact"), "--data", str(image_folder), "--allow-overlap"]
     result = CliRunner().invoke(dhvt, measure)
     assert result.exit_code == 0, result.output
     assert "of 60 images" in result.output
