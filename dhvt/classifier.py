@@ -19,7 +19,7 @@ from dhvt.data.decode import read_file, to_upright_rgb
 from dhvt.data.preprocess import preprocess_image, resize
 from dhvt.data.sources import ImageSource
 from dhvt.engines import Engine, open_engine
-from dhvt.engines.settings import BUNDLED_MODEL, find_model
+from dhvt.engines.settings import BUNDLED_MODEL, PREFERENCES, find_model
 from dhvt.errors import EngineError, ImageError
 from dhvt.evaluation.metrics import Evaluation, collect_outputs
 from dhvt.evaluation.metrics import evaluate as measure
@@ -67,6 +67,7 @@ class Classifier:
         threads: int = 0,
         max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
         device: int = 0,
+        prefer: str = PREFERENCES[0],
     ) -> Classifier:
         """Opens a model, and the best engine that passes its self-test on this machine.
 
@@ -76,6 +77,7 @@ class Classifier:
             threads: processor threads of the engine; 0 takes all.
             max_batch_size: images in one engine call.
             device: index of the GPU among the visible ones; engines on the processor ignore it.
+            prefer: ``throughput`` or ``latency``, by which ``auto`` chooses.
 
         Raises:
             ArtifactError: there is no model folder, or a file of it was changed.
@@ -83,8 +85,15 @@ class Classifier:
             EngineError: the engine asked for, or with ``auto`` every engine, is missing or fails.
         """
         artifact = load_artifact(find_model(model))
-        options = {"threads": threads or available_cpus(), "max_batch_size": max_batch_size, "device": device}
-        return cls(artifact, open_engine(artifact, engine, **options).engine, max_batch_size=max_batch_size)
+        choice = open_engine(
+            artifact,
+            engine,
+            threads=threads or available_cpus(),
+            max_batch_size=max_batch_size,
+            device=device,
+            prefer=prefer,
+        )
+        return cls(artifact, choice.engine, max_batch_size=max_batch_size)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -33,6 +33,8 @@ from serving.http.request import DEFAULT_TOP_K, SCOPE_KEY, Receive, RequestConte
 from serving.http.response import Response
 from serving.http.routes import Endpoints
 from serving.http.schemas import BatchOutput, ClassifyOutput
+from serving.inference.early import announce_workers, load_early, take_opened
+from serving.inference.measuring import EngineMeasuring
 from serving.inference.model import ServedModel, check_model
 from serving.inference.reload import ModelManager
 from serving.packing import PackedModel, service_name
@@ -43,6 +45,8 @@ from serving.settings import MODEL_VARIABLE, Settings, count_workers
 logger = logging.getLogger("bentoml.service.dhvt")
 
 TRACED_ROUTES = frozenset({"/classify", "/classify/batch"})
+
+load_early(bentoml.server_context.worker_index)
 
 try:
     private_apis.check_private_apis()
@@ -128,6 +132,7 @@ class DHVTService:
     """Names what is on an image."""
 
     packed_model = PackedModel()
+    measuring: EngineMeasuring | None = None
 
     @bentoml.on_deployment  # once, before any worker starts
     @staticmethod
@@ -146,6 +151,7 @@ class DHVTService:
             logger.warning("%s is set: %s is served, and not %s of this bento", MODEL_VARIABLE, settings.model, bento.model)
         # In a container BentoML does not replace a worker that died, and serves on with the others until none is left.
         os.environ.pop("BENTOML_CONTAINERIZED", None)
+        announce_workers()
 
     @bentoml.on_startup
     async def start(self) -> None:
@@ -155,26 +161,33 @@ class DHVTService:
         loop = asyncio.get_running_loop()
         asked = asyncio.Event()
         loop.add_signal_handler(signal.SIGHUP, asked.set)  # which would else end a process that is still starting
-        load = partial(ServedModel.load, settings, settings.device_of(bentoml.server_context.worker_index))
+        worker = bentoml.server_context.worker_index
+        device = settings.device_of(worker)
+        load = partial(ServedModel.load, settings, device)
         lifecycle = _lifecycle()
 
         async def reload() -> ServedModel:
             lifecycle.auth.reload()  # first: that a token counts no longer must not depend on the model
             return await load()
 
-        self.manager = ModelManager(await load(), reload)
+        self.manager = ModelManager(await load(take_opened()), reload)
         self.endpoints = Endpoints(settings, self.manager, partial(tell_siblings, signal.SIGHUP))
         lifecycle.attach(self.endpoints)
         lifecycle.access_log.start()
         loop.add_signal_handler(signal.SIGHUP, self.manager.reload_soon)
         if asked.is_set():
             self.manager.reload_soon()
+        if (worker or 1) == 1:
+            self.measuring = EngineMeasuring(settings, device, self.manager, partial(tell_siblings, signal.SIGHUP))
+            self.measuring.start()
         bound_the_drain(max(settings.request_timeout_s, settings.batch_timeout_s))
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
         """Writes the last samples, and the last lines of the log."""
         self.endpoints.sampler.close()
+        if self.measuring is not None:
+            await self.measuring.stop()
         _lifecycle().access_log.close()
 
     async def __is_ready__(self) -> bool:

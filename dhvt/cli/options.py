@@ -49,6 +49,7 @@ def load_classifier(model: str | None, engine: str | None) -> Classifier:
         engine or settings.engine,
         threads=settings.threads,
         max_batch_size=settings.max_batch_size,
+        prefer=settings.prefer,
     )
 
 

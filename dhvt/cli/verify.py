@@ -24,14 +24,14 @@ def verify(model: str | None, data: str | None, on_broken: str) -> None:
 
     Each engine is tested in a process of its own first, and must give PyTorch's logits for the model's own images, in
     batches of 1, 7 and DHVT_MAX_BATCH_SIZE. What is not here (a package, a GPU, an engine file) is left out, with the
-    reason. The exit code is 1 if an engine that is here fails or is further off than its precision explains, and if none
-    passes.
+    reason. The speed of each is measured and remembered, and the engine that a server takes here is shown. The exit code
+    is 1 if an engine that is here fails or is further off than its precision explains, and if none passes.
     """
     from dhvt.artifact import load_artifact
     from dhvt.data.fingerprint import fingerprint
     from dhvt.data.record import describe_overlaps, find_overlaps
     from dhvt.data.splits import open_test_data
-    from dhvt.engines import EngineSettings, verify_engines
+    from dhvt.engines import EngineSettings, check_engine, verify_engines
     from dhvt.engines.settings import find_model
     from dhvt.hardware.cpus import processor_name
 
@@ -54,4 +54,9 @@ def verify(model: str | None, data: str | None, on_broken: str) -> None:
             click.echo(f"{result.candidate}: {line}")
         failed += result.fault is not None
         passed += result.fault is None and result.missing is None
+    if passed:
+        size, threads = settings.max_batch_size, settings.engine_threads()
+        click.echo(f"with DHVT_ENGINE={settings.engine} and DHVT_PREFER={settings.prefer}:")
+        for candidate in check_engine(artifact, settings.engine, threads=threads, max_batch_size=size, prefer=settings.prefer):
+            click.echo(f"  {candidate.describe()}")
     sys.exit(0 if passed and not failed else 1)

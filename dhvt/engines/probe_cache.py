@@ -10,9 +10,11 @@ import signal
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dhvt.engines.cache import cache_folder
+from dhvt.engines.speed import Speed
 
 logger = logging.getLogger(__name__)
 
@@ -49,21 +51,43 @@ def is_lasting_crash(number: int, words: str) -> bool:
 def result_path(facts: Sequence[object]) -> Path | None:
     """The file of a result that depends on these facts; None where results cannot be kept safely."""
     folder = cache_folder("engines")
-    return None if folder is None else folder / hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    return None if folder is None else folder / key_of(facts)
 
 
-def read_result(path: Path) -> str | None:
-    """Why the probe failed, an empty string if it passed, None if nothing is remembered or the failure is too old."""
-    try:
-        failure = path.read_text(encoding="utf-8", errors="replace")
-        age_s = time.time() - path.stat().st_mtime
-    except OSError:  # it does not exist, or may not be read
+def key_of(facts: Sequence[object]) -> str:
+    """A file name for what depends on these facts."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """What a probe found.
+
+    Args:
+        failure: why the candidate failed; None if it passed.
+        speed: that was measured; None where it failed, or was proved alone.
+    """
+
+    failure: str | None = None
+    speed: Speed | None = None
+
+
+def read_result(path: Path | None) -> ProbeResult | None:
+    """What is remembered; None if nothing is, or a failure that is too old."""
+    if path is None:
         return None
-    return None if failure and age_s > MAX_FAILURE_AGE_S else failure
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        age_s = time.time() - path.stat().st_mtime
+        speed = values["speed"]
+        result = ProbeResult(failure=values["failure"], speed=None if speed is None else Speed(**speed))
+    except (OSError, ValueError, TypeError, KeyError):  # it does not exist, may not be read, or is no result
+        return None
+    return None if result.failure is not None and age_s > MAX_FAILURE_AGE_S else result
 
 
-def write_result(path: Path | None, failure: str = "") -> None:
-    """Remembers a result where that is possible; in one step, because an empty file is a pass."""
+def write_result(path: Path | None, result: ProbeResult) -> None:
+    """Remembers a result where that is possible, in one step."""
     if path is None:
         return
     temporary = None
@@ -71,7 +95,7 @@ def write_result(path: Path | None, failure: str = "") -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent)
         with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(failure)
+            json.dump(asdict(result), file)
         os.replace(temporary, path)
     except OSError as error:
         logger.info("the result of a probe cannot be kept in %s: %s", path.parent, error.strerror)

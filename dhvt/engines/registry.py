@@ -12,6 +12,7 @@ from typing import Any
 from dhvt.artifact import Artifact
 from dhvt.engines.base import Engine, EngineOptions
 from dhvt.engines.cache import CUDA_LIBRARIES
+from dhvt.engines.compiled import Compiled
 from dhvt.errors import EngineError, EngineUnavailable
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ class Runtime:
         package: the package that the module imports, where it is not chosen by the artifact.
         distributions: the names on PyPI of the packages that its results depend on.
         on_gpu: whether its results depend on the GPU and its driver.
+        compiles: whether what it compiles is kept. Its class then has ``compile(artifact, precision, threads=…)``, which
+            returns graphs by name, and takes these as ``compiled``.
         timeout_s: time limit of a probe.
     """
 
@@ -39,6 +42,7 @@ class Runtime:
     package: str | None
     distributions: tuple[str, ...]
     on_gpu: bool = False
+    compiles: bool = False
     timeout_s: int = PROBE_TIMEOUT_S
 
 
@@ -68,7 +72,11 @@ ENGINES: dict[str, Runtime] = {
         on_gpu=True,
     ),
     "openvino": Runtime(
-        module="dhvt.engines.openvino", class_name="OpenVINOEngine", package="openvino", distributions=("openvino",)
+        module="dhvt.engines.openvino",
+        class_name="OpenVINOEngine",
+        package="openvino",
+        distributions=("openvino",),
+        compiles=True,
     ),
     "onnxruntime": Runtime(
         module="dhvt.engines.onnx", class_name="OnnxRuntimeEngine", package="onnxruntime", distributions=ONNXRUNTIME
@@ -110,15 +118,33 @@ def all_candidates(artifact: Artifact) -> list[str]:
     return found
 
 
-def build_engine(artifact: Artifact, candidate: str, options: EngineOptions) -> Engine:
-    """Compiles the model in this process, without testing it.
+def compile_graphs(artifact: Artifact, candidate: str, options: EngineOptions) -> Compiled | None:
+    """What the runtime makes of the model once, for any number of engines; None where it keeps nothing.
+
+    Raises:
+        EngineError: the runtime cannot.
+    """
+    name, _, precision = candidate.partition(":")
+    if not ENGINES[name].compiles:
+        return None
+    compile_all: Callable[..., Compiled] = _load_class(name).compile
+    return compile_all(artifact, precision, threads=options.threads)
+
+
+def build_engine(artifact: Artifact, candidate: str, options: EngineOptions, compiled: Compiled | None = None) -> Engine:
+    """Makes the engine in this process, without testing it.
+
+    Args:
+        compiled: of :func:`compile_graphs`; None compiles now.
 
     Raises:
         EngineError: the runtime cannot.
     """
     name, _, precision = candidate.partition(":")
     build: Callable[..., Engine] = _load_class(name)
-    return build(artifact, precision, threads=options.threads, max_batch_size=options.max_batch_size, device=options.device)
+    extra = {} if compiled is None else {"compiled": compiled}
+    size = options.max_batch_size
+    return build(artifact, precision, threads=options.threads, max_batch_size=size, device=options.device, **extra)
 
 
 def _load_class(name: str) -> Any:

@@ -15,6 +15,9 @@ from dhvt.hardware.gpus import count_visible_gpus, read_driver
 
 PREFIX = "DHVT_"
 BUNDLED_MODEL = Path(__file__).resolve().parents[2] / "serving" / "models" / "dhvt_tiny_cifar10"
+PREFERENCES = ("throughput", "latency")
+"""What ``auto`` may choose the fastest engine by."""
+
 ZERO_ALLOWED = {"at_least": 0}
 """Metadata of a field that may be 0; the least value of any other number is 1."""
 
@@ -46,6 +49,8 @@ class EngineSettings:
         workers: processes that serve; each loads the model, and they share the processors.
         threads: processor threads of each worker's engine; 0 takes its share of what affinity and cgroup grant.
         max_batch_size: images in one engine call.
+        prefer: what ``auto`` chooses the fastest engine by: ``throughput``, images per second in large batches, or
+            ``latency``, the time of a single image.
     """
 
     model: str = str(BUNDLED_MODEL)
@@ -53,6 +58,7 @@ class EngineSettings:
     workers: int = 1
     threads: int = field(default=0, metadata=ZERO_ALLOWED)
     max_batch_size: int = 32
+    prefer: str = PREFERENCES[0]
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -70,6 +76,8 @@ class EngineSettings:
         for name, entry in known.items():
             if name in environ:
                 values[entry.name] = _parse(name, environ[name], entry)
+        if "prefer" in values and values["prefer"] not in PREFERENCES:
+            raise ConfigError(f"{PREFIX}PREFER is {values['prefer']!r}; it must be {' or '.join(PREFERENCES)}")
         return cls(**values)
 
     def model_path(self) -> Path:

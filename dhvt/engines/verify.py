@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from dhvt.artifact import OPENVINO, Artifact, ModelCard
 from dhvt.data.sources import ImageSource
 from dhvt.engines.base import Engine, EngineOptions
-from dhvt.engines.probe import probe
+from dhvt.engines.probe import probe, recall_compiled
 from dhvt.engines.registry import ENGINES, build_engine, find_precisions
 from dhvt.engines.selftest import ATOL, golden_images
+from dhvt.engines.speed import Speed
 from dhvt.errors import EngineError, EngineUnavailable
 from dhvt.evaluation.agreement import FP32, TOLERANCES, Comparison, Tolerance, compare, compare_logits
 from dhvt.evaluation.metrics import Outputs, collect_outputs
@@ -40,6 +41,7 @@ class Verification:
         golden: comparison with the exported logits of the artifact's own images.
         images: comparison with the reference on the labelled images; None without them.
         images_per_s: rate on these, with decoding.
+        speed: of the engine alone; None if it fails its probe.
     """
 
     candidate: str
@@ -48,6 +50,7 @@ class Verification:
     golden: Comparison | None = None
     images: Comparison | None = None
     images_per_s: float | None = None
+    speed: Speed | None = None
 
     def describe(self) -> list[str]:
         """The result as lines of text."""
@@ -119,12 +122,12 @@ def _run(
     on_error: Callable[[str], None] | None,
 ) -> tuple[Verification, Outputs | None]:
     """The comparison with the artifact's own images, and the outputs on the labelled ones if there are any."""
-    probe(artifact, candidate, options, use_cache=False)
-    engine = build_engine(artifact, candidate, options)
+    speed = probe(artifact, candidate, options, use_cache=False, measure=True)
+    engine = build_engine(artifact, candidate, options, recall_compiled(artifact, candidate, options))
     golden = _compare_golden(engine, artifact, options.max_batch_size)
     # A share of four images means little, so only the logit errors count.
     fault = Tolerance(atol=ATOL[engine.precision], top1_agreement=0).fault(golden)
-    found = Verification(candidate=candidate, fault=fault, golden=golden)
+    found = Verification(candidate=candidate, fault=fault, golden=golden, speed=speed)
     if source is None:
         return found, None
     start = perf_counter()

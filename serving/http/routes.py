@@ -169,7 +169,12 @@ class Endpoints:
                     "metrics": card.metrics,
                     "preprocess": card.preprocess.to_dict(),
                     "temperature": card.temperature,
-                    "engine": {"name": engine.name, "precision": engine.precision, "rejected": choice.rejected},
+                    "engine": {
+                        "name": engine.name,
+                        "precision": engine.precision,
+                        "rejected": choice.rejected,
+                        "candidates": [candidate.to_dict() for candidate in choice.candidates],
+                    },
                     "limits": {name: getattr(self.settings, name) for name in _LIMITS},
                 }
             ),

@@ -70,5 +70,7 @@ class Info(BaseModel):
     metrics: dict[str, Any] = Field(description="Measured in training, and under test what dhvt evaluate recorded.")
     preprocess: dict[str, Any]
     temperature: float = Field(description="What logits are divided by before they become scores.")
-    engine: dict[str, Any] = Field(description="What runs the graph, and why the engines before it do not.")
+    engine: dict[str, Any] = Field(
+        description="What runs the graph, and each engine's speed, accuracy and why it does or does not."
+    )
     limits: dict[str, int] = Field(description="The settings of these names.")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from dhvt.artifact import Artifact, load_artifact
-from dhvt.engines import Choice, Engine, check_engine, open_engine
+from dhvt.engines import Candidate, Choice, Engine, check_engine, open_engine
 from dhvt.hardware.cpus import available_cpus
 from serving.errors import RequestError
 from serving.inference.scheduler import Scheduler
@@ -46,17 +48,23 @@ class ServedModel:
         return self.artifact.digest
 
     @classmethod
-    async def load(cls, settings: Settings, device: int = 0) -> ServedModel:
+    async def load(
+        cls, settings: Settings, device: int = 0, opened: Future[tuple[Artifact, Choice]] | None = None
+    ) -> ServedModel:
         """Opens the model that ``settings.model`` names, and proves it.
 
         Args:
             device: index of the GPU that an engine on one takes, among the visible ones.
+            opened: of :func:`serving.inference.early.take_opened`, for the first model of a worker.
 
         Raises:
             ArtifactError, EngineError: it cannot be served here.
         """
-        loop = asyncio.get_running_loop()
-        artifact, choice = await loop.run_in_executor(None, _open, settings, device)
+        if opened is None:
+            loop = asyncio.get_running_loop()
+            artifact, choice = await loop.run_in_executor(None, open_model, settings, device)
+        else:
+            artifact, choice = await asyncio.wrap_future(opened)
         card, engine = artifact.card, choice.engine
         scheduler = Scheduler(
             engine,
@@ -68,6 +76,8 @@ class ServedModel:
         )
         model = cls(artifact, choice, scheduler, settings.request_timeout_s)
         model.announce(1)
+        for candidate in choice.candidates:
+            logger.info("engine %s", candidate.describe())
         logger.info(
             "serving %s %s from %s, digest %s, %d classes, with %s in %s",
             card.name, card.version, artifact.path, model.digest, len(card.classes), engine.name, engine.precision,
@@ -102,17 +112,24 @@ class ServedModel:
         metrics().engine.labels(**self.identity, digest=self.digest, engine=engine.name, precision=engine.precision).set(value)
 
 
-def _open(settings: Settings, device: int) -> tuple[Artifact, Choice]:
+def _engine_options(settings: Settings) -> dict[str, Any]:
+    threads = settings.engine_threads()
+    return {"threads": threads, "max_batch_size": settings.max_batch_size, "prefer": settings.prefer}
+
+
+def open_model(settings: Settings, device: int) -> tuple[Artifact, Choice]:
+    """The model that ``settings.model`` names, and the engine that runs it."""
     artifact = load_artifact(settings.model_path())
-    options = {"threads": settings.engine_threads(), "max_batch_size": settings.max_batch_size, "device": device}
-    return artifact, open_engine(artifact, settings.engine, **options)
+    return artifact, open_engine(artifact, settings.engine, device=device, **_engine_options(settings))
 
 
-def check_model(settings: Settings) -> None:
+def check_model(settings: Settings) -> tuple[Candidate, ...]:
     """Checks that :meth:`ServedModel.load` will succeed, without loading the model into this process.
+
+    Returns:
+        The engines; the one that it will take is marked.
 
     Raises:
         ArtifactError, EngineError: it will not.
     """
-    artifact = load_artifact(settings.model_path())
-    check_engine(artifact, settings.engine, threads=settings.engine_threads(), max_batch_size=settings.max_batch_size)
+    return check_engine(load_artifact(settings.model_path()), settings.engine, **_engine_options(settings))

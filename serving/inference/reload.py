@@ -21,12 +21,15 @@ class ModelManager:
         current: the model to begin with.
         load: loads and proves what the settings name now.
 
+    ``on_change`` is called after each replacement.
+
     One reload runs at a time. Those that are asked for meanwhile become one, which begins after it: it sees whatever they
     were asked for.
     """
 
     def __init__(self, current: ServedModel, load: Callable[[], Awaitable[ServedModel]]) -> None:
         self.current = current
+        self.on_change: Callable[[], None] = lambda: None
         self._load = load
         self._running: asyncio.Task[None] | None = None
         self._next: asyncio.Task[None] | None = None
@@ -59,6 +62,7 @@ class ModelManager:
         except (DHVTError, OSError) as error:  # a file may vanish between two looks at it
             raise NotReloaded(f"the old model stays: {error}") from error
         old, self.current = self.current, model
+        self.on_change()
         retiring = asyncio.create_task(self._retire(old))
         self._retiring.add(retiring)  # asyncio alone may forget a task that nobody holds
         retiring.add_done_callback(self._retiring.discard)

@@ -41,8 +41,12 @@ def free_port() -> int:
 
 @contextmanager
 def serving(log: Path, bento: str = ".", cwd: Path = ROOT, **settings: str) -> Iterator[str]:
-    """``bentoml serve`` with some ``DHVT_*`` settings; gives its address when it is ready."""
+    """``bentoml serve`` with some ``DHVT_*`` settings; gives its address when it is ready.
+
+    Unless the test says otherwise with one engine, so that the engines are not measured, and the model reloaded, during it.
+    """
     port = free_port()
+    settings = {"DHVT_ENGINE": "openvino:fp32"} | settings
     command = [sys.executable, "-m", "bentoml", "serve", bento, "--host", "127.0.0.1", "--port", str(port)]
     environ = {name: value for name, value in os.environ.items() if not name.startswith("DHVT_")} | settings
     with log.open("wb") as file:

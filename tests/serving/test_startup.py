@@ -78,7 +78,7 @@ def test_the_bundled_model_knows_a_cat(tmp_path):
     data = pytest.importorskip("skimage.data")
     cat = encode(Image.fromarray(data.chelsea()), "JPEG")
     started = time.monotonic()
-    with serving(tmp_path / "log") as url:
+    with serving(tmp_path / "log", DHVT_ENGINE="auto") as url:
         print(f"ready after {time.monotonic() - started:.1f} s")
         answer = httpx.post(f"{url}/classify", files={"image": ("cat.jpg", cat)}, timeout=30).json()
     assert "cat" in [entry["label"] for entry in answer["predictions"][:2]]

@@ -1,0 +1,46 @@
+"""A worker's model is loaded while BentoML's modules are imported, which takes as long and another processor."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+from dhvt.artifact import Artifact
+from dhvt.engines import Choice
+from dhvt.errors import ConfigError
+from serving.inference.model import open_model
+from serving.settings import Settings
+
+_CHECKED = "SERVING_MODEL_IS_CHECKED"
+"""A variable of the workers' environment; not ``DHVT_…``, which are an operator's."""
+
+_opened: list[Future[tuple[Artifact, Choice]]] = []
+
+
+def announce_workers() -> None:
+    """Tells the processes that this one starts that they are workers, and that the model has been checked."""
+    os.environ[_CHECKED] = "1"
+
+
+def load_early(worker: int | None) -> None:
+    """Begins to open the model in a thread, in a process that is a worker.
+
+    Args:
+        worker: see :meth:`Settings.device_of`.
+    """
+    if _CHECKED not in os.environ:
+        return
+    try:
+        settings = Settings.from_environ()
+        settings = replace(settings, model=str(settings.model_path()))  # here: a tag imports BentoML's modules
+    except ConfigError:  # it is reported when the server starts
+        return
+    executor = ThreadPoolExecutor(1, thread_name_prefix="load")
+    _opened.append(executor.submit(open_model, settings, settings.device_of(worker)))
+    executor.shutdown(wait=False)
+
+
+def take_opened() -> Future[tuple[Artifact, Choice]] | None:
+    """The model that :func:`load_early` opens; None where there is none. It is not kept, or it would outlive a reload."""
+    return _opened.pop() if _opened else None

@@ -1,0 +1,98 @@
+"""The first start proves one engine; then all are measured and the fastest takes over."""
+
+import asyncio
+import json
+import logging
+from functools import partial
+
+import httpx
+import pytest
+
+from dhvt.artifact import load_artifact
+from dhvt.engines import EngineOptions, check_engine
+from dhvt.engines.probe import result_file
+from serving.inference import measuring
+from serving.inference.measuring import EngineMeasuring
+from serving.inference.model import ServedModel
+from serving.inference.reload import ModelManager
+from serving.settings import Settings
+from tests.serving.conftest import serving
+
+
+@pytest.fixture
+def settings(artifact_path, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Settings(model=str(artifact_path), threads=1, max_batch_size=4)
+
+
+def serve_once(settings, measure, monkeypatch):
+    """The engine before and after the measurement, the model that then serves, and the number of times siblings were told."""
+    monkeypatch.setattr(measuring, "_measure", measure)
+
+    async def run():
+        manager, told = ModelManager(await ServedModel.load(settings), partial(ServedModel.load, settings)), []
+        before = manager.current.choice
+        await EngineMeasuring(settings, 0, manager, lambda: told.append(1)).measure()
+        if told:
+            await manager.reload()
+        after = manager.current.choice
+        await manager.current.close()
+        return before, after, len(told)
+
+    return asyncio.run(run())
+
+
+def fastest_is(name):
+    """Measures for real, then has the cache say that this candidate is ten times as fast as any other."""
+    real = measuring._measure
+
+    async def measure(model, settings, device):
+        assert await real(model, settings, device)
+        file = result_file(load_artifact(model), name, EngineOptions(threads=1, max_batch_size=4))
+        file.write_text(json.dumps({"failure": None, "speed": {"images_per_s": 1e6, "latency_ms": 1e-3}}))
+        return True
+
+    return measure
+
+
+def test_the_fastest_takes_over_after_the_measurement(settings, monkeypatch):
+    before, after, told = serve_once(settings, fastest_is("onnxruntime:fp32"), monkeypatch)
+    assert not before.is_final
+    assert before.engine.name == "openvino"
+    assert (after.engine.name, after.is_final, told) == ("onnxruntime", True, 1)
+
+
+def test_the_engine_stays_where_it_is_the_fastest(settings, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "bentoml.service.dhvt")
+    first = next(entry.name for entry in check_engine_of(settings) if entry.chosen)
+    before, after, told = serve_once(settings, fastest_is(first), monkeypatch)
+    assert told == 0
+    assert before.engine is after.engine
+    assert after.is_final
+    assert f"engine {first}; 1000000 images/s" in caplog.text
+
+
+def check_engine_of(settings):
+    return check_engine(load_artifact(settings.model), "auto", threads=1, max_batch_size=4)
+
+
+def test_a_failure_to_measure_leaves_the_engine(settings, monkeypatch, caplog):
+    real = measuring._measure
+
+    async def fail(*arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.executable", "/bin/false")
+            return await real(*arguments)
+
+    before, after, told = serve_once(settings, fail, monkeypatch)
+    assert told == 0
+    assert before is after
+    assert "the engines could not be measured: the process ended with 1" in caplog.text
+
+
+def test_the_table_is_in_info_and_in_the_log(artifact_path, tmp_path):
+    with serving(tmp_path / "log", DHVT_MODEL=str(artifact_path), DHVT_ENGINE="onnxruntime") as url:
+        (candidate,) = httpx.get(f"{url}/info").json()["engine"]["candidates"]
+    assert (candidate["engine"], candidate["precision"], candidate["chosen"]) == ("onnxruntime", "fp32", True)
+    assert {"images_per_s", "latency_ms", "top1_loss", "top1_agreement", "reason"} <= candidate.keys()
+    assert "engine onnxruntime:fp32; " in (tmp_path / "log").read_text()
