@@ -193,6 +193,8 @@ class DHVTService:
     async def __is_ready__(self) -> bool:
         return await self.manager.current.is_healthy()
 
+    # The two methods below are for BentoML's client and for traced requests; the routes are in serving/http/routes.py.
+
     @bentoml.api(input_spec=ClassifyInput, output_spec=ClassifyOutput, route="/classify")
     async def classify(self, image: Any, top_k: Any) -> StarletteResponse:
         """Classify one image: `curl -F image=@cat.jpg 'localhost:3000/classify?top_k=3'`."""
