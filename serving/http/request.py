@@ -159,5 +159,5 @@ def parse_top_k(request: RequestContext, fields: dict[str, str]) -> int:
         given += parse_qs(query.decode("latin-1"), keep_blank_values=True).get("top_k", [])
     for text in given:
         if not (text.isascii() and text.isdigit() and text.strip("0")):
-            raise BadRequest(f"top_k is {text!r}; it must be a whole number of at least 1")
+            raise BadRequest(f"top_k is {text[:100]!r}; it must be a whole number of at least 1")
     return int(given[-1].lstrip("0")[:9]) if given else DEFAULT_TOP_K

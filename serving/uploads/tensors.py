@@ -22,6 +22,7 @@ OUTPUTS = ("label", "score", "logits")
 _MAX_OBJECTS = 100  # of a request's JSON: its inputs, outputs and parameters
 _MAX_DIMENSIONS = 4
 _MAX_LENGTH_DIGITS = 12
+_MORE_VALUES = 10_000  # commas and brackets that the JSON may have beside those of its images
 
 Image = bytes | NDArray[np.uint8]
 """An encoded image, or one that is resized already, ``(H, W, 3)``."""
@@ -57,7 +58,7 @@ def read_infer_request(body: bytes, json_length: bytes | None, size: tuple[int, 
         BadRequest, InvalidImage, TooLarge: see :mod:`serving.errors`.
     """
     head, binary = _split_body(body, json_length)
-    values = _parse_head(head)
+    values = _parse_head(head, settings.max_batch_size * prod(size) * 3 + _MORE_VALUES)
     parameters = _mapping(values.get("parameters"), "parameters")
     entry, data = _find_input(values.get("inputs"), binary)
     images = _read_images(entry, data, size, settings)
@@ -77,9 +78,12 @@ def _split_body(body: bytes, json_length: bytes | None) -> tuple[bytes, bytes]:
     return body[: int(json_length)], body[int(json_length) :]
 
 
-def _parse_head(head: bytes) -> dict[str, Any]:
-    if head.count(b"{") > _MAX_OBJECTS:  # before they are Python objects, which take many times their bytes
+def _parse_head(head: bytes, max_values: int) -> dict[str, Any]:
+    # All is counted before it is Python objects, which take many times their bytes.
+    if head.count(b"{") > _MAX_OBJECTS:
         raise BadRequest(f"the JSON has more than {_MAX_OBJECTS} objects")
+    if head.count(b",") > max_values or head.count(b"[") > max_values:
+        raise BadRequest(f"the JSON has more than {max_values:,} values, which is more than the images of one request have")
     try:
         values = json.loads(head)
     except (ValueError, RecursionError) as error:
@@ -135,23 +139,32 @@ def _read_images(entry: dict[str, Any], data: Any, size: tuple[int, int], settin
 def _read_encoded(data: Any, count: int, max_bytes: int) -> list[bytes]:
     """Encoded images: each with its length before it, or base64 in JSON."""
     if isinstance(data, bytes):
-        images = _split(data)
+        images = _split(data, count)
     elif isinstance(data, list):
+        if len(data) != count:  # before any is decoded
+            raise _wrong_count(count, len(data))
         flat = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in data]
         images = [decode_base64(value, max_bytes) for value in flat]
     else:
         raise BadRequest("the input has no data; send a list of base64, or binary data")
     if len(images) != count:
-        raise BadRequest(f"the input's shape tells of {count} images, and its data has {len(images)}")
+        raise _wrong_count(count, len(images))
     if max(map(len, images)) > max_bytes:
         raise image_too_large(max_bytes)
     return images
 
 
-def _split(data: bytes) -> list[bytes]:
-    images = []
+def _wrong_count(count: int, received: int | str) -> BadRequest:
+    return BadRequest(f"the input's shape tells of {count} images, and its data has {received}")
+
+
+def _split(data: bytes, count: int) -> list[bytes]:
+    """The elements of binary data, at most ``count``."""
+    images: list[bytes] = []
     start = 0
     while start < len(data):
+        if len(images) == count:
+            raise _wrong_count(count, "more")
         if start + 4 > len(data):
             raise BadRequest("the binary data ends within an element's length")
         (length,) = struct.unpack_from("<I", data, start)
@@ -167,17 +180,23 @@ def _read_pixels(data: Any, shape: list[int], one: tuple[int, ...]) -> NDArray[n
     if tuple(shape[1:]) != one:
         raise BadRequest(f"shape is {shape}; that of 'images' must be {['N', *one]}, resized as training did")
     if isinstance(data, bytes):
-        pixels: NDArray[Any] = np.frombuffer(data, np.uint8)
-    else:
-        try:
-            pixels = np.array(data if isinstance(data, list) else [])
-        except ValueError as error:
-            raise BadRequest(f"data is no tensor: {error}") from error
-        if pixels.dtype.kind != "i" or pixels.size == 0 or pixels.min() < 0 or pixels.max() > 255:
-            raise BadRequest("data must be whole numbers from 0 to 255")
-    if pixels.size != prod(shape):
-        raise BadRequest(f"shape is {shape}, of {prod(shape):,} numbers, and data has {pixels.size:,}")
-    return pixels.astype(np.uint8).reshape(shape)
+        pixels = np.frombuffer(data, np.uint8)
+        _require_size(shape, pixels.size)
+        return pixels.reshape(shape).copy()
+    try:
+        # As any other type, numpy would give each value the room of the longest.
+        values = np.array(data if isinstance(data, list) else [], dtype=object).ravel().tolist()
+    except ValueError as error:
+        raise BadRequest(f"data is no tensor: {error}") from error
+    _require_size(shape, len(values))
+    if set(map(type, values)) != {int} or min(values) < 0 or max(values) > 255:
+        raise BadRequest("data must be whole numbers from 0 to 255, in lists of equal lengths")
+    return np.array(values, np.uint8).reshape(shape)
+
+
+def _require_size(shape: list[int], received: int) -> None:
+    if received != prod(shape):
+        raise BadRequest(f"shape is {shape}, of {prod(shape):,} numbers, and data has {received:,}")
 
 
 def _read_outputs(outputs: Any, binary_by_default: bool) -> dict[str, bool]:

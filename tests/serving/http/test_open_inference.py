@@ -145,7 +145,7 @@ def test_json_alone(server, card, expected):
         ({"inputs": [pixel_tensor(data=[7] * 3071)]}, "3,072"),
         ({"inputs": [pixel_tensor(data=[256] * 3072)]}, "0 to 255"),
         ({"inputs": [pixel_tensor(data=[0.5] * 3072)]}, "0 to 255"),
-        ({"inputs": [pixel_tensor(data=[[1], [1, 2]])]}, "no tensor"),
+        ({"inputs": [pixel_tensor(data=[[1], [1, 2]])]}, "3,072"),
         ({"inputs": [pixel_tensor(data=[10**30] * 3072)]}, "0 to 255"),
         ({"inputs": [tensor()], "outputs": [{"name": "probs"}]}, "no output 'probs'"),
         ({"inputs": [tensor()], "outputs": "label"}, "a list"),
