@@ -72,11 +72,12 @@ class EngineMeasuring:
             await _until_idle(self._manager)
             if not await _measure(model.artifact.path, self._settings, self._device):
                 return
-            candidates = await asyncio.get_running_loop().run_in_executor(None, check_model, self._settings)
+            candidates = await asyncio.get_running_loop().run_in_executor(None, check_model, self._settings, model.digest)
         except (DHVTError, OSError) as error:
             logger.warning("the engines could not be measured: %s", error)
             return
-        if self._manager.current is model:  # else the new one's are measured next
+        # Another model may have been exported meanwhile: it serves after a reload, which nobody has asked for yet.
+        if candidates and self._manager.current is model:
             self._adopt(candidates)
 
     def _adopt(self, candidates: tuple[Candidate, ...]) -> None:
@@ -88,6 +89,9 @@ class EngineMeasuring:
             for candidate in candidates:
                 logger.info("engine %s", candidate.describe())
             self._manager.current = replace(model, choice=replace(model.choice, candidates=candidates))
+            return
+        if any(reason.startswith(f"{fastest.name}: ") for reason in model.choice.rejected):  # it would fail again, and again
+            logger.warning("%s is the fastest, but has failed in this process: %s stays until a reload", fastest.name, current)
             return
         logger.info("the engines have been measured: %s takes over from %s", fastest.name, current)
         self._manager.reload_soon()
@@ -122,9 +126,9 @@ async def _measure(model: Path, settings: Settings, device: int) -> bool:
             while process.poll() is None:
                 await asyncio.sleep(_POLLED_EVERY_S)
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # its probes too
-                process.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its probes too, which may outlive it
+            process.wait()
         if process.returncode == -signal.SIGTERM:
             return False
         if process.returncode:

@@ -123,13 +123,19 @@ def open_model(settings: Settings, device: int) -> tuple[Artifact, Choice]:
     return artifact, open_engine(artifact, settings.engine, device=device, **_engine_options(settings))
 
 
-def check_model(settings: Settings) -> tuple[Candidate, ...]:
+def check_model(settings: Settings, digest: str | None = None) -> tuple[Candidate, ...]:
     """Checks that :meth:`ServedModel.load` will succeed, without loading the model into this process.
 
+    Args:
+        digest: the only model that is checked; None for any.
+
     Returns:
-        The engines; the one that it will take is marked.
+        The engines; the one that it will take is marked. Empty where ``settings.model`` names a model with another digest.
 
     Raises:
         ArtifactError, EngineError: it will not.
     """
-    return check_engine(load_artifact(settings.model_path()), settings.engine, **_engine_options(settings))
+    artifact = load_artifact(settings.model_path())
+    if digest not in (None, artifact.digest):
+        return ()
+    return check_engine(artifact, settings.engine, **_engine_options(settings))

@@ -3,12 +3,16 @@
 import asyncio
 import json
 import logging
+import os
+import select
+import shutil
+from dataclasses import replace
 from functools import partial
 
 import httpx
 import pytest
 
-from dhvt.artifact import load_artifact
+from dhvt.artifact import load_artifact, write_card
 from dhvt.engines import EngineOptions, check_engine
 from dhvt.engines.probe import result_file
 from serving.inference import measuring
@@ -88,6 +92,48 @@ def test_a_failure_to_measure_leaves_the_engine(settings, monkeypatch, caplog):
     assert told == 0
     assert before is after
     assert "the engines could not be measured: the process ended with 1" in caplog.text
+
+
+def test_a_model_that_is_exported_meanwhile_waits_for_a_reload(artifact_path, settings, tmp_path, monkeypatch):
+    folder = shutil.copytree(artifact_path, tmp_path / "artifact")
+    measure = fastest_is("onnxruntime:fp32")
+
+    async def export_meanwhile(model, *arguments):
+        await measure(model, *arguments)
+        write_card(folder, replace(load_artifact(folder).card, temperature=2.5))
+        return True
+
+    before, after, told = serve_once(replace(settings, model=str(folder)), export_meanwhile, monkeypatch)
+    assert told == 0
+    assert before is after
+
+
+def test_an_engine_that_fails_in_the_server_does_not_take_over_again(settings, monkeypatch, caplog):
+    real = ServedModel.load
+
+    async def load(settings):
+        model = await real(settings)
+        return replace(model, choice=replace(model.choice, rejected=("onnxruntime:fp32: its self-test failed",)))
+
+    monkeypatch.setattr(ServedModel, "load", load)
+    before, after, told = serve_once(settings, fastest_is("onnxruntime:fp32"), monkeypatch)
+    assert told == 0
+    assert before is after
+    assert "onnxruntime:fp32 is the fastest, but has failed in this process" in caplog.text
+
+
+def test_the_probe_of_a_measuring_process_that_was_ended_ends_too(settings, tmp_path, monkeypatch):
+    pipe, script = tmp_path / "pipe", tmp_path / "python"
+    os.mkfifo(pipe)
+    script.write_text(f"#!/bin/sh\nexec 3>'{pipe}'\nsleep 60 &\nkill -TERM $$\n")
+    script.chmod(0o755)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    monkeypatch.setattr("sys.executable", str(script))
+    try:
+        assert not asyncio.run(measuring._measure(tmp_path, settings, 0))
+        assert select.select([reader], [], [], 20)[0]  # all that held the other end have ended
+    finally:
+        os.close(reader)
 
 
 def test_the_table_is_in_info_and_in_the_log(artifact_path, tmp_path):
