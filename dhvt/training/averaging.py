@@ -14,6 +14,7 @@ from dhvt.data.sources import ImageSource, Subset
 from dhvt.errors import CheckpointError
 from dhvt.evaluation.metrics import Evaluation, calibrate, collect_outputs
 from dhvt.model.checkpoint import Checkpoint, State
+from dhvt.model.dhvt import DHVT
 from dhvt.model.inference import InferenceModel, torch_predict
 
 BATCHNORM_IMAGES = 4096
@@ -61,11 +62,16 @@ def recompute_batchnorm(checkpoint: Checkpoint, source: ImageSource, on_error: C
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches
         norm.train()
+    if isinstance(model, DHVT):
+        model.training = True  # this flag alone: all of the last block runs, and not only its class token
     drawn = np.random.default_rng(0).permutation(len(source))[:BATCHNORM_IMAGES]
+    done = 0
     with torch.inference_mode():
         for batch in iterate_batches(Subset(source, drawn), preprocess, _BATCH_SIZE, on_error):
-            if len(batch.images) > 1:  # the variance of a single value is undefined
+            is_full = len(batch.images) == min(_BATCH_SIZE, len(drawn))  # a smaller one would count as much
+            if is_full or (not done and len(batch.images) > 1):  # the variance of a single value is undefined
                 inference_model(torch.from_numpy(batch.images))
+                done += 1
     return replace(checkpoint, weights=model.state_dict())
 
 

@@ -89,7 +89,7 @@ def add_int8(job: Job, card: ModelCard, settings: Int8Settings) -> ModelCard:
         for name in INT8_NAMES:
             (job.folder / name).unlink()
         job.log(f"left out: {reason}", err=True)
-        return card
+        return _without_int8(card)
     golden = np.stack([preprocess_image(image, card.preprocess) for image in card.golden.encoded()])
     held_out = "training" in images.known
     parity = result.to_parity() | {"tolerance": {"top1_loss": _allowed_loss(result)}}
@@ -98,6 +98,13 @@ def add_int8(job: Job, card: ModelCard, settings: Int8Settings) -> ModelCard:
     card = replace(card, data=card.data | {"calibration": data["calibration"]})
     variant = Variant(format=OPENVINO, precision="int8", files=INT8_NAMES, parity=parity)
     return replace(card, versions=card.versions | installed_versions("openvino", "nncf")).with_variant(variant)
+
+
+def _without_int8(card: ModelCard) -> ModelCard:
+    """The card without an int8 graph of an earlier export, whose files were overwritten."""
+    variants = tuple(variant for variant in card.variants if not {*variant.files} & {*INT8_NAMES})
+    data = {kind: entry for kind, entry in card.data.items() if kind != "calibration"}
+    return replace(card, variants=variants, data=data)
 
 
 def require_apart(images: ExportImages) -> dict[str, dict[str, Any]]:

@@ -4,16 +4,19 @@ import shlex
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
 from dhvt.cli.main import main
-from dhvt.data.sources import open_dataset
+from dhvt.data.batches import iterate_batches
+from dhvt.data.sources import Subset, open_dataset
 from dhvt.errors import DataError
 from dhvt.model.checkpoint import load_checkpoint
+from dhvt.model.inference import Normalize
 from dhvt.training import averaging
-from dhvt.training.averaging import measure
+from dhvt.training.averaging import measure, recompute_batchnorm
 from tests.dhvt.training.test_trainer import run
 
 SMALL = ["--model-option", "depth=1", "--model-option", "embed_dim=32"]
@@ -67,6 +70,27 @@ def test_the_better_batchnorm_statistics_are_kept(image_folder, ends, tmp_path, 
     first = [value for name, value in load_checkpoint(ends[0]).ema.items() if "running_var" in name]
     assert variances
     assert all((after < 50 * before.clamp(min=0.02)).all() for after, before in zip(variances, first, strict=True))
+
+
+@pytest.mark.parametrize("batch_size", [64, 16])
+def test_recomputed_batchnorm_statistics_are_those_of_training(image_folder, ends, monkeypatch, batch_size):
+    """Of all tokens of the last block, and of full batches: of 40 images 32, where a batch has 16."""
+    monkeypatch.setattr(averaging, "_BATCH_SIZE", batch_size)
+    checkpoint, whole = load_checkpoint(ends[0]), open_dataset(image_folder)
+    source = Subset(whole, np.arange(0, 60, 3)[:20].repeat(2))
+    got = recompute_batchnorm(checkpoint, source, print).weights
+    model, preprocess = checkpoint.build_model().train(), checkpoint.build_preprocess()
+    for norm in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        norm.reset_running_stats()
+        norm.momentum = None
+    drawn = Subset(source, np.random.default_rng(0).permutation(40)[: 40 // batch_size * batch_size or 40])
+    with torch.no_grad():
+        for batch in iterate_batches(drawn, preprocess, batch_size):
+            model(Normalize(preprocess)(torch.from_numpy(batch.images)))
+    statistics = {name: value for name, value in model.state_dict().items() if "running" in name}
+    assert any("bn3" in name for name in statistics)
+    for name, value in statistics.items():
+        torch.testing.assert_close(got[name], value, msg=name)
 
 
 def test_a_held_out_image_that_cannot_be_read_stops_or_is_omitted(image_folder, ends, tmp_path):

@@ -149,6 +149,18 @@ def test_int8_is_kept_only_where_it_pays(checkpoint, image_folder, tmp_path, mon
     assert sorted(path.name for path in artifact.path.iterdir()) == ["model.json", "model.onnx"]
 
 
+def test_an_earlier_int8_graph_is_dropped_with_the_new_one(quantized, image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("export.targets.int8.LEAST_SPEEDUP", 1e9)
+    monkeypatch.setattr("export.targets.int8.LARGEST_LOSS", 100.0)
+    copy = shutil.copytree(quantized.path, tmp_path / "copy")
+    assert "calibration" in load_artifact(copy).card.data
+    export_model(load_artifact(copy), copy, ["int8"], ExportOptions(data=str(image_folder)))
+    card = load_artifact(copy).card
+    assert [variant.precision for variant in card.variants] == ["fp32"]
+    assert "calibration" not in card.data
+    assert sorted(path.name for path in copy.iterdir()) == ["model.json", "model.onnx"]
+
+
 def test_int8_needs_data_and_a_model_with_it(checkpoint, artifact_path, tmp_path):
     with pytest.raises(ExportError, match="int8 needs --data"):
         export_model(checkpoint, tmp_path / "artifact", ["onnx", "int8"])
