@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dhvt.data.batches import Batch, iterate_batches
 from dhvt.data.fingerprint import fingerprint
 from dhvt.data.preprocess import Preprocess
-from dhvt.data.record import Record, require_unseen
+from dhvt.data.record import Record, require_unseen, warn_of_overlaps
 from dhvt.data.sources import ImageSource, Subset
 from dhvt.data.splits import open_first_split, reopen_training_data
 from dhvt.errors import ExportError
@@ -36,12 +36,14 @@ class ExportImages:
         comparison: to compare and measure on.
         known: the fingerprints of the images that the model was made with, see :data:`dhvt.data.record.Record`.
         on_error: called with a message for each image that cannot be read and is omitted.
+        split_as_trained: whether ``comparison`` is known to be what the training held out; copies in it are accepted then.
     """
 
     calibration: ImageSource
     comparison: ImageSource
     known: Record
     on_error: Callable[[str], None]
+    split_as_trained: bool = False
 
 
 def open_images(
@@ -56,25 +58,31 @@ def open_images(
 
     Raises:
         ExportError: there is a ``val`` without ``data``.
-        DataError: nothing usable is there, or the images to compare on are those that the model was trained on.
+        DataError: nothing usable is there, or the images to compare on are those that the model was trained on, unless the
+            training itself held them out of a data set that has copies; that is logged.
     """
     if options.data is None:
         if options.val is not None:
             raise ExportError(f"--val {options.val} needs --data, the images to calibrate with")
         return None
+    split_as_trained = False
     if options.val is None:
-        calibration, comparison, _ = reopen_training_data(options.data, classes, known, seed)
+        calibration, comparison, split_as_trained = reopen_training_data(options.data, classes, known, seed)
     else:
         calibration = open_first_split(options.data, ["train"], classes).source
         comparison = open_first_split(options.val, ["val", "test"], classes).source
-    require_unseen(
+    compared, what = (
         fingerprint(spread(comparison, COMPARISON_IMAGES)),
-        known,
-        ["training"],
-        what=f"the images in {options.val or options.data} to compare on",
-        hint="give what was given to dhvt train as --val, or other images, with --val",
+        f"the images in {options.val or options.data} to compare on",
     )
-    return ExportImages(calibration=calibration, comparison=comparison, known=known, on_error=on_error)
+    if split_as_trained:
+        warn_of_overlaps(compared, known, ["training"], what=what)
+    else:
+        hint = "give what was given to dhvt train as --val, or other images, with --val"
+        require_unseen(compared, known, ["training"], what=what, hint=hint)
+    return ExportImages(
+        calibration=calibration, comparison=comparison, known=known, on_error=on_error, split_as_trained=split_as_trained
+    )
 
 
 def spread(source: ImageSource, count: int) -> Subset:

@@ -20,6 +20,9 @@ from dhvt.errors import ImageError
 SKETCH_SIZE = 1024
 """Image hashes in a sketch: 11 KB as text, and a standard error of the overlap of about 1.5 points."""
 
+LEAST_SHARED = 3
+"""Shared hashes in two sketches; of fewer, an estimated overlap may be chance."""
+
 _WHOLE_BYTES = 256 * 1024
 _WINDOW_BYTES = 64 * 1024
 _THREADS = 8  # hashing and reading release the interpreter's lock
@@ -86,6 +89,15 @@ def overlap(one: Fingerprint, other: Fingerprint) -> float:
     first, second = first[first <= covered], second[second <= covered]
     smaller = min(len(first), len(second))
     return len(np.intersect1d(first, second, assume_unique=True)) / smaller if smaller else 0.0
+
+
+def is_significant(one: Fingerprint, other: Fingerprint) -> bool:
+    """Whether :func:`overlap` is exact, or was estimated from :data:`LEAST_SHARED` shared images or all of a smaller set."""
+    first, second = _read_sketch(one.sketch), _read_sketch(other.sketch)
+    if max(len(first), len(second)) < SKETCH_SIZE:
+        return True
+    shared = len(np.intersect1d(first, second, assume_unique=True))
+    return shared >= min(LEAST_SHARED, len(first), len(second))
 
 
 def hash_bytes(data: bytes) -> int:

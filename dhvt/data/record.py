@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dhvt.data.fingerprint import Fingerprint, fingerprint, overlap
+from dhvt.data.fingerprint import LEAST_SHARED, Fingerprint, fingerprint, is_significant, overlap
 from dhvt.data.sources import ImageSource
 from dhvt.data.splits import TrainingData
 from dhvt.errors import DataError
@@ -15,6 +16,8 @@ SEEN = ("training", "validation", "calibration")
 
 TOLERATED_OVERLAP = 0.01
 """Share of the images: data sets that were collected apart have a few in common, which change no figure much."""
+
+_log = logging.getLogger(__name__)
 
 Record = Mapping[str, Mapping[str, Any]]
 """By ``training``, ``validation``, ``calibration`` and ``test``: a fingerprint's fields, and ``source``, where the images
@@ -29,6 +32,8 @@ def record_source(source: ImageSource, on_progress: Callable[[int], None] | None
 def record_training_data(images: TrainingData, on_progress: Callable[[int], None] | None = None) -> dict[str, dict[str, Any]]:
     """The :data:`Record` of a training. Each image is read once; see :func:`fingerprint` for what that costs.
 
+    Held-out images that are copies of training images are named in a warning.
+
     Args:
         images: to learn from and to validate on.
         on_progress: called with the number of images done since the last call.
@@ -37,10 +42,11 @@ def record_training_data(images: TrainingData, on_progress: Callable[[int], None
         DataError: the validation images were not held out, and are training images too.
     """
     training, validation = record_source(images.train, on_progress), record_source(images.val, on_progress)
+    what, found = f"the validation images ({images.val.origin})", Fingerprint.from_dict(validation)
     if images.val_fraction is None:
-        what = f"the validation images ({images.val.origin})"
-        require_unseen(Fingerprint.from_dict(validation), {"training": training}, what=what)
+        require_unseen(found, {"training": training}, what=what)
     else:
+        warn_of_overlaps(found, {"training": training}, what=what)
         validation["held_out_fraction"] = images.val_fraction
     return {"training": training, "validation": validation}
 
@@ -66,11 +72,24 @@ def require_unseen(
         :func:`find_overlaps`, where that is within :data:`TOLERATED_OVERLAP`.
 
     Raises:
-        DataError: more than that are in one of the kinds.
+        DataError: more than that are in one of the kinds, and that is no chance, see :func:`is_significant`.
     """
     overlaps = find_overlaps(images, record, kinds)
-    if any(share > TOLERATED_OVERLAP for share in overlaps.values()):
+    above = [kind for kind, share in overlaps.items() if share > TOLERATED_OVERLAP]
+    if any(is_significant(images, Fingerprint.from_dict(record[kind])) for kind in above):
         raise DataError(f"{describe_overlaps(overlaps, what)}; what is measured on them says nothing of new images: {hint}")
+    if above:
+        _log.warning("%s, as estimated from fewer than %d of them", describe_overlaps(overlaps, what), LEAST_SHARED)
+    return overlaps
+
+
+def warn_of_overlaps(
+    images: Fingerprint, record: Record, kinds: Sequence[str] = SEEN, *, what: str = "the images"
+) -> dict[str, float]:
+    """Logs what :func:`require_unseen` would refuse, for images that the training itself held out of a set with copies."""
+    overlaps = find_overlaps(images, record, kinds)
+    if overlaps:
+        _log.warning("%s: they are copies of the same files, on which accuracy is too high", describe_overlaps(overlaps, what))
     return overlaps
 
 

@@ -14,7 +14,7 @@ from dhvt.artifact import GRAPH_NAME, INT8_NAMES, OPENVINO, ModelCard, Variant
 from dhvt.data.batches import Predict
 from dhvt.data.fingerprint import Fingerprint
 from dhvt.data.preprocess import preprocess_image
-from dhvt.data.record import record_source, require_unseen
+from dhvt.data.record import record_source, require_unseen, warn_of_overlaps
 from dhvt.engines.accuracy import LARGEST_TOP1_LOSS
 from dhvt.engines.chunks import run_in_chunks
 from dhvt.evaluation.agreement import Comparison, compare_logits
@@ -114,7 +114,7 @@ def require_apart(images: ExportImages) -> dict[str, dict[str, Any]]:
         The records of the images to calibrate with and to compare on.
 
     Raises:
-        DataError: they overlap.
+        DataError: they overlap, unless the training itself divided them so; that is logged.
     """
     from export.images import COMPARISON_IMAGES, spread
 
@@ -122,12 +122,12 @@ def require_apart(images: ExportImages) -> dict[str, dict[str, Any]]:
         "calibration": record_source(spread(images.calibration, CALIBRATION_IMAGES)),
         "comparison": record_source(spread(images.comparison, COMPARISON_IMAGES)),
     }
-    require_unseen(
-        Fingerprint.from_dict(records["comparison"]),
-        {"calibration": records["calibration"]},
-        what=f"the images to compare int8 on ({images.comparison.origin})",
-        hint="give others with --val",
-    )
+    compared, known = Fingerprint.from_dict(records["comparison"]), {"calibration": records["calibration"]}
+    what = f"the images to compare int8 on ({images.comparison.origin})"
+    if images.split_as_trained:
+        warn_of_overlaps(compared, known, what=what)
+    else:
+        require_unseen(compared, known, what=what, hint="give others with --val")
     return records
 
 

@@ -2,12 +2,13 @@ import shutil
 
 import pytest
 
-from dhvt.data.fingerprint import fingerprint
+from dhvt.data.fingerprint import fingerprint, overlap
 from dhvt.data.record import find_overlaps, record_source, record_training_data, require_unseen
 from dhvt.data.sources import open_dataset
 from dhvt.data.splits import open_training_data, reopen_training_data, reopen_validation
 from dhvt.errors import DataError
 from tests.conftest import CLASSES, draw
+from tests.dhvt.data.test_fingerprint import Bytes
 
 
 @pytest.fixture
@@ -53,6 +54,38 @@ def test_a_few_shared_images_are_tolerated_and_told(tmp_path):
             (tmp_path / folder / "circle" / f"{seed}.png").write_bytes(b"%d" % seed)
     known = {"training": record_source(open_dataset(tmp_path / "one"))}
     assert require_unseen(fingerprint(open_dataset(tmp_path / "other")), known) == {"training": 0.005}
+
+
+def test_copies_in_what_is_held_out_are_named(image_folder, tmp_path, caplog):
+    data = shutil.copytree(image_folder, tmp_path / "data")
+    record_training_data(open_training_data(data, val_fraction=0.2))
+    assert not caplog.messages
+    for path in list(data.rglob("*.png")):
+        shutil.copy(path, path.with_name(f"copy of {path.name}"))
+    assert record_training_data(open_training_data(data, val_fraction=0.2))["validation"]["images"] == 24
+    (message,) = caplog.messages
+    assert "% were used for training: they are copies" in message
+
+
+class Numbers(Bytes):
+    """Images of four bytes each."""
+
+    def __init__(self, *numbers):
+        super().__init__([number.to_bytes(4, "little") for number in numbers])
+
+
+def test_an_estimate_of_few_images_warns_and_of_more_refuses(caplog):
+    """Of 50,000 images the sketch has 1,024: of 100 shared ones about 2."""
+    whole = fingerprint(Numbers(*range(50_000)))
+    known = {"training": whole.to_dict()}
+    in_sketch = [number for number in range(5_000) if overlap(whole, fingerprint(Numbers(number)))]
+    others = range(60_000, 60_010)
+    assert require_unseen(fingerprint(Numbers(*in_sketch[:2], *others)), known)["training"] > 0.1
+    assert "estimated from fewer than 3" in caplog.text
+    with pytest.raises(DataError):
+        require_unseen(fingerprint(Numbers(*in_sketch[:3], *others)), known)
+    with pytest.raises(DataError):
+        require_unseen(fingerprint(Numbers(*in_sketch[:1])), known)  # all of one
 
 
 def test_what_was_held_out_is_found_again_elsewhere(image_folder, tmp_path):

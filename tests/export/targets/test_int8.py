@@ -7,7 +7,8 @@ import pytest
 
 from dhvt.artifact import load_artifact
 from dhvt.data.preprocess import preprocess_image
-from dhvt.data.record import record_training_data
+from dhvt.data.record import record_source, record_training_data
+from dhvt.data.sources import open_dataset
 from dhvt.data.splits import open_training_data, reopen_training_data
 from dhvt.engines import open_engine
 from dhvt.errors import ArtifactError, DataError, EngineError, ExportError
@@ -15,7 +16,7 @@ from dhvt.evaluation.agreement import Comparison
 from export.images import open_images
 from export.pipeline import export_model
 from export.settings import ExportOptions
-from export.targets.int8 import Quantization, reason_to_drop
+from export.targets.int8 import Quantization, reason_to_drop, require_apart
 from tests.conftest import draw
 
 COMPARED = Comparison(
@@ -77,6 +78,22 @@ def test_int8_is_compared_on_what_training_held_out(checkpoint, image_folder, tm
     (other / "circle" / "00.png").rename(other / "circle" / "new.png")
     train, val, held_out = reopen_training_data(other, trained.classes, trained.data, 3)
     assert (held_out, len(train), len(val)) == (False, 30, 30)
+
+
+def test_copies_that_training_held_out_do_not_stop_an_export(checkpoint, image_folder, tmp_path, caplog):
+    data = shutil.copytree(image_folder, tmp_path / "data")
+    for path in list(data.rglob("*.png")):
+        shutil.copy(path, path.with_name(f"copy of {path.name}"))
+    record = record_training_data(open_training_data(data, val_fraction=0.2, seed=3))
+    caplog.clear()
+    images = open_images(ExportOptions(data=str(data)), checkpoint.classes, record, 3, print)
+    assert len(require_apart(images)) == 2
+    assert ["% were used for training" in message for message in caplog.messages] == [True, False]
+    assert "% were used for calibration" in caplog.messages[1]
+    with pytest.raises(DataError, match="to compare on, 100"):  # a folder that is not known to be split as in the training
+        open_images(
+            ExportOptions(data=str(image_folder)), checkpoint.classes, {"training": record_source(open_dataset(data))}, 3, print
+        )
 
 
 @pytest.fixture
