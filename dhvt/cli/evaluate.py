@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--data", required=True, help="Labelled images, laid out as for dhvt train; see docs/data.md.")
 @click.option("--split", help="train, val or test. Default: test, or all images where the data has no splits.")
 @click.option("--allow-overlap", is_flag=True, help="Measure even on images that the model has learned from.")
-@click.option("--batch-size", default=64, show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 @on_broken_option
 @click.option("--report", type=click.Path(path_type=Path), help="Folder for report.md with images; needs the report extra.")
 @click.option("--record", is_flag=True, help="Write the result into model.json, under metrics and the split's name.")
@@ -58,7 +58,7 @@ def evaluate(
     card = artifact.card
     source, measured_split = open_test_data(data, split, card.classes)
     images = _read_fingerprint(source) if card.data or record else None
-    overlaps = {} if images is None else _check_unseen(images, card, allow_overlap)
+    overlaps = _check_unseen(images, card, allow_overlap)
     with tqdm(total=len(source), unit="image", desc=f"{running.name} {running.precision}") as bar:
         on_error = None if on_broken == "stop" else lambda message: tqdm.write(f"left out: {message}")
         outputs = collect_outputs(
@@ -94,11 +94,11 @@ def _read_fingerprint(source: ImageSource) -> Fingerprint:
         return fingerprint(source, bar.update)
 
 
-def _check_unseen(images: Fingerprint, card: ModelCard, allow_overlap: bool) -> dict[str, float]:
+def _check_unseen(images: Fingerprint | None, card: ModelCard, allow_overlap: bool) -> dict[str, float]:
     """Refuses images that the model has learned from, or prints how many of them are."""
     from dhvt.data.record import SEEN, describe_overlaps, find_overlaps, require_unseen
 
-    if not card.data.keys() & set(SEEN):
+    if images is None or not card.data.keys() & set(SEEN):
         click.echo("model.json does not record what the model was trained on; it may have seen these images", err=True)
         return {}
     if allow_overlap:

@@ -11,7 +11,7 @@ import click
 
 from dhvt.cli.field_options import field_options, parse_assignment
 from dhvt.training.config import Recipe, RunOptions
-from dhvt.training.run_file import build_config, read_config
+from dhvt.training.run_file import build_config, merge_values, read_config
 
 _HELP = """\
 Train a DHVT from scratch.
@@ -32,8 +32,8 @@ batch size is that of all of them together.
     "config_path",
     type=click.Path(path_type=Path),
     metavar="TOML",
-    help="File with any of these options, named with underscores; those on the command line come first. "
-    "Each run writes its own to OUT/config.toml, which repeats it.",
+    help="File with any of these options, named with underscores; those on the command line come first, "
+    "and a --recipe there replaces all of the file's recipe. Each run writes its own to OUT/config.toml, which repeats it.",
 )
 @field_options(RunOptions, show_defaults=True)
 @field_options(Recipe, prefix="Recipe: ")
@@ -44,7 +44,7 @@ def train(ctx: click.Context, /, config_path: Path | None, model_options: tuple[
     from dhvt.training.trainer import train as run_training
 
     values = read_config(config_path) if config_path is not None else {}
-    values |= {name: value for name, value in given.items() if value is not None}
+    values = merge_values(values, {name: value for name, value in given.items() if value is not None})
     values["model_options"] = values.get("model_options", {}) | dict(map(parse_assignment, model_options))
     options, recipe = build_config(values)
     path = options.out / CHECKPOINT_NAME

@@ -116,6 +116,8 @@ class Recipe:
             bool(untils) and untils == sorted(untils) and untils[-1] == 1.0,
             f"resolutions end at {untils}; the fractions must rise, and the last be 1",
         )
+        scales = [scale for _, scale in self.resolutions]
+        require(all(scale > 0 for scale in scales), f"resolutions have the scales {scales}; each must be more than 0")
 
     @classmethod
     def preset(cls, name: str = "short", **changes: Any) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict
@@ -43,6 +44,12 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
+def merge_values(from_file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a file, changed by those of the command line; a preset that is named there replaces the file's recipe."""
+    recipe = {entry.name for entry in options_of(Recipe)} if "recipe" in given else set()
+    return {name: value for name, value in from_file.items() if name not in recipe} | dict(given)
+
+
 def build_config(values: Mapping[str, Any]) -> tuple[RunOptions, Recipe]:
     """The options of a run and its recipe: the preset that ``recipe`` names, changed by the other fields.
 
@@ -63,7 +70,7 @@ def write_config(path: Path, options: RunOptions, recipe: Recipe) -> None:
     """Writes every option of a run, so that ``dhvt train --config`` repeats it even if the defaults change.
 
     Raises:
-        TrainError: the file cannot be written.
+        TrainError: the file cannot be written; an older one is unchanged then.
     """
     given = {entry.name: getattr(options, entry.name) for entry in options_of(RunOptions) if entry.saved}
     lines = ["# Repeats this run, into another folder: dhvt train --config THIS --out FOLDER"]
@@ -74,9 +81,12 @@ def write_config(path: Path, options: RunOptions, recipe: Recipe) -> None:
     for name, table in tables.items():
         lines += ["", f"[{name}]"]  # TOML has no null: None is omitted
         lines += [f"{_quote(key)} = {_to_toml(value)}" for key, value in table.items() if value is not None]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.write_text("\n".join([*lines, ""]), encoding="utf-8", errors="replace")
+        temporary.write_text("\n".join([*lines, ""]), encoding="utf-8", errors="replace")
+        temporary.replace(path)
     except OSError as error:
+        temporary.unlink(missing_ok=True)
         raise TrainError(f"cannot write {path}: {error.strerror}") from error
 
 

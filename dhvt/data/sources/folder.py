@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 from dhvt.data.decode import SUFFIXES
 from dhvt.data.sources.base import FileSource, ImageSource, is_hidden, split_of_word
@@ -19,7 +19,7 @@ class FolderSource(FileSource):
     """Images below one folder per class, at any depth; classes in alphabetical order. Hidden files are ignored.
 
     Raises:
-        DataError: there are no images, or a class that is not in ``classes``.
+        DataError: there are no images, or a class that is not in ``classes``; or a folder cannot be read.
     """
 
     description: ClassVar = "a folder with one folder per class"
@@ -32,10 +32,15 @@ class FolderSource(FileSource):
             raise DataError(f"{root} has folders of classes that the model does not know: {', '.join(unknown[:5])}")
         paths: list[Path] = []
         labels: list[int] = []
+        others = 0
         for label, name in enumerate(classes):
-            found = sorted(_find_images(root / name))
+            files = list(_find_files(root / name, _refuse)) if name in names else []
+            found = sorted(filter(_is_image, files))
             paths += found
             labels += [label] * len(found)
+            others += len(files) - len(found)
+        if others:
+            _log.warning("%s: left out %d files whose names do not end as an image's, such as .jpg", root, others)
         if not paths:
             raise DataError(
                 f"no images under {root}; expected {root}/<class name>/<image>, with endings {', '.join(sorted(SUFFIXES))}"
@@ -62,19 +67,31 @@ class FolderSource(FileSource):
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+    try:
+        return sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name))
+    except OSError as error:
+        _refuse(error)
 
 
-def _find_images(folder: Path) -> Iterator[Path]:
-    for parent, names, files in os.walk(folder):
+def _find_files(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """All files at any depth but hidden ones; folders that cannot be read are omitted without ``on_error``."""
+    for parent, names, files in os.walk(folder, onerror=on_error):
         names[:] = [name for name in names if not is_hidden(name)]
         for file in files:
-            if os.path.splitext(file)[1].lower() in SUFFIXES and not is_hidden(file):
+            if not is_hidden(file):
                 yield Path(parent, file)
 
 
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
 def _holds_images(folder: Path) -> bool:
-    return next(_find_images(folder), None) is not None
+    return any(map(_is_image, _find_files(folder)))
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

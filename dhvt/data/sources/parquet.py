@@ -140,9 +140,13 @@ def _image_column(table: pa.Table, path: Path) -> pa.ChunkedArray:
     """The encoded images, of a column of bytes or of Hugging Face's ``{bytes, path}``."""
     import pyarrow as pa
 
-    column = table[_pick_column(table, IMAGE_COLUMNS, path)]
-    if pa.types.is_struct(column.type):
-        return pa.chunked_array([chunk.field("bytes") for chunk in column.chunks])
+    name = _pick_column(table, IMAGE_COLUMNS, path)
+    column = table[name]
+    if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
+        column = pa.chunked_array([chunk.field("bytes") for chunk in column.chunks])
+    kind = column.type
+    if pa.types.is_struct(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        raise DataError(f"{path}, column {name!r}: expected encoded images, as bytes or {{bytes, path}}; found {kind}")
     return column
 
 

@@ -49,6 +49,16 @@ def test_evaluate_and_record(artifact_copy, image_folder):
     assert f"top-1 {card.metrics['all']['top1']:.2f} %" in result.stdout
 
 
+def test_a_model_without_a_record_is_named_without_recording_too(artifact_copy, tmp_path):
+    write_split(tmp_path, "test", 1)
+    result = evaluate("--model", artifact_copy, "--data", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "it may have seen these images" in result.stderr
+    result = evaluate("--model", artifact_copy, "--data", tmp_path, "--batch-size", "0")
+    assert result.exit_code == 2
+    assert "--batch-size" in result.output
+
+
 def test_the_test_split_is_measured_and_no_other_unless_asked(artifact_copy, tmp_path):
     """Without a test split, the validation or training images were measured, and recorded as the test."""
     data = tmp_path / "data"

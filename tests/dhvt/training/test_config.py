@@ -77,6 +77,7 @@ def test_the_crop_shifts_in_what_the_recipe_says(mode, corner):
         ({"seed": -1}, "seed is -1"),
         ({"color_jitter": -0.1}, "at least 0"),
         ({"resolutions": [[0.5, 0.5]]}, "the last be 1"),
+        ({"resolutions": [[0.5, 0], [1, 1]]}, "each must be more than 0"),
     ],
 )
 def test_impossible_recipes_are_refused(values, message):

@@ -9,11 +9,11 @@ import torch
 from click.testing import CliRunner
 
 from dhvt.cli.main import main
-from dhvt.errors import ConfigError
+from dhvt.errors import ConfigError, TrainError
 from dhvt.model.checkpoint import load_checkpoint
 from dhvt.training.config import Recipe, RunOptions
 from dhvt.training.fields import options_of
-from dhvt.training.run_file import build_config, read_config, write_config
+from dhvt.training.run_file import build_config, merge_values, read_config, write_config
 from tests.dhvt.training.test_trainer import run
 
 SMALL = ["--model-option", "depth=1", "--model-option", "embed_dim=32"]
@@ -52,6 +52,42 @@ def test_the_command_line_comes_before_the_file_and_the_file_before_the_preset(i
     expected = Recipe.preset("cifar100", epochs=1, batch_size=54, lr=1.0, repeats=1)
     assert checkpoint.recipe == expected.to_dict()
     assert (checkpoint.config["depth"], checkpoint.config["embed_dim"], checkpoint.frozen) == (1, 32, False)
+
+
+def test_a_preset_on_the_command_line_replaces_the_recipe_of_the_file(tmp_path):
+    write_config(tmp_path / "config.toml", RunOptions(data="images", out="out", val_every=3), Recipe.preset("short", lr=1))
+    values = read_config(tmp_path / "config.toml")
+    options, recipe = build_config(merge_values(values, {"recipe": "cifar100", "epochs": 7}))
+    assert (options.recipe, options.val_every, recipe) == ("cifar100", 3, Recipe.preset("cifar100", epochs=7))
+    assert build_config(merge_values(values, {"epochs": 7}))[1] == Recipe.preset("short", lr=1, epochs=7)
+
+
+def test_the_command_line_names_the_preset(monkeypatch, tmp_path):
+    write_config(tmp_path / "config.toml", RunOptions(data="images", out="out"), Recipe.preset("short"))
+    seen = []
+
+    def stop(options, recipe, command):
+        seen.append(recipe)
+        raise TrainError("stop")
+
+    monkeypatch.setattr("dhvt.training.trainer.train", stop)
+    dhvt_train("--config", tmp_path / "config.toml", "--recipe", "cifar10", "--epochs", "2")
+    assert seen == [Recipe.preset("cifar10", epochs=2)]
+
+
+def test_a_config_that_cannot_be_written_leaves_the_older_one(monkeypatch, tmp_path):
+    path, options = tmp_path / "config.toml", RunOptions(data="images", out="out")
+    write_config(path, options, Recipe())
+    before = path.read_text()
+
+    def fill_disk(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fill_disk)
+    with pytest.raises(TrainError, match="No space left"):
+        write_config(path, options, Recipe(epochs=3))
+    assert path.read_text() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.toml"]
 
 
 @pytest.mark.parametrize(

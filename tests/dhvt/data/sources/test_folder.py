@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -32,6 +33,32 @@ def test_hidden_files_and_folders_are_no_images(tmp_path):
     source = open_dataset(tmp_path)
     assert source.classes == tuple(CLASSES)
     assert [source.name(index).rpartition("/")[2] for index in range(len(source))] == expected
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
+    add_classes(tmp_path)
+    add_images(tmp_path / "circle" / "locked")
+    scan = os.scandir
+
+    def scan_unlocked(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scan_unlocked)
+    with pytest.raises(DataError, match=r"cannot read the folder .*locked: Permission denied"):
+        open_dataset(tmp_path)
+
+
+def test_jpegs_by_their_rarer_endings_are_taken_and_other_files_counted(tmp_path, caplog):
+    add_classes(tmp_path, count=1)
+    assert len(open_dataset(tmp_path)) == 3
+    assert not caplog.messages
+    for name in ("a.jfif", "b.JPE", "c.heic", "labels.txt", ".hidden.txt"):
+        shutil.copy(tmp_path / "circle" / "0.png", tmp_path / "circle" / name)
+    assert len(open_dataset(tmp_path)) == 5
+    (message,) = caplog.messages
+    assert "left out 2 files" in message
 
 
 def test_images_may_lie_deeper_in_a_class_folder_and_links_are_followed_once(tmp_path):

@@ -61,6 +61,13 @@ def test_the_images_to_measure_on_keep_the_name_of_their_split(tmp_path, kind):
     assert open_test_data(renamed).split == WHOLE
 
 
+@pytest.mark.parametrize("images", [["a.png", "b.png"], [{"path": "a.png"}] * 2, [{"bytes": "a.png"}] * 2])
+def test_a_parquet_column_without_image_bytes_is_refused(tmp_path, images):
+    pq.write_table(pa.table({"image": images, "label": [0, 1]}), tmp_path / "images.parquet")
+    with pytest.raises(DataError, match=r"column 'image': expected encoded images, as bytes .*; found "):
+        open_dataset(tmp_path / "images.parquet")
+
+
 def test_a_parquet_file_beside_splits_is_ignored_and_named(tmp_path, caplog):
     data = write_splits(tmp_path, "parquet", "train", "test")
     (data / "extra.parquet").write_bytes(b"PAR1")
