@@ -34,6 +34,29 @@ def cache_folder(name: str) -> Path | None:
         return private / name if _is_private(private) else None
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder of :func:`cache_folder`, and the one above it, for this user alone where they are missing.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # else mkdir gives the mode to the last folder only
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether this user alone can write to the folder, which is made where it is missing, and to the one above it."""
+    try:
+        make_folder(folder)
+        found = [folder.lstat(), folder.parent.lstat()]
+    except OSError:
+        return False
+    return all(
+        stat.S_ISDIR(entry.st_mode) and entry.st_uid == os.getuid() and not entry.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        for entry in found
+    )
+
+
 def _is_private(folder: Path) -> bool:
     """Whether the folder, which is made where it is missing, is this user's alone."""
     try:

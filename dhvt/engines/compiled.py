@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from dhvt.engines.cache import cache_folder
+from dhvt.engines.cache import cache_folder, is_ours
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ Compiled = Mapping[str, bytes]
 def compiled_path(key: str) -> Path | None:
     """The file of what was compiled under a key; None where there is no folder that only this user can write to."""
     folder = cache_folder("compiled")
-    return None if folder is None or not _is_ours(folder) else folder / f"{key}.npz"
+    return None if folder is None or not is_ours(folder) else folder / f"{key}.npz"
 
 
 def read_compiled(path: Path | None) -> Compiled | None:
@@ -54,7 +54,8 @@ def write_compiled(path: Path | None, compiled: Compiled) -> None:
         return
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent)
+        # The suffix is that of the files that are removed below: one that a killed process left goes too.
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".npz")
         with open(descriptor, "wb") as file:
             np.savez(file, **{name: np.frombuffer(graph, np.uint8) for name, graph in compiled.items()})  # type: ignore[arg-type]  # its stub takes the names for allow_pickle
         os.replace(temporary, path)
@@ -66,16 +67,3 @@ def write_compiled(path: Path | None, compiled: Compiled) -> None:
         if temporary is not None:
             with suppress(OSError):
                 Path(temporary).unlink(missing_ok=True)
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether this user alone can write to the folder, which is made where it is missing, and to the one above it."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = [folder.lstat(), folder.parent.lstat()]
-    except OSError:
-        return False
-    return all(
-        stat.S_ISDIR(entry.st_mode) and entry.st_uid == os.getuid() and not entry.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        for entry in found
-    )

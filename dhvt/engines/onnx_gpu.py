@@ -23,7 +23,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from dhvt.artifact import INPUT_NAME, OUTPUT_NAME, Artifact
-from dhvt.engines.cache import CUDA_LIBRARIES, cache_folder, gpu_facts, versions
+from dhvt.engines.cache import CUDA_LIBRARIES, cache_folder, gpu_facts, is_ours, versions
 from dhvt.engines.chunks import run_in_chunks
 from dhvt.engines.onnx import require_fp32
 from dhvt.errors import EngineError, EngineUnavailable
@@ -185,18 +185,13 @@ def _preload_tensorrt() -> None:
 def _cache_options(artifact: Artifact, max_batch_size: int, device: int) -> dict[str, str]:
     """The provider's options to keep its engines, in one folder for all that they are tied to, because it checks little of it.
 
-    Raises:
-        EngineError: the folder cannot be made.
+    What it keeps there is executed, so a folder that somebody else could write to is not used.
     """
     facts = [artifact.digest, max_batch_size, *versions(TENSORRT_PACKAGES), *gpu_facts(device)]
     kept = cache_folder("onnxruntime-tensorrt")
-    if kept is None:
+    folder = None if kept is None else kept / hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    if kept is None or folder is None or not is_ours(kept) or not is_ours(folder):
         logger.warning("TensorRT's engines are built at each start: there is no safe folder to keep them; set XDG_CACHE_HOME")
         return {}
-    folder = kept / hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EngineError(f"TensorRT's engines cannot be kept in {folder}: {error.strerror}; set XDG_CACHE_HOME") from error
     names = ("engine", "timing")
     return {f"trt_{name}_cache_enable": "1" for name in names} | {f"trt_{name}_cache_path": str(folder) for name in names}

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from dhvt.artifact import Artifact
@@ -28,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 EXIT_CODES: dict[type[EngineError], int] = {EngineUnavailable: 3, SelfTestError: 4}
 """Exit code of a probe that fails, by the error; 1 for any other."""
+
+SPEED_PREFIX = "dhvt-speed "
+"""Begins the line in which a probe's process prints the speed; a runtime may print lines of its own."""
 
 _LOGGED_CHARACTERS = 2000
 
@@ -73,9 +77,18 @@ def probe(
         logger.log(level, "the probe of %s wrote: %s", candidate, words[-_LOGGED_CHARACTERS:])
     if result.returncode:
         raise _failure(result, path)
-    speed = Speed(**json.loads(result.stdout.splitlines()[-1])) if measure else None
+    speed = _read_speed(result.stdout) if measure else None
     write_result(path, ProbeResult(speed=speed))
     return speed
+
+
+def _read_speed(output: str) -> Speed:
+    """The speed that a probe's process printed."""
+    for line in output.splitlines():
+        if line.startswith(SPEED_PREFIX):
+            with suppress(ValueError, TypeError):
+                return Speed(**json.loads(line.removeprefix(SPEED_PREFIX)))
+    raise EngineError("its probe ended without having printed its speed")
 
 
 def _failure(result: subprocess.CompletedProcess[str], path: Path | None) -> EngineError:

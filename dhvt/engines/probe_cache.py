@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dhvt.engines.cache import cache_folder
+from dhvt.engines.cache import cache_folder, make_folder
 from dhvt.engines.speed import Speed
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def write_result(path: Path | None, result: ProbeResult) -> None:
         return
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent)
         with open(descriptor, "w", encoding="utf-8") as file:
             json.dump(asdict(result), file)

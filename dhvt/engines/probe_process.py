@@ -1,7 +1,8 @@
 """The process of a probe, ``python -m dhvt.engines.probe_process`` with the arguments that :func:`main` reads.
 
 MODEL, CANDIDATE, THREADS, MAX_BATCH_SIZE and DEVICE are those of a build; COMPILED is the file to keep what the runtime
-compiles in, or empty; MEASURE is 1 to measure the speed too, which is then printed as JSON.
+compiles in, or empty; MEASURE is 1 to measure the speed too, which is then printed as JSON, in a
+line that begins with :data:`SPEED_PREFIX`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from dhvt.artifact import load_artifact
 from dhvt.engines.base import EngineOptions
 from dhvt.engines.compiled import read_compiled, write_compiled
-from dhvt.engines.probe import EXIT_CODES
+from dhvt.engines.probe import EXIT_CODES, SPEED_PREFIX
 from dhvt.engines.registry import build_engine, compile_graphs
 from dhvt.engines.selftest import golden_images, self_test
 from dhvt.engines.speed import measure_speed
@@ -36,7 +37,7 @@ def main() -> None:
             write_compiled(kept, graphs)
         if measure == "1":
             speed = measure_speed(engine, golden_images(artifact, engine.precision)[0], largest)
-            print(json.dumps(speed.to_dict()))
+            print(f"\n{SPEED_PREFIX}{json.dumps(speed.to_dict())}")
     except DHVTError as error:
         print(" ".join(str(error).split()))
         sys.exit(EXIT_CODES.get(type(error), 1) if isinstance(error, EngineError) else 1)

@@ -10,6 +10,7 @@ from dhvt.artifact import load_artifact
 from dhvt.engines import open_engine
 from dhvt.engines.cache import cache_folder
 from dhvt.engines.compiled import KEPT_FILES, compiled_path, read_compiled, write_compiled
+from dhvt.engines.probe_cache import ProbeResult, result_path, write_result
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +61,35 @@ def test_the_oldest_files_are_removed():
     assert read_compiled(compiled_path("0")) is None
     assert read_compiled(compiled_path("last")) is not None
     assert len(list(path.parent.iterdir())) == KEPT_FILES
+
+
+def test_what_a_killed_process_left_is_removed(monkeypatch):
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dhvt.engines.compiled.os.replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            write_compiled(compiled_path("killed"), {"1": b"graph"})
+    (left,) = cache_folder("compiled").iterdir()
+    os.utime(left, (1, 1))
+    for number in range(KEPT_FILES):
+        write_compiled(compiled_path(str(number)), {"1": b"graph"})
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022])
+@pytest.mark.parametrize("first", ["result", "compiled"])
+def test_the_cache_is_closed_to_others_whatever_is_written_first(umask, first):
+    previous = os.umask(umask)
+    try:
+        if first == "result":
+            write_result(result_path(["facts"]), ProbeResult())
+        path = compiled_path("key")
+    finally:
+        os.umask(previous)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(path.parent.parent.stat().st_mode) == 0o700
 
 
 def test_the_engine_that_serves_reads_what_its_probe_compiled(artifact_path, monkeypatch):

@@ -1,5 +1,8 @@
 """ONNX Runtime's GPU providers where there is no GPU, with whichever of onnxruntime and onnxruntime-gpu is installed."""
 
+import stat
+from pathlib import Path
+
 import onnxruntime
 import pytest
 
@@ -73,6 +76,20 @@ def test_without_a_safe_folder_tensorrt_keeps_no_engines(artifact, monkeypatch, 
     OnnxRuntimeTensorRTEngine(artifact, "fp32", threads=1, max_batch_size=8)
     assert not any("cache" in name for name in opened[0][1])
     assert "there is no safe folder to keep them; set XDG_CACHE_HOME" in caplog.text
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_tensorrt_keeps_its_engines_only_where_nobody_else_can_write(artifact, monkeypatch, tmp_path, caplog, level):
+    opened = []
+    monkeypatch.setattr("dhvt.engines.onnx_gpu.open_session", lambda artifact, threads, providers: opened.append(providers))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    OnnxRuntimeTensorRTEngine(artifact, "fp32", threads=1, max_batch_size=8)
+    folder = Path(opened[0][0][1]["trt_engine_cache_path"])
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    [folder, *folder.parents][level].chmod(0o777)
+    OnnxRuntimeTensorRTEngine(artifact, "fp32", threads=1, max_batch_size=8)
+    assert not any("cache" in name for name in opened[1][0][1])
+    assert "there is no safe folder to keep them" in caplog.text
 
 
 def test_another_precision_is_not_passed_off(artifact):

@@ -12,8 +12,10 @@ import pytest
 
 import dhvt
 from dhvt.artifact import load_artifact
-from dhvt.engines import ENGINES, open_engine
+from dhvt.engines import ENGINES, EngineOptions, open_engine
 from dhvt.engines.cache import cache_folder, code_digest
+from dhvt.engines.probe import probe, recall
+from dhvt.engines.selection import measure_engines
 from dhvt.errors import EngineError
 
 
@@ -212,3 +214,27 @@ def test_what_the_runtime_wrote_is_in_the_log(artifact, probe_does, caplog):
     probe_does("print('libfoo: symbol not found', file=sys.stderr, flush=True); os.abort()")
     reasons(artifact)
     assert "the probe of onnxruntime:fp32 wrote: libfoo: symbol not found" in caplog.text
+
+
+OPTIONS = EngineOptions(threads=1, max_batch_size=2)
+
+
+def prints_at_the_end(text):
+    """A runtime that prints when its process ends."""
+    return f"import atexit; atexit.register(lambda: print({text!r}))"
+
+
+def test_lines_of_a_runtime_are_not_taken_for_the_speed(artifact, probe_does):
+    probe_does(prints_at_the_end("device released"))
+    speed = probe(artifact, "onnxruntime:fp32", OPTIONS, measure=True)
+    assert speed.images_per_s > 0
+    assert recall(artifact, "onnxruntime:fp32", OPTIONS).speed == speed
+
+
+@pytest.mark.parametrize("output", ["", "17", "{}", "dhvt-speed {", "dhvt-speed [1]", 'dhvt-speed {"images_per_s": 1}'])
+def test_a_probe_that_prints_no_speed_is_an_error_and_the_others_are_measured(artifact, probe_does, output, caplog):
+    probes = probe_does(f"print({output!r}, flush=True); os._exit(0)")
+    measure_engines(artifact, "auto", threads=1, max_batch_size=2)
+    assert len(probes.read_text()) > 1
+    assert "onnxruntime:fp32 does not serve: its probe ended without having printed its speed" in caplog.text
+    assert recall(artifact, "onnxruntime:fp32", OPTIONS) is None
