@@ -184,7 +184,7 @@ class DHVTService:
 
     @bentoml.on_shutdown
     async def stop(self) -> None:
-        """Writes the last samples, and the last lines of the log."""
+        """Writes the last samples and the last lines of the log, and ends the measurement of engines."""
         self.endpoints.sampler.close()
         if self.measuring is not None:
             await self.measuring.stop()

@@ -1,1 +1,1 @@
-"""Request bodies to the bytes of images: one image, forms with several, archives."""
+"""Request bodies to the bytes of images: one image, forms with several, archives, JSON, tensors."""
