@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
@@ -72,5 +74,10 @@ def _require_same_run(checkpoint: Checkpoint, run: Run) -> None:
         require_equal("--freeze", checkpoint.frozen, run.options.freeze)
     if checkpoint.data:
         hint = "give the same --data, --val and --val-fraction, with the same files in them"
-        digests = {kind: record["digest"] for kind, record in checkpoint.data.items()}
-        require_equal("data", digests, run.digests, hint)
+        require_equal("data", _describe_data(checkpoint.data), _describe_data(run.data), hint)
+
+
+def _describe_data(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns what must not change: the fraction that was held out, which explains most differences, and the fingerprints."""
+    fraction = data.get("validation", {}).get("held_out_fraction")
+    return {"val_fraction": fraction} | {kind: record["digest"] for kind, record in data.items()}
