@@ -13,6 +13,7 @@ import socket
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from threading import get_native_id
 from types import FrameType
 
 import click
@@ -24,6 +25,7 @@ from serving.private_apis import metrics_folder, set_metrics_folder
 logger = logging.getLogger("bentoml.service.dhvt")
 
 _WORKER_ID = "--worker-id"
+_WORKING_THREADS_NICENESS = 5  # a third of the event loop's weight
 
 
 def separate_metrics() -> None:
@@ -108,3 +110,16 @@ def bound_the_drain(seconds: float) -> None:
             begin(number, frame)
 
     signal.signal(signal.SIGTERM, drain)
+
+
+def prefer_event_loop() -> None:
+    """Lowers the priority of all threads of this process but the calling one, the event loop's (on Linux).
+
+    When more is asked than can be done, decoding and engine take all processors, and the event loop, which must read and
+    refuse requests in time, would get the share of one thread among many.
+    """
+    with suppress(OSError):  # another system
+        for thread in os.listdir("/proc/self/task"):
+            if int(thread) != get_native_id():
+                with suppress(OSError):  # it has ended
+                    os.setpriority(os.PRIO_PROCESS, int(thread), _WORKING_THREADS_NICENESS)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dhvt.errors import DHVTError
 from serving.errors import NotReloaded
 from serving.inference.model import ServedModel
+from serving.processes import prefer_event_loop
 
 logger = logging.getLogger("bentoml.service.dhvt")
 
@@ -35,6 +36,7 @@ class ModelManager:
         self._next: asyncio.Task[None] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
         settle_garbage()
+        prefer_event_loop()
 
     async def reload(self) -> None:
         """Returns when a model serves that was read after this call.
@@ -73,6 +75,7 @@ class ModelManager:
         self.current.announce(1)  # it may have the old one's labels, which have just been set to 0
         del old
         settle_garbage()
+        prefer_event_loop()
 
 
 def settle_garbage() -> None:
