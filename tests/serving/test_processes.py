@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +15,7 @@ import psutil
 import pytest
 
 from tests.conftest import draw, encode
-from tests.serving.conftest import PNG, classify, in_flight, load, serving, worker_pids
+from tests.serving.conftest import PNG, ROOT, classify, in_flight, load, serving, worker_pids
 
 
 @pytest.mark.parametrize("environment", [{}, {"BENTOML_CONTAINERIZED": "true"}])
@@ -141,3 +143,21 @@ def test_memory_stays(artifact_path, tmp_path):
         assert "Traceback" not in (tmp_path / "log").read_text()
     print("worker, MB:", [round(size / 1e6) for size in sizes])
     assert sizes[-1] - sizes[0] < 10e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux alone")
+def test_the_event_loop_comes_before_the_threads_that_work():
+    """Under overload it would else get the share of one thread among many, and refuse too late."""
+    code = """
+import os, threading
+from serving.processes import prefer_event_loop
+done = threading.Event()
+thread = threading.Thread(target=done.wait)
+thread.start()
+prefer_event_loop()
+print(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), os.getpriority(os.PRIO_PROCESS, thread.native_id))
+done.set()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    own, other = map(int, result.stdout.split())
+    assert other > own
