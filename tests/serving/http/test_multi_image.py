@@ -148,7 +148,8 @@ def test_top_k(server):
 @pytest.mark.parametrize(
     ("request_body", "status", "code", "text"),
     [
-        ({"json": {}}, 415, "unsupported_media_type", "application/x-tar"),
+        ({"content": b"hello", "headers": {"Content-Type": "text/plain"}}, 415, "unsupported_media_type", "application/x-tar"),
+        ({"json": {}}, 400, "bad_request", "images"),
         ({"files": {"img": b"x"}}, 400, "bad_request", "no file 'image'"),
         (archived(tar(PICTURES)[:700], "x-tar"), 400, "bad_request", "archive"),
         (archived(zipped(PICTURES)[:-30], "zip"), 400, "bad_request", "archive"),
