@@ -55,4 +55,4 @@ def small_stem(
     model.pretrained_cfg = model.default_cfg = dict(model.pretrained_cfg) | given | {"architecture": NAME}
     if pretrained:
         load_pretrained(model, model.pretrained_cfg, num_classes=model.num_classes, cache_dir=cache_dir)
-    return model  # type: ignore[no-any-return]
+    return model  # type: ignore[no-any-return]  # timm gives the module untyped

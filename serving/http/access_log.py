@@ -49,7 +49,7 @@ class RateLimit:
         return False
 
     def take_suppressed(self, kind: str) -> int:
-        """Returns how many events of this kind did not pass, and begins to count anew."""
+        """Returns how many events of this kind did not pass, and sets the count back to 0."""
         return self._suppressed.pop(kind, 0)
 
     def suppressed_kinds(self) -> list[str]:

@@ -168,7 +168,7 @@ def test_the_digest_of_the_code_changes_with_it(tmp_path, changed):
 
 @pytest.fixture
 def no_home(tmp_path, monkeypatch):
-    """A user whom the system does not know, with a temporary folder that others may write to."""
+    """A user that the system does not know, with a temporary folder that others may write to."""
 
     def fail():
         raise RuntimeError("Could not determine home directory.")
