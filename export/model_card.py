@@ -7,13 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from dhvt.artifact import ModelCard
 from dhvt.data.preprocess import Preprocess
+from dhvt.data.record import TOLERATED_OVERLAP
 from dhvt.model.config import VARIANTS
 from dhvt.naming import fit_name
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-METRICS = {"top1": "Top-1 accuracy", "top5": "Top-5 accuracy"}
+METRICS = {
+    "top1": ("accuracy", "Top-1 accuracy"),
+    "top5": ("accuracy", "Top-5 accuracy"),
+    "balanced_accuracy": ("balanced_accuracy", "Balanced accuracy"),
+    "macro_f1": ("f1", "Macro F1"),
+}
+"""The Hub's type and a title, by the name in the card's metrics, where they are percentages."""
+
 SPLITS = {"val": "validation", "test": "test"}
 """The split in the Hub's words, by that of the card's metrics."""
 
@@ -108,9 +116,11 @@ def find_results(card: ModelCard) -> list[EvalResult]:
     found = []
     for split, title in SPLITS.items():
         measured = card.metrics.get(split, {})
+        if max(measured.get("overlap", {}).values(), default=0.0) > TOLERATED_OVERLAP:
+            measured = {}  # what a model has seen tells nothing of it
         if split == "val":
             measured = {key.removeprefix("val_"): value for key, value in card.metrics.items()} | measured
-        for key, name in METRICS.items():
+        for key, (kind, name) in METRICS.items():
             if key not in measured:
                 continue
             dataset = _name_dataset(card, title)
@@ -120,7 +130,7 @@ def find_results(card: ModelCard) -> list[EvalResult]:
                     dataset_type=fit_name(dataset),
                     dataset_name=dataset,
                     dataset_split=title,
-                    metric_type="accuracy",
+                    metric_type=kind,
                     metric_name=name,
                     metric_value=round(measured[key] / 100, 6),
                 )

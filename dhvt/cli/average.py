@@ -85,5 +85,5 @@ def _with_measurement(mean: Checkpoint, result: Evaluation, temperature: float) 
     """The average with what was measured of it, and this command."""
     command = {"from_step": mean.step, "command": click.get_current_context().find_root().obj}
     provenance = mean.provenance | {"commands": [*mean.provenance.get("commands", []), command]}
-    metrics = {"val_top1": result.top1, "val_top5": result.top5, "val_ece": result.ece, "val_images": result.images}
+    metrics = {f"val_{name}": value for name, value in result.to_dict().items() if name != "skipped"}
     return replace(mean, temperature=temperature, metrics=metrics, provenance=provenance)

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 @on_broken_option
 @click.option("--report", type=click.Path(path_type=Path), help="Folder for report.md with images; needs the report extra.")
-@click.option("--record", is_flag=True, help="Write the result into model.json, under metrics and the split's name.")
+@click.option(
+    "--record",
+    is_flag=True,
+    help="Write the result into model.json, under metrics and the split's name; test where the data has no splits.",
+)
 def evaluate(
     model: str | None,
     engine: str | None,
@@ -50,7 +54,8 @@ def evaluate(
     """
     from tqdm import tqdm
 
-    from dhvt.data.splits import open_test_data
+    from dhvt.data.record import TOLERATED_OVERLAP
+    from dhvt.data.splits import WHOLE, open_test_data
     from dhvt.evaluation.metrics import collect_outputs
     from dhvt.evaluation.metrics import evaluate as measure
 
@@ -66,7 +71,8 @@ def evaluate(
         )
     result = measure(outputs, card.temperature)
     click.echo(
-        f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, calibration error {result.ece:.2f} % "
+        f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, balanced accuracy {result.balanced_accuracy:.2f} %, "
+        f"macro-F1 {result.macro_f1:.2f} %, log loss {result.nll:.4f}, calibration error {result.ece:.2f} % "
         f"of {result.images} images ({result.skipped} left out)"
     )
     if report is not None:
@@ -82,7 +88,9 @@ def evaluate(
         )
     if record and images is not None:
         measured = {**result.to_dict(), "engine": running.name, "precision": running.precision, "data": Path(data).name}
-        _record(artifact.path, card, measured_split, measured | ({"overlap": overlaps} if overlaps else {}), images, source)
+        is_test = measured_split == WHOLE and max(overlaps.values(), default=0.0) <= TOLERATED_OVERLAP
+        entry = measured | ({"overlap": overlaps} if overlaps else {})
+        _record(artifact.path, card, "test" if is_test else measured_split, entry, images, source)
 
 
 def _read_fingerprint(source: ImageSource) -> Fingerprint:
@@ -131,13 +139,13 @@ def _write_report(folder: Path, **content: Any) -> None:
 def _record(
     folder: Path, card: ModelCard, split: str, measured: dict[str, Any], images: Fingerprint, source: ImageSource
 ) -> None:
-    """Writes what was measured into the card, and which images are the test images."""
+    """Writes what was measured into the card, and which images are the test images, if those of this split are."""
     from dataclasses import replace
 
     from dhvt.artifact import write_card
 
     data = dict(card.data)
-    if split not in ("train", "val"):
+    if split == "test":
         data["test"] = {**images.to_dict(), "source": source.origin}
     write_card(folder, replace(card, metrics=card.metrics | {split: measured}, data=data))
     click.echo(f"recorded in {folder / 'model.json'} as metrics.{split}")

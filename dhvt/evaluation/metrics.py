@@ -57,6 +57,9 @@ class Evaluation:
         images: number of images measured.
         skipped: number of images that could not be read.
         top1, top5: accuracy in percent.
+        balanced_accuracy: mean over the classes of the part of their images that is classified correctly, in percent; see
+            :func:`balanced_accuracy`.
+        macro_f1: mean of the classes' F1 in percent, see :func:`macro_f1`.
         ece: expected calibration error in percent, of the scores at the temperature.
         nll: mean negative log-likelihood of the right class at the temperature, in nats.
     """
@@ -65,6 +68,8 @@ class Evaluation:
     skipped: int
     top1: float
     top5: float
+    balanced_accuracy: float
+    macro_f1: float
     ece: float
     nll: float
 
@@ -116,6 +121,7 @@ def evaluate(outputs: Outputs, temperature: float | NDArray[np.float64] = 1.0) -
     Args:
         temperature: what the logits are divided by before they become scores; one, or ``(N,)``.
     """
+    matrix = confusion_matrix(outputs.logits, outputs.labels)
     correct = np.argsort(-outputs.logits, axis=1)[:, :5] == outputs.labels[:, None]
     scaled = outputs.logits / np.asarray(temperature, dtype=np.float64).reshape(-1, 1)
     return Evaluation(
@@ -123,9 +129,46 @@ def evaluate(outputs: Outputs, temperature: float | NDArray[np.float64] = 1.0) -
         skipped=outputs.skipped,
         top1=100 * float(correct[:, 0].mean()),
         top5=100 * float(correct.any(axis=1).mean()),
+        balanced_accuracy=balanced_accuracy(matrix),
+        macro_f1=macro_f1(matrix),
         ece=100 * expected_calibration_error(scaled, outputs.labels),
         nll=negative_log_likelihood(scaled, outputs.labels),
     )
+
+
+def confusion_matrix(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``(classes, classes)`` counts of images: row the true class, column the predicted one.
+
+    Args:
+        logits: ``(N, classes)``.
+        labels: ``(N,)``.
+    """
+    matrix = np.zeros((logits.shape[1], logits.shape[1]), dtype=np.int64)
+    np.add.at(matrix, (labels, logits.argmax(axis=1)), 1)
+    return matrix
+
+
+def balanced_accuracy(matrix: NDArray[np.int64]) -> float:
+    """Mean recall in percent of the classes that have an image: each class counts alike, however many images it has.
+
+    Args:
+        matrix: of :func:`confusion_matrix`.
+    """
+    counts = matrix.sum(axis=1)
+    return 100 * float((matrix.diagonal()[counts > 0] / counts[counts > 0]).mean())
+
+
+def macro_f1(matrix: NDArray[np.int64]) -> float:
+    """Mean F1 in percent of the classes that have an image or were predicted.
+
+    F1 is the harmonic mean of precision and recall. Unlike balanced accuracy, it falls where images of a large class are
+    taken for a small one.
+
+    Args:
+        matrix: of :func:`confusion_matrix`.
+    """
+    named = matrix.sum(axis=1) + matrix.sum(axis=0)
+    return 100 * float((2 * matrix.diagonal()[named > 0] / named[named > 0]).mean())
 
 
 def calibrate(outputs: Outputs) -> tuple[Evaluation, float]:

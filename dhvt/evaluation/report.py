@@ -17,7 +17,7 @@ from dhvt.data.preprocess import Preprocess, preprocess_image
 from dhvt.data.sources import ImageSource
 from dhvt.evaluation.calibration import BINS, reliability, softmax
 from dhvt.evaluation.fonts import choose_fonts
-from dhvt.evaluation.metrics import Evaluation, Outputs
+from dhvt.evaluation.metrics import Evaluation, Outputs, confusion_matrix
 
 MISTAKES = 24
 """Images in the figure of mistakes."""
@@ -51,7 +51,7 @@ def write_report(
     classes = [_printable(name) for name in source.classes]
     families, missing = choose_fonts(classes)
     labels = [str(label) if missing & set(name) else name for label, name in enumerate(classes)]
-    matrix = confusion_matrix(outputs, len(classes))
+    matrix = confusion_matrix(outputs.logits, outputs.labels)
     with _style(families):
         figures = {
             "confusion": ("Confusion matrix", _draw_confusion(matrix, labels)),
@@ -104,17 +104,13 @@ def _printable(name: str) -> str:
     return name.encode(errors="replace").decode()
 
 
-def confusion_matrix(outputs: Outputs, num_classes: int) -> NDArray[np.int64]:
-    """``(classes, classes)`` counts: row the right class, column the predicted one."""
-    matrix = np.zeros((num_classes, num_classes), dtype=np.int64)
-    np.add.at(matrix, (outputs.labels, outputs.logits.argmax(axis=1)), 1)
-    return matrix
-
-
 def _results(evaluation: Evaluation, temperature: float) -> dict[str, str]:
     return {
         "top-1": f"{evaluation.top1:.2f} %",
         "top-5": f"{evaluation.top5:.2f} %",
+        "balanced accuracy": f"{evaluation.balanced_accuracy:.2f} %",
+        "macro-F1": f"{evaluation.macro_f1:.2f} %",
+        "log loss": f"{evaluation.nll:.4f}",
         "calibration error": f"{evaluation.ece:.2f} % at temperature {temperature:.3f}",
         "images": f"{evaluation.images} measured, {evaluation.skipped} unreadable",
     }

@@ -43,6 +43,9 @@ class Validation:
         return {
             "val_top1": self.evaluation.top1,
             "val_top5": self.evaluation.top5,
+            "val_balanced_accuracy": self.evaluation.balanced_accuracy,
+            "val_macro_f1": self.evaluation.macro_f1,
+            "val_nll": self.evaluation.nll,
             "val_ece": self.evaluation.ece,
             "temperature": self.temperature,
             "val_images": self.evaluation.images,

@@ -9,6 +9,7 @@ from dhvt.cli.main import main
 from dhvt.data.record import record_source, record_training_data
 from dhvt.data.sources import open_dataset
 from dhvt.data.splits import open_training_data
+from export.model_card import find_results
 from tests.conftest import CLASSES, draw
 
 
@@ -40,13 +41,19 @@ def test_evaluate_and_record(artifact_copy, image_folder):
     assert "it may have seen these images" in result.stderr
     card = load_artifact(artifact_copy).card
     assert card.metrics["val_top1"] == 33.3
-    assert card.metrics["all"]["images"] == 60
+    measured = card.metrics["test"]
+    assert (measured["images"], "all" in card.metrics) == (60, False)
+    assert [row.metric_value for row in find_results(card) if row.metric_name == "Macro F1"] == [
+        pytest.approx(measured["macro_f1"] / 100, abs=1e-6)
+    ]
     assert card.data["test"] == record_source(open_dataset(image_folder))
     text = (report / "report.md").read_text()
-    assert f"| top-1 | {card.metrics['all']['top1']:.2f} % |" in text
+    assert f"| top-1 | {measured['top1']:.2f} % |" in text
+    assert f"| macro-F1 | {measured['macro_f1']:.2f} % |" in text
     assert "| circle | 20 |" in text
     assert {path.name for path in report.glob("*.png")} == {"confusion.png", "reliability.png", "mistakes.png"}
-    assert f"top-1 {card.metrics['all']['top1']:.2f} %" in result.stdout
+    assert f"top-1 {measured['top1']:.2f} %" in result.stdout
+    assert f"balanced accuracy {measured['balanced_accuracy']:.2f} %, macro-F1 {measured['macro_f1']:.2f} %" in result.stdout
 
 
 def test_a_model_without_a_record_is_named_without_recording_too(artifact_copy, tmp_path):
@@ -82,12 +89,14 @@ def test_images_that_were_learned_from_are_refused_or_named(trained, image_folde
     assert result.exit_code == 1
     assert "of the images, 100.0 % were used for training and 100.0 % were used for validation" in result.output
     assert "--allow-overlap" in result.output
-    assert "all" not in load_artifact(trained).card.metrics
+    assert not {"all", "test"} & load_artifact(trained).card.metrics.keys()
     result = evaluate("--model", trained, "--data", copy, "--record", "--allow-overlap", "--report", tmp_path / "report")
     assert result.exit_code == 0, result.output
     assert "were used for training" in result.stderr
     assert "were used for training" in (tmp_path / "report" / "report.md").read_text()
-    assert load_artifact(trained).card.metrics["all"]["overlap"] == {"training": 1.0, "validation": 1.0}
+    card = load_artifact(trained).card
+    assert card.metrics["all"]["overlap"] == {"training": 1.0, "validation": 1.0}
+    assert "test" not in card.data
 
 
 def test_new_images_are_measured_and_become_the_test_images(trained, tmp_path):

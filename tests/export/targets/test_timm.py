@@ -23,6 +23,7 @@ from dhvt.model.checkpoint import Checkpoint, save_checkpoint
 from dhvt.model.factory import build, configure
 from export.golden import draw_images
 from export.layouts import export_layouts
+from export.model_card import find_results
 from export.pipeline import export_model
 from export.settings import ExportOptions, TimmSettings
 from tests.conftest import CLASSES, draw
@@ -141,7 +142,7 @@ def test_what_is_no_checkpoint_of_timms_is_refused(checkpoint, variant, artifact
 
 def test_the_model_card_has_the_metrics_in_its_header(variant, tmp_path):
     artifact = export_model(variant, tmp_path / "artifact", options=ExportOptions(name="hands", version="3"))
-    card = replace(artifact.card, metrics=artifact.card.metrics | {"test": {"top1": 50.0}})
+    card = replace(artifact.card, metrics=artifact.card.metrics | {"test": {"top1": 50.0, "macro_f1": 40.0}})
     write_card(artifact.path, card)
     files = dict(artifact.card.files)
     folder = export_timm(variant, tmp_path)
@@ -153,7 +154,10 @@ def test_the_model_card_has_the_metrics_in_its_header(variant, tmp_path):
         ("validation", "Top-1 accuracy"): 0.333,
         ("validation", "Top-5 accuracy"): 1.0,
         ("test", "Top-1 accuracy"): 0.5,
+        ("test", "Macro F1"): 0.4,
     }
+    seen = {"test": {"top1": 90.0, "overlap": {"training": 0.5}}}
+    assert find_results(replace(card, metrics=seen)) == []
     assert (model_card.data.license, model_card.data.library_name) == (None, "timm")
     assert "version 3" in model_card.text
     assert "photos/val" in model_card.text
