@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import quote
 
 from dhvt.artifact import ModelCard
+from dhvt.data.formats import name_of_brand
 from dhvt.errors import ConfigError
 from dhvt.ranking import Ranking
 from serving.metrics import Metrics
@@ -216,6 +217,9 @@ def _describe(sample: _Sample, path: Path) -> dict[str, Any]:
 
 
 def _suffix(image: bytes) -> str:
+    brand = name_of_brand(image)
+    if brand is not None:
+        return f".{brand.lower()}"
     return next((suffix for start, suffix in _SUFFIXES if image.startswith(start)), ".tif")
 
 

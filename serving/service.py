@@ -69,7 +69,7 @@ class _Unread(bentoml.IODescriptor):
 class ClassifyInput(_Unread):
     """An image, as multipart/form-data or as the body itself."""
 
-    image: Image = Field(description="JPEG, PNG, WebP, BMP, GIF or TIFF file; its bytes tell its format.")
+    image: Image = Field(description="JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC file; its bytes tell its format.")
     top_k: int = Field(default=DEFAULT_TOP_K, ge=1, description="How many classes to return; also as ?top_k=.")
 
 

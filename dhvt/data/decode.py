@@ -12,15 +12,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from dhvt.data.formats import FORMATS, HEIC_INSTALL, describe_formats, name_of_brand
 from dhvt.errors import ImageError
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""The formats that are decoded, recognised by the first bytes and never by a name or declared type."""
-
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-"""Endings of the files in a folder that are images, in lower case."""
-
 
 DEFAULT_MAX_PIXELS = 64_000_000
 """Larger images are refused before their pixels are read; those of a 64-megapixel camera pass."""
@@ -59,11 +52,9 @@ _UPRIGHT = {
 # catch_warnings, is not safe in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-Image.init()  # Otherwise the first request pays for loading the format plugins.
-
 
 class UnsupportedFormatError(ImageError):
-    """The bytes are in no format of :data:`FORMATS`."""
+    """The bytes are in no format of :data:`dhvt.data.formats.FORMATS`."""
 
 
 class ImageTooLargeError(ImageError):
@@ -73,7 +64,8 @@ class ImageTooLargeError(ImageError):
 def decode_rgb(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: tuple[int, int] | None = None) -> Image.Image:
     """Decodes an image, upright, as RGB.
 
-    The EXIF orientation is applied; an animation gives its first frame; transparency becomes white;
+    The EXIF orientation is applied, of HEIC and AVIF the container's; an animation gives its first frame; transparency
+    becomes white; the 10 and 12 bits that HEIC and AVIF may have are scaled to 8 by their decoders;
     16-bit grey is scaled to 8 bits; CMYK, palette and the rest are converted by Pillow.
 
     Args:
@@ -95,18 +87,30 @@ def decode_rgb(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: t
         if width * height > max_pixels:
             raise ImageTooLargeError(f"the image has {width}x{height} pixels; at most {max_pixels:,} are accepted")
         _require_bounded(image, data, max_pixels)
-        if at_least is not None:
+        if at_least is not None and isinstance(image, JpegImageFile):
             side = round(max(at_least) * REDUCING_GAP)
             image.draft(None, (side, side))
         return _to_upright_rgb(image)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        raise UnsupportedFormatError(f"not an image in a known format; send one of {', '.join(FORMATS)}") from error
+        raise _describe_unidentified(data) from error
     except Image.DecompressionBombError as error:
         raise ImageTooLargeError(f"the image has too many pixels: {error}") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
         raise ImageError(f"the image is damaged or truncated ({type(error).__name__}: {error})") from error
+
+
+def _describe_unidentified(data: bytes) -> ImageError:
+    """The error for bytes that no decoder takes."""
+    kind = name_of_brand(data)
+    if kind == "HEIC" and "HEIF" not in FORMATS:
+        return UnsupportedFormatError(f"a HEIC image, which needs pillow-heif here: {HEIC_INSTALL}; or send another format")
+    if kind == "AVIF" and "AVIF" not in FORMATS:
+        return UnsupportedFormatError("an AVIF image, without which Pillow was built here; install Pillow from PyPI")
+    if kind is not None:
+        return ImageError(f"the {kind} image is damaged or truncated, or of a kind that its decoder does not know")
+    return UnsupportedFormatError(f"not an image in a known format; send one of {describe_formats()}")
 
 
 def to_upright_rgb(image: Image.Image) -> Image.Image:
@@ -123,8 +127,18 @@ def to_upright_rgb(image: Image.Image) -> Image.Image:
 
 def _to_upright_rgb(image: Image.Image) -> Image.Image:
     image.load()  # PNG may have its EXIF after the pixels
-    upright = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    upright = _UPRIGHT.get(_read_exif(image).get(ExifTags.Base.Orientation, 1))
     return _to_rgb(image if upright is None else image.transpose(upright))
+
+
+def _read_exif(image: Image.Image) -> Image.Exif:
+    if image.format not in ("AVIF", "HEIF"):
+        return image.getexif()
+    # The container's orientation counts alone. Pillow's plugin has put AVIF's into the EXIF, HEIC's decoder has applied its;
+    # getexif would turn by the XMP block where the EXIF has none.
+    exif = Image.Exif()
+    exif.load(image.info.get("exif") or b"")
+    return exif
 
 
 def _require_bounded(image: Image.Image, data: bytes, max_pixels: int) -> None:

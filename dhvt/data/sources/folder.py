@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
-from dhvt.data.decode import SUFFIXES
+from dhvt.data.formats import SUFFIXES, count_unread, describe_unread
 from dhvt.data.sources.base import FileSource, ImageSource, is_hidden, split_of_word
 from dhvt.errors import DataError
 
@@ -32,15 +32,14 @@ class FolderSource(FileSource):
             raise DataError(f"{root} has folders of classes that the model does not know: {', '.join(unknown[:5])}")
         paths: list[Path] = []
         labels: list[int] = []
-        others = 0
+        others: list[Path] = []
         for label, name in enumerate(classes):
             files = list(_find_files(root / name, _refuse)) if name in names else []
             found = sorted(filter(_is_image, files))
             paths += found
             labels += [label] * len(found)
-            others += len(files) - len(found)
-        if others:
-            _log.warning("%s: left out %d files whose names do not end as an image's, such as .jpg", root, others)
+            others += [file for file in files if not _is_image(file)]
+        _warn_of_others(root, others)
         if not paths:
             raise DataError(
                 f"no images under {root}; expected {root}/<class name>/<image>, with endings {', '.join(sorted(SUFFIXES))}"
@@ -84,6 +83,17 @@ def _find_files(folder: Path, on_error: Callable[[OSError], None] | None = None)
 
 def _refuse(error: OSError) -> NoReturn:
     raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+
+def _warn_of_others(root: Path, files: Sequence[Path]) -> None:
+    """Logs which files of a data set's folders are not taken."""
+    unread = count_unread(files)
+    if unread:
+        kinds = ", ".join(f"{count} {suffix} ({describe_unread(f'_{suffix}')})" for suffix, count in unread.items())
+        _log.warning("%s: left out %d images of formats that are not read: %s", root, sum(unread.values()), kinds)
+    others = len(files) - sum(unread.values())
+    if others:
+        _log.warning("%s: left out %d files whose names do not end as an image's, such as .jpg", root, others)
 
 
 def _is_image(path: Path) -> bool:

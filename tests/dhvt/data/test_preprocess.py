@@ -1,10 +1,13 @@
 import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dhvt.data import decode
 from dhvt.data.decode import ImageTooLargeError, UnsupportedFormatError, decode_rgb
+from dhvt.data.formats import FORMATS
 from dhvt.data.preprocess import Preprocess, preprocess_image
 from dhvt.errors import ConfigError, ImageError
 from tests.conftest import encode
@@ -17,8 +20,9 @@ def gradient(width=64, height=48):
     return Image.fromarray(np.stack([x, y, 255 - x], axis=-1).astype(np.uint8))
 
 
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("file_format", FORMATS)
 def test_every_format_is_read(file_format):
+    assert len(FORMATS) == 8  # with AVIF and HEIC, of which dev installs the packages
     pixels = preprocess_image(encode(gradient(), file_format), CFG)
     assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
     assert np.abs(pixels.astype(int) - preprocess_image(encode(gradient()), CFG)).mean() < 6
@@ -103,7 +107,7 @@ def test_extreme_shapes(size):
         )
 
 
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("file_format", FORMATS)
 def test_every_truncation_is_an_image_error(file_format):
     data = encode(gradient(), file_format)
     for length in {0, 1, 2, 3, 10, 20, 50, len(data) // 4, len(data) // 2}:
@@ -155,11 +159,58 @@ def test_an_odd_exif_tag_beside_the_orientation_costs_nothing():
 
 
 def test_too_many_pixels_are_refused_before_decoding():
-    bomb = encode(Image.new("1", (30_000, 30_000)), "PNG")
+    header = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
+    small = encode(Image.new("1", (30, 30)), "PNG")
+    bomb = small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:]
     with pytest.raises(ImageTooLargeError):
         preprocess_image(bomb, CFG)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_the_limit_of_pixels_holds_for_every_format(file_format, monkeypatch):
+    data = encode(gradient(), file_format)
+    assert decode_rgb(data, max_pixels=3072).size == (64, 48)
+    monkeypatch.setattr(decode, "_to_upright_rgb", None)  # what would decode
     with pytest.raises(ImageTooLargeError, match="64x48"):
-        preprocess_image(encode(gradient()), CFG, max_pixels=3071)
+        preprocess_image(data, CFG, max_pixels=3071)
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+LOSSLESS = {"AVIF": {"quality": 100, "subsampling": "4:4:4"}, "HEIF": {"quality": -1, "chroma": 444}}
+
+
+@pytest.mark.parametrize("file_format", LOSSLESS)
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+def test_heic_and_avif_are_turned_once(file_format, orientation):
+    """Both keep the EXIF orientation, and repeat it in their container, which alone counts."""
+    method = {1: None, 3: 3, 6: 2, 7: 6}[orientation]
+    stored = gradient() if method is None else gradient().transpose(Image.Transpose(method))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(stored, file_format, exif=exif.tobytes(), **LOSSLESS[file_format])
+    assert (orientation == 1) or b"irot" in data or b"imir" in data
+    assert np.abs(np.asarray(decode_rgb(data)).astype(int) - np.asarray(gradient())).mean() < 2
+
+
+@pytest.mark.parametrize("file_format", LOSSLESS)
+def test_xmp_does_not_turn_heic_and_avif_again(file_format):
+    plain = encode(gradient(), file_format)
+    data = encode(gradient(), file_format, xmp=XMP.replace(b"6", b"1"))
+    data = data.replace(b'Orientation="1"', b'Orientation="6"')
+    assert XMP in data
+    assert np.array_equal(np.asarray(decode_rgb(data)), np.asarray(decode_rgb(plain)))
+
+
+def test_a_heic_without_its_package_and_a_damaged_one_are_told_apart(monkeypatch):
+    data = encode(gradient(), "HEIF")
+    with pytest.raises(ImageError, match="the HEIC image is damaged or truncated") as caught:
+        decode_rgb(data[:200])
+    assert not isinstance(caught.value, UnsupportedFormatError)
+    monkeypatch.setattr(decode, "FORMATS", tuple(name for name in FORMATS if name not in ("HEIF", "AVIF")))
+    with pytest.raises(UnsupportedFormatError, match=r"a HEIC image, .*: pip install 'dhvt-serve\[heif\]'"):
+        decode_rgb(data)
+    with pytest.raises(UnsupportedFormatError, match="an AVIF image, without which Pillow was built"):
+        decode_rgb(encode(gradient(), "AVIF"))
 
 
 def test_configuration_is_checked():

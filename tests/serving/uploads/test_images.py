@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dhvt.data.formats import FORMATS
 from tests.conftest import draw, encode
 
 UPRIGHT = draw(2, 9, (60, 40))
@@ -69,6 +70,8 @@ def animation(file_format, **options):
             encode(Image.new("P", (40, 60)), transparency=0), encode(Image.new("RGB", (40, 60), "white")), id="clear palette"
         ),
         pytest.param(encode(UPRIGHT, "JPEG", progressive=True), encode(UPRIGHT, "JPEG"), id="progressive"),
+        pytest.param(encode(UPRIGHT, "AVIF", quality=100, subsampling="4:4:4"), encode(UPRIGHT), id="AVIF"),
+        pytest.param(encode(UPRIGHT, "HEIF", quality=-1, chroma=444), encode(UPRIGHT), id="HEIC"),
         pytest.param(encode(Image.new("CMYK", (40, 60)), "JPEG"), encode(Image.new("RGB", (40, 60), "white")), id="CMYK"),
         pytest.param(animation("PNG"), encode(UPRIGHT), id="animated PNG"),
         pytest.param(animation("WEBP", lossless=True), encode(UPRIGHT), id="animated WebP"),
@@ -83,7 +86,7 @@ def test_every_kind_is_answered_as_its_plain_twin(server, data, same_as):
     assert scores(server, data) == pytest.approx(scores(server, same_as), abs=2e-2)
 
 
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("file_format", FORMATS)
 def test_cut_and_damaged_files_are_the_senders_fault(server, file_format):
     data = encode(UPRIGHT, file_format)
     rng = np.random.default_rng(0)

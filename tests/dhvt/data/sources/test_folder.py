@@ -3,6 +3,9 @@ import shutil
 
 import pytest
 
+from dhvt.data import decode, formats
+from dhvt.data.batches import iterate_batches
+from dhvt.data.preprocess import Preprocess
 from dhvt.data.sources import list_splits, open_dataset
 from dhvt.data.splits import open_training_data
 from dhvt.errors import DataError
@@ -54,11 +57,25 @@ def test_jpegs_by_their_rarer_endings_are_taken_and_other_files_counted(tmp_path
     add_classes(tmp_path, count=1)
     assert len(open_dataset(tmp_path)) == 3
     assert not caplog.messages
-    for name in ("a.jfif", "b.JPE", "c.heic", "labels.txt", ".hidden.txt"):
+    for name in ("a.jfif", "b.JPE", "c.heic", "d.AVIF", "e.CR2", "f.cr2", "g.jxl", "labels.txt", ".hidden.txt"):
         shutil.copy(tmp_path / "circle" / "0.png", tmp_path / "circle" / name)
-    assert len(open_dataset(tmp_path)) == 5
-    (message,) = caplog.messages
-    assert "left out 2 files" in message
+    assert len(open_dataset(tmp_path)) == 7
+    images, others = caplog.messages
+    assert "left out 3 images of formats that are not read: 2 .cr2 (a camera's RAW: convert it" in images
+    assert "1 .jxl (JPEG XL" in images
+    assert "left out 1 files" in others
+
+
+def test_a_heic_is_an_image_of_the_data_where_it_cannot_be_decoded_too(tmp_path, monkeypatch):
+    add_classes(tmp_path, count=1)
+    draw(0, 1).save(tmp_path / "circle" / "photo.heic")
+    without = tuple(name for name in formats.FORMATS if name != "HEIF")
+    assert formats.describe_unread("photo.HEIC") is None
+    for module in (formats, decode):
+        monkeypatch.setattr(module, "FORMATS", without)
+    assert formats.describe_unread("photo.HEIC") == "HEIC: pip install 'dhvt-serve[heif]'"
+    with pytest.raises(DataError, match=r"photo\.heic: a HEIC image, which needs pillow-heif here: pip install"):
+        list(iterate_batches(open_dataset(tmp_path), Preprocess(size=(32, 32)), 8))
 
 
 def test_images_may_lie_deeper_in_a_class_folder_and_links_are_followed_once(tmp_path):
