@@ -11,6 +11,8 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -80,10 +82,16 @@ class BatchInput(_Unread):
 
 
 class _Stream(StreamingResponse):
-    """Leaves the request's body to the response's generator; Starlette's would read it, looking for a disconnect."""
+    """Leaves the request's body to the response's generator; Starlette's would read it, looking for a disconnect.
+
+    It closes the generator where sending fails, so that a request is no longer in flight when it is counted and logged.
+    """
+
+    body_iterator: AsyncGenerator[bytes, None]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.stream_response(send)
+        async with aclosing(self.body_iterator):
+            await self.stream_response(send)
 
 
 def _to_starlette(response: Response) -> StarletteResponse:

@@ -243,9 +243,11 @@ def test_refusals_without_number_do_not_fill_the_log(impatient, impatient_log):
         connection.sendall(request(PNG) * 200)
         for _ in range(200):
             refused += read_response(responses)[0] == 503
-    lines = impatient_log.read_text().count('"status": 503') - before
+    while not (lines := impatient_log.read_text().count('"status": 503') - before):  # a thread writes them
+        assert time.monotonic() < began + 60
+        time.sleep(0.05)
     assert refused > 30
-    assert 0 < lines <= 10 * (time.monotonic() - began + 2)
+    assert lines <= 10 * (time.monotonic() - began + 2)
     assert lines < refused
 
 
