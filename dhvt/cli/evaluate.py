@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dhvt.cli.options import engine_options, on_broken_option, open_model
+from dhvt.cli.options import engine_options, exclude_option, on_broken_option, open_model
 from dhvt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--allow-overlap", is_flag=True, help="Measure even on images that the model has learned from.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 @on_broken_option
+@exclude_option
 @click.option("--report", type=click.Path(path_type=Path), help="Folder for report.md with images; needs the report extra.")
 @click.option(
     "--record",
@@ -38,6 +39,7 @@ def evaluate(
     allow_overlap: bool,
     batch_size: int,
     on_broken: str,
+    exclude: str | None,
     report: Path | None,
     record: bool,
 ) -> None:
@@ -62,6 +64,8 @@ def evaluate(
     artifact, running = open_model(model, engine)
     card = artifact.card
     source, measured_split = open_test_data(data, split, card.classes)
+    if exclude is not None:
+        source = _leave_out(source, Path(exclude))
     images = _read_fingerprint(source) if card.data or record else None
     overlaps = _check_unseen(images, card, allow_overlap)
     with tqdm(total=len(source), unit="image", desc=f"{running.name} {running.precision}") as bar:
@@ -91,6 +95,17 @@ def evaluate(
         is_test = measured_split == WHOLE and max(overlaps.values(), default=0.0) <= TOLERATED_OVERLAP
         entry = measured | ({"overlap": overlaps} if overlaps else {})
         _record(artifact.path, card, "test" if is_test else measured_split, entry, images, source)
+
+
+def _leave_out(source: ImageSource, path: Path) -> ImageSource:
+    from dhvt.data.exclusion import ExcludeList
+
+    listed = ExcludeList(path)
+    source, names = listed.leave_out(source)
+    click.echo(f"{len(names)} images are left out as listed in {path}", err=True)
+    if unmatched := listed.describe_unmatched():
+        click.echo(unmatched, err=True)
+    return source
 
 
 def _read_fingerprint(source: ImageSource) -> Fingerprint:

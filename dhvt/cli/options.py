@@ -19,6 +19,7 @@ Command = Callable[..., None]
 
 
 on_broken_option = field_option(RunOptions, "on_broken")
+exclude_option = field_option(RunOptions, "exclude")
 
 model_option = click.option(
     "--model",

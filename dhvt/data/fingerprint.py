@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhvt.data.sources import ImageSource
+from dhvt.data.threads import map_in_threads
 from dhvt.errors import ImageError
 
 SKETCH_SIZE = 1024
@@ -25,8 +24,6 @@ LEAST_SHARED = 3
 
 _WHOLE_BYTES = 256 * 1024
 _WINDOW_BYTES = 64 * 1024
-_THREADS = 8  # hashing and reading release the interpreter's lock
-_CHUNK = 64  # images that a thread takes at once
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,9 @@ class Fingerprint:
         return cls(images=int(record["images"]), digest=str(record["digest"]), sketch=str(record["sketch"]))
 
 
-def fingerprint(source: ImageSource, on_progress: Callable[[int], None] | None = None) -> Fingerprint:
+def fingerprint(
+    source: ImageSource, on_progress: Callable[[int], None] | None = None, hashes: Mapping[str, int] | None = None
+) -> Fingerprint:
     """The fingerprint of a data set.
 
     Every image is read once: of files up to 256 KB all bytes, of larger ones 192 KB. From memory that takes about
@@ -63,18 +62,19 @@ def fingerprint(source: ImageSource, on_progress: Callable[[int], None] | None =
 
     Args:
         on_progress: called with the number of images done since the last call.
+        hashes: of images that were read already, by :meth:`ImageSource.locate`; the others are read.
     """
     rows: list[bytes] = []
-    hashes: set[int] = set()
-    for index, value in enumerate(_hash_images(source, on_progress)):
+    different: set[int] = set()
+    for index, value in enumerate(_hash_images(source, on_progress, hashes or {})):
         if value is not None:
-            hashes.add(value)
+            different.add(value)
         content = b"unreadable" if value is None else value.to_bytes(8, "little")
         rows.append(content + f"\0{source.labels[index]}\0{source.name(index)}".encode("utf-8", "surrogateescape"))
     digest = hashlib.blake2b(digest_size=16)
     for row in sorted(rows):
         digest.update(len(row).to_bytes(4, "little") + row)
-    return Fingerprint(len(source), digest.hexdigest(), _sketch(hashes))
+    return Fingerprint(len(source), digest.hexdigest(), _sketch(different))
 
 
 def overlap(one: Fingerprint, other: Fingerprint) -> float:
@@ -133,26 +133,22 @@ def _hash(*pieces: bytes) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def _hash_images(source: ImageSource, on_progress: Callable[[int], None] | None) -> Iterator[int | None]:
+def _hash_images(
+    source: ImageSource, on_progress: Callable[[int], None] | None, known: Mapping[str, int]
+) -> Iterator[int | None]:
     """The images' hashes in order, None for an unreadable one."""
 
     def hash_one(index: int) -> int | None:
+        value = known.get(source.locate(index)) if known else None
+        if value is not None:
+            return value
         try:
             path = source.path(index)
             return hash_bytes(source.read(index)) if path is None else hash_file(path)
         except (ImageError, OSError):
             return None
 
-    def hash_chunk(start: int) -> list[int | None]:
-        return [hash_one(index) for index in range(start, min(start + _CHUNK, len(source)))]
-
-    def report(chunk: list[int | None]) -> list[int | None]:
-        if on_progress is not None:
-            on_progress(len(chunk))
-        return chunk
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        yield from chain.from_iterable(map(report, pool.map(hash_chunk, range(0, len(source), _CHUNK))))
+    return map_in_threads(hash_one, range(len(source)), on_progress)
 
 
 def _sketch(hashes: set[int]) -> str:

@@ -21,15 +21,20 @@ _log = logging.getLogger(__name__)
 
 Record = Mapping[str, Mapping[str, Any]]
 """By ``training``, ``validation``, ``calibration`` and ``test``: a fingerprint's fields, and ``source``, where the images
-came from; ``held_out_fraction`` of validation images that were held out of the training split."""
+came from; ``held_out_fraction`` of validation images that were held out of the training split; ``omitted``, the images that
+were left out, see :func:`dhvt.data.exclusion.pack_names`."""
 
 
-def record_source(source: ImageSource, on_progress: Callable[[int], None] | None = None, **more: Any) -> dict[str, Any]:
+def record_source(
+    source: ImageSource, on_progress: Callable[[int], None] | None = None, hashes: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """One entry of a :data:`Record`: the fingerprint of ``source``, and where it came from."""
-    return {**fingerprint(source, on_progress).to_dict(), "source": source.origin, **more}
+    return {**fingerprint(source, on_progress, hashes).to_dict(), "source": source.origin}
 
 
-def record_training_data(images: TrainingData, on_progress: Callable[[int], None] | None = None) -> dict[str, dict[str, Any]]:
+def record_training_data(
+    images: TrainingData, on_progress: Callable[[int], None] | None = None, hashes: Mapping[str, int] | None = None
+) -> dict[str, dict[str, Any]]:
     """The :data:`Record` of a training. Each image is read once; see :func:`fingerprint` for what that costs.
 
     Held-out images that are copies of training images are named in a warning.
@@ -37,11 +42,12 @@ def record_training_data(images: TrainingData, on_progress: Callable[[int], None
     Args:
         images: to learn from and to validate on.
         on_progress: called with the number of images done since the last call.
+        hashes: of images that were read already, as for :func:`fingerprint`.
 
     Raises:
         DataError: the validation images were not held out, and are training images too.
     """
-    training, validation = record_source(images.train, on_progress), record_source(images.val, on_progress)
+    training, validation = (record_source(part, on_progress, hashes) for part in (images.train, images.val))
     what, found = f"the validation images ({images.val.origin})", Fingerprint.from_dict(validation)
     if images.val_fraction is None:
         require_unseen(found, {"training": training}, what=what)

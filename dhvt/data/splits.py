@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dhvt.data.exclusion import leave_out_recorded
 from dhvt.data.fingerprint import fingerprint
 from dhvt.data.sources import ImageSource, Subset, list_splits, open_dataset
 from dhvt.data.sources.base import split_of_file, split_of_word
@@ -99,7 +100,11 @@ class TrainingData(NamedTuple):
 
 
 def open_training_data(
-    data: str | Path, val: str | Path | None = None, val_fraction: float | None = None, seed: int = 0
+    data: str | Path,
+    val: str | Path | None = None,
+    val_fraction: float | None = None,
+    seed: int = 0,
+    select: Callable[[ImageSource], ImageSource] = lambda source: source,
 ) -> TrainingData:
     """The images to train on, and others to validate on: those of ``val``, else the data's val split, else held out.
 
@@ -110,6 +115,8 @@ def open_training_data(
         data, val: as for :func:`open_dataset`. Of ``val``, its val split is taken, else its test split, else all.
         val_fraction: of each class, to hold out of the training split; :data:`DEFAULT_VAL_FRACTION` unless given.
         seed: of what is held out.
+        select: returns the images of a split that are used, such as the readable ones; called before any are held out, so
+            that it does not matter whether the others are there.
 
     Raises:
         ConfigError: ``val_fraction`` is given where nothing is going to be held out.
@@ -124,14 +131,15 @@ def open_training_data(
     own = "--val" if val is not None else "a val split" if "val" in list_splits(data) else None
     if own is None:
         fraction = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
-        return TrainingData(*split_source(source, fraction, seed), fraction, f"{fraction:.3g} of each class, held out")
+        return TrainingData(*split_source(select(source), fraction, seed), fraction, f"{fraction:.3g} of each class, held out")
     if val_fraction is not None:
         raise ConfigError(f"--val-fraction {val_fraction} would hold nothing out, because there is {own}; omit one of them")
     if val is None:
-        return TrainingData(source, open_dataset(data, "val", source.classes), None, f"the val split of {data}")
+        held_out = open_dataset(data, "val", source.classes)
+        return TrainingData(select(source), select(held_out), None, f"the val split of {data}")
     chosen, split = open_first_split(val, ["val", "test"], source.classes)
     measured_on = f"the {split} split of {val}" if list_splits(val) else f"{val}"
-    return TrainingData(source, chosen, None, measured_on)
+    return TrainingData(select(source), select(chosen), None, measured_on)
 
 
 def reopen_validation(
@@ -154,16 +162,17 @@ def reopen_validation(
     splits = list_splits(data)
     fraction = validation.get("held_out_fraction")
     if fraction is not None and (not splits or "train" in splits):
-        whole = open_first_split(data, ["train"], classes).source
+        whole = leave_out_recorded(open_first_split(data, ["train"], classes).source, record["training"])
         if len(whole) == record["training"]["images"] + validation["images"]:
             train, held_out = split_source(whole, fraction, seed)
             if fingerprint(held_out).digest == validation["digest"]:
                 return train, held_out
     candidates = [split for split in splits if split != "train"] if splits else [None]
     for split in candidates:
-        val = open_dataset(data, split, classes)
+        val = leave_out_recorded(open_dataset(data, split, classes), validation)
         if len(val) == validation["images"] and fingerprint(val).digest == validation["digest"]:
-            return open_dataset(data, "train", classes) if "train" in splits else None, val
+            has_train = "train" in splits
+            return leave_out_recorded(open_dataset(data, "train", classes), record["training"]) if has_train else None, val
     return None
 
 

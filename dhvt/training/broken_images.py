@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from accelerate import Accelerator
@@ -16,11 +17,12 @@ class BrokenImages:
 
     Args:
         policy: ``stop`` at the first, or ``skip`` them.
+        known: messages about images that were found broken before the first step, and are reported already.
     """
 
-    def __init__(self, policy: Literal["stop", "skip"], accelerator: Accelerator) -> None:
+    def __init__(self, policy: Literal["stop", "skip"], accelerator: Accelerator, known: Iterable[str] = ()) -> None:
         self.policy, self.accelerator = policy, accelerator
-        self._messages: set[str] = set()
+        self._messages = set(known)
 
     def __len__(self) -> int:
         return len(self._messages)

@@ -225,7 +225,10 @@ class RunOptions:
         "is recorded.",
         saved=False,
     )
-    on_broken: Literal["stop", "skip"] = option("stop", "What to do with an image that cannot be read.")
+    on_broken: Literal["stop", "skip"] = option("stop", "What to do with images that cannot be read.")
+    exclude: Path | None = option(
+        None, "Leave out the images that this file names, one a line, as dhvt check --fix-list writes it.", metavar="FILE"
+    )
     device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps.")
     amp: Literal["auto", "bf16", "fp16", "off"] = option(
         "auto", "Precision of the arithmetic; auto is bf16 where the processor multiplies it natively, else off."

@@ -73,7 +73,7 @@ def _require_same_run(checkpoint: Checkpoint, run: Run) -> None:
     if checkpoint.frozen is not None:
         require_equal("--freeze", checkpoint.frozen, run.options.freeze)
     if checkpoint.data:
-        hint = "give the same --data, --val and --val-fraction, with the same files in them"
+        hint = "give the same --data, --val, --val-fraction and --exclude, with the same readable images in them"
         require_equal("data", _describe_data(checkpoint.data), _describe_data(run.data), hint)
 
 

@@ -7,16 +7,15 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from tqdm import tqdm
 
 from dhvt.data.preprocess import Preprocess
-from dhvt.data.record import record_training_data
-from dhvt.data.splits import TrainingData, open_training_data
+from dhvt.data.splits import TrainingData
 from dhvt.data.statistics import describe_balance
 from dhvt.errors import CheckpointError, DataError, TrainError
 from dhvt.model.factory import configure
 from dhvt.training.config import Recipe, RunOptions
 from dhvt.training.distributed import open_accelerator
+from dhvt.training.open_images import open_images
 from dhvt.training.progress import log
 from dhvt.training.tracking import start_tracking, tracking_options
 
@@ -32,6 +31,7 @@ class Run:
         command: the command line, for the record.
         images: to train and to validate on.
         data: what the checkpoint records of them.
+        broken: messages about images that cannot be read and were left out.
         config: the model's architecture.
         preprocess: how its images are prepared.
     """
@@ -42,6 +42,7 @@ class Run:
     accelerator: Accelerator
     images: TrainingData
     data: dict[str, dict[str, Any]]
+    broken: list[str]
     config: dict[str, Any]
     preprocess: Preprocess
 
@@ -62,8 +63,9 @@ def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
     Raises:
         ConfigError, DataError, CheckpointError, TrainError: something is missing, or in the way.
     """
-    images = open_training_data(options.data, options.val, options.val_fraction, recipe.seed)
     _make_folder(options)
+    accelerator = open_accelerator(options.device, options.amp, **tracking_options(options))
+    images, data, broken = open_images(options, recipe.seed, accelerator)
     config = configure(
         options.variant,
         num_classes=len(images.train.classes),
@@ -71,14 +73,14 @@ def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
         drop_path_rate=recipe.drop_path_rate,
         options=options.model_options,
     )
-    accelerator = open_accelerator(options.device, options.amp, **tracking_options(options))
     run = Run(
         options=options,
         recipe=recipe,
         command=command,
         accelerator=accelerator,
         images=images,
-        data=_record_images(images, accelerator.is_main_process),
+        data=data,
+        broken=broken,
         config=config,
         preprocess=Preprocess(size=config["img_size"], resize_mode=options.resize_mode, crop_pct=recipe.crop_pct),
     )
@@ -89,13 +91,6 @@ def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
     )
     start_tracking(run.accelerator, options, recipe)
     return run
-
-
-def _record_images(images: TrainingData, is_shown: bool) -> dict[str, dict[str, Any]]:
-    """Reads every image once; of many, with a progress bar."""
-    total = len(images.train) + len(images.val)
-    with tqdm(total=total, unit="image", desc="fingerprint", leave=False, delay=2, disable=not is_shown) as bar:
-        return record_training_data(images, bar.update)
 
 
 def _make_folder(options: RunOptions) -> None:

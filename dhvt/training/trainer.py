@@ -104,7 +104,7 @@ class Trainer:
     def __init__(self, run: Run, state: TrainState, record: RunRecord, loader: DataLoader[Any], sampler: EpochSampler) -> None:
         self.run, self.state, self.record, self.loader, self.sampler = run, state, record, loader, sampler
         self.checkpoints = CheckpointWriter(run, state, record)
-        self.broken = BrokenImages(run.options.on_broken, run.accelerator)
+        self.broken = BrokenImages(run.options.on_broken, run.accelerator, run.broken)
         self.validation: Validation | None = None
 
     def train(self) -> Checkpoint:

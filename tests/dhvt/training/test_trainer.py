@@ -185,7 +185,7 @@ def test_resuming_with_other_images_is_refused_but_not_with_the_same_elsewhere(i
     (data / "circle" / "00.png").rename(data / "circle" / "new.png")
     result = resume(data, unbroken, tmp_path)
     assert result.exit_code == 1
-    assert "with the same files in them" in result.output
+    assert "with the same readable images in them" in result.output
 
 
 def test_a_checkpoint_from_before_data_was_recorded_still_resumes(image_folder, unbroken, tmp_path):
@@ -324,18 +324,22 @@ def train_in_two_processes(data, out, *options):
 
 
 def test_two_processes_learn_what_one_does_with_the_same_batch(image_folder, tmp_path):
-    """And one of them has no validation image."""
+    """One of them has no validation image; and both look at the images, of which one is broken, together."""
+    image_folder = shutil.copytree(image_folder, tmp_path / "data")
+    (image_folder / "circle" / "03.png").write_bytes(b"no image")
     (tmp_path / "val" / "circle").mkdir(parents=True)
     draw(0, 100).save(tmp_path / "val" / "circle" / "00.png")
     options = ["--epochs", "2", "--optimizer", "adamw", "--drop-path-rate", "0", "--lr", "1e-3", "--repeats", "2"]
     options += ["--random-erasing", "0"]  # its noise is drawn where it is used
-    options += ["--amp", "off", "--val", str(tmp_path / "val")]
+    options += ["--amp", "off", "--val", str(tmp_path / "val"), "--on-broken", "skip"]
     assert run(image_folder, tmp_path / "one", *options).exit_code == 0
     result = train_in_two_processes(image_folder, tmp_path / "two", *options)
     assert result.returncode == 0, result.stderr
     one, two = (load_checkpoint(tmp_path / name / "ckpt.pt") for name in ("one", "two"))
     assert two.provenance["processes"] == 2
     assert (one.step, one.metrics["val_images"]) == (two.step, two.metrics["val_images"])
+    assert (one.data, one.metrics["broken_images"]) == (two.data, two.metrics["broken_images"])
+    assert (one.metrics["broken_images"], result.stdout.count("03.png: not an image")) == (1, 1)
     for name, weight in one.weights.items():
         if name.endswith(("weight", "running_var")):
             # Not biases: BatchNorm and softmax leave some without a gradient, and AdamW steps along the rounding error.

@@ -1,0 +1,152 @@
+"""The images of a run: those that are listed in ``--exclude`` or cannot be read are left out before anything else.
+
+What is held out to validate on, the order of the images and their fingerprint are of the others alone. So a run can be
+resumed after such a file was removed, listed or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from dhvt.data.exclusion import ExcludeList, keep, pack_names
+from dhvt.data.first_look import Seen, look_at
+from dhvt.data.record import record_training_data
+from dhvt.data.sources import ImageSource
+from dhvt.data.splits import TrainingData, open_training_data
+from dhvt.errors import DataError
+from dhvt.training.config import RunOptions
+from dhvt.training.progress import log
+
+_MOST_NAMED = 100
+"""Broken images that a message names."""
+
+
+class RunImages(NamedTuple):
+    """The images of a run, what its checkpoint records of them, and a message for each one that cannot be read."""
+
+    images: TrainingData
+    data: dict[str, dict[str, Any]]
+    broken: list[str]
+
+
+def open_images(options: RunOptions, seed: int, accelerator: Accelerator) -> RunImages:
+    """Opens the images of a run and reads each once; every process has to call it.
+
+    Raises:
+        ConfigError, DataError: as for :func:`open_training_data`; or images cannot be read and ``on_broken`` is ``stop``.
+    """
+    selection = _Selection(options, accelerator)
+    images = open_training_data(options.data, options.val, options.val_fraction, seed, selection.select)
+    selection.finish()
+    data = record_training_data(images, hashes=selection.hashes)
+    for kind, names in zip(data, selection.omitted, strict=False):
+        if names:
+            data[kind]["omitted"] = pack_names(names)
+    return RunImages(images, data, selection.broken)
+
+
+class _Selection:
+    """What was found in the splits so far.
+
+    Attributes:
+        omitted: of each split, the names of the images that are left out.
+        broken: messages about images that cannot be read.
+        hashes: of all others, by where they are.
+    """
+
+    def __init__(self, options: RunOptions, accelerator: Accelerator) -> None:
+        self.options, self.accelerator = options, accelerator
+        self.listed = ExcludeList(options.exclude) if options.exclude is not None else None
+        self.omitted: list[list[str]] = []
+        self.broken: list[str] = []
+        self.hashes: dict[str, int] = {}
+        self.excluded = 0
+
+    def select(self, source: ImageSource) -> ImageSource:
+        """The images of a split that are used."""
+        names: list[str] = []
+        if self.listed is not None:
+            source, names = self.listed.leave_out(source)
+            self.excluded += len(names)
+        _require_same_names(source, self.accelerator)
+        found = self._look(source)
+        readable = []
+        for index, seen in enumerate(found):
+            if seen.hash is not None:
+                self.hashes[source.locate(index)] = seen.hash
+                readable.append(index)
+            else:
+                self.broken.append(f"{source.locate(index)}: {seen.error}")
+                names.append(source.name(index))
+        self.omitted.append(names)
+        if not readable:
+            raise DataError(f"not one image of {source.origin} can be used{_describe(self.broken)}")
+        return source if len(readable) == len(source) else keep(source, readable)
+
+    def finish(self) -> None:
+        """After the last split: reports what was left out.
+
+        Raises:
+            DataError: images cannot be read and ``on_broken`` is ``stop``.
+        """
+        if self.listed is not None:
+            log(f"{self.excluded} images are left out as listed in {self.listed.path}")
+            unmatched = self.listed.describe_unmatched()
+            if unmatched:
+                log(unmatched)
+        if self.broken and self.options.on_broken == "stop":
+            raise DataError(
+                f"{_count(self.broken)} cannot be read{_describe(self.broken)}\n"
+                "Leave them out with --on-broken skip, list them in a file for --exclude, or remove them; "
+                "`dhvt check` shows more about the data."
+            )
+        if self.broken:
+            log(f"omitted, since {_count(self.broken)} cannot be read{_describe(self.broken)}")
+
+    def _look(self, source: ImageSource) -> list[Seen]:
+        """Looks at all images; the processes of one machine share them out."""
+        accelerator = self.accelerator
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if accelerator.num_processes > 1 else 1
+        first = accelerator.local_process_index if processes > 1 else 0
+        share = range(first, len(source), processes)
+        with tqdm(
+            total=len(share), unit="image", desc="reading", leave=False, delay=2, disable=not accelerator.is_main_process
+        ) as bar:
+            own = look_at(source, share, bar.update)
+        if processes == 1:
+            return own
+        machine = accelerator.process_index // processes
+        shares: list[list[Seen]] = gather_object([own])[machine * processes : (machine + 1) * processes]
+        return [shares[index % processes][index // processes] for index in range(len(source))]
+
+
+def _require_same_names(source: ImageSource, accelerator: Accelerator) -> None:
+    """Compares the names, labels and classes of all processes' images, without reading one."""
+    if accelerator.num_processes == 1:
+        return
+    digest = hashlib.blake2b("\0".join(source.classes).encode("utf-8", "surrogateescape"))
+    digest.update(source.labels.tobytes())
+    for index in range(len(source)):
+        digest.update(source.name(index).encode("utf-8", "surrogateescape") + b"\0")
+    own = digest.hexdigest()
+    if any(other != own for other in gather_object([own])):
+        raise DataError("the processes found different images or classes; every machine needs the same --data and --val")
+
+
+def _count(messages: Sequence[str]) -> str:
+    return "1 image" if len(messages) == 1 else f"{len(messages)} images"
+
+
+def _describe(messages: Sequence[str]) -> str:
+    """``:`` and a line for each message."""
+    lines = [f"\n  {message}" for message in messages[:_MOST_NAMED]]
+    if len(messages) > _MOST_NAMED:
+        lines.append(f"\n  and {len(messages) - _MOST_NAMED} more")
+    return ":" * bool(lines) + "".join(lines)
