@@ -21,8 +21,8 @@ _log = logging.getLogger(__name__)
 
 Record = Mapping[str, Mapping[str, Any]]
 """By ``training``, ``validation``, ``calibration`` and ``test``: a fingerprint's fields, and ``source``, where the images
-came from; ``held_out_fraction`` of validation images that were held out of the training split; ``omitted``, the images that
-were left out, see :func:`dhvt.data.exclusion.pack_names`."""
+came from; ``held_out_fraction`` of validation images that were held out of the training split, and ``group_by`` where no
+group of images is in both; ``omitted``, the images that were left out, see :func:`dhvt.data.exclusion.pack_names`."""
 
 
 def record_source(
@@ -54,6 +54,8 @@ def record_training_data(
     else:
         warn_of_overlaps(found, {"training": training}, what=what)
         validation["held_out_fraction"] = images.val_fraction
+    if images.group_by is not None:
+        validation["group_by"] = images.group_by
     return {"training": training, "validation": validation}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 
 from dhvt.data.exclusion import leave_out_recorded
 from dhvt.data.fingerprint import fingerprint
+from dhvt.data.groups import hold_out_groups, require_groups_apart
 from dhvt.data.sources import ImageSource, Subset, list_splits, open_dataset
 from dhvt.data.sources.base import split_of_file, split_of_word
 from dhvt.errors import ConfigError, DataError
 
 DEFAULT_VAL_FRACTION = 0.1
+_log = logging.getLogger(__name__)
+
 WHOLE = "all"
 """What stands for the split's name where a data set is not divided and its own name is no split's."""
 
@@ -65,23 +69,31 @@ def open_test_data(path: str | Path, split: str | None = None, classes: Sequence
         raise DataError(f"{error}; choose one with --split, or give other images") from error
 
 
-def split_source(source: ImageSource, fraction: float, seed: int) -> tuple[Subset, Subset]:
+def split_source(source: ImageSource, fraction: float, seed: int, group_by: str | None = None) -> tuple[Subset, Subset]:
     """Two subsets, the second with ``fraction`` of each class; of a class with two images or more, each has some.
 
+    Args:
+        group_by: as for :meth:`ImageSource.groups`; each group is in one subset only, and the fraction nearly kept.
+
     Raises:
-        DataError: nothing would be left for one of the two.
+        DataError: nothing would be left for one of the two, or an image has no group.
     """
+    val = _hold_out(source, fraction, seed) if group_by is None else hold_out_groups(source, fraction, seed, group_by)
+    train = np.setdiff1d(np.arange(len(source)), val)
+    if not len(val) or not len(train):
+        hint = "" if group_by is None else f"; --group-by {group_by!r} may find one group only"
+        raise DataError(f"{len(source)} images cannot be split with a validation fraction of {fraction}{hint}")
+    return Subset(source, train), Subset(source, val)
+
+
+def _hold_out(source: ImageSource, fraction: float, seed: int) -> NDArray[np.int64]:
     rng = np.random.default_rng(seed)
     held: list[NDArray[np.int64]] = []
     for label in range(len(source.classes)):
         rows = rng.permutation(np.flatnonzero(source.labels == label))
         count = min(max(round(len(rows) * fraction), 1), len(rows) - 1) if len(rows) > 1 else 0
         held.append(rows[:count])
-    val = np.sort(np.concatenate(held))
-    train = np.setdiff1d(np.arange(len(source)), val)
-    if not len(val) or not len(train):
-        raise DataError(f"{len(source)} images cannot be split with a validation fraction of {fraction}")
-    return Subset(source, train), Subset(source, val)
+    return np.sort(np.concatenate(held))
 
 
 class TrainingData(NamedTuple):
@@ -91,12 +103,14 @@ class TrainingData(NamedTuple):
         train, val: the images to learn from and to validate on, with the same classes.
         val_fraction: the part of the training split that ``val`` was held out of it; None where it has other images.
         measured_on: what ``val`` is, in words.
+        group_by: what tells the groups of which none is in both, see :meth:`ImageSource.groups`.
     """
 
     train: ImageSource
     val: ImageSource
     val_fraction: float | None
     measured_on: str
+    group_by: str | None = None
 
 
 def open_training_data(
@@ -105,6 +119,7 @@ def open_training_data(
     val_fraction: float | None = None,
     seed: int = 0,
     select: Callable[[ImageSource], ImageSource] = lambda source: source,
+    group_by: str | None = None,
 ) -> TrainingData:
     """The images to train on, and others to validate on: those of ``val``, else the data's val split, else held out.
 
@@ -117,10 +132,11 @@ def open_training_data(
         seed: of what is held out.
         select: returns the images of a split that are used, such as the readable ones; called before any are held out, so
             that it does not matter whether the others are there.
+        group_by: as for :meth:`ImageSource.groups`; what is held out is whole groups.
 
     Raises:
         ConfigError: ``val_fraction`` is given where nothing is going to be held out.
-        DataError: nothing usable is there, or there is one class only.
+        DataError: nothing usable is there, there is one class only, an image has no group, or a group is in both.
     """
     source = open_first_split(data, ["train"]).source
     if len(source.classes) < 2:
@@ -131,15 +147,20 @@ def open_training_data(
     own = "--val" if val is not None else "a val split" if "val" in list_splits(data) else None
     if own is None:
         fraction = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
-        return TrainingData(*split_source(select(source), fraction, seed), fraction, f"{fraction:.3g} of each class, held out")
+        train, held_out = split_source(select(source), fraction, seed, group_by)
+        whole = "" if group_by is None else f" in {len({*held_out.groups(group_by)})} whole groups"
+        return TrainingData(train, held_out, fraction, f"{fraction:.3g} of each class, held out{whole}", group_by)
     if val_fraction is not None:
         raise ConfigError(f"--val-fraction {val_fraction} would hold nothing out, because there is {own}; omit one of them")
     if val is None:
-        held_out = open_dataset(data, "val", source.classes)
-        return TrainingData(select(source), select(held_out), None, f"the val split of {data}")
-    chosen, split = open_first_split(val, ["val", "test"], source.classes)
-    measured_on = f"the {split} split of {val}" if list_splits(val) else f"{val}"
-    return TrainingData(select(source), select(chosen), None, measured_on)
+        chosen, measured_on = open_dataset(data, "val", source.classes), f"the val split of {data}"
+    else:
+        chosen, split = open_first_split(val, ["val", "test"], source.classes)
+        measured_on = f"the {split} split of {val}" if list_splits(val) else f"{val}"
+    images = TrainingData(select(source), select(chosen), None, measured_on, group_by)
+    if group_by is not None:
+        require_groups_apart(images.train, images.val, group_by)
+    return images
 
 
 def reopen_validation(
@@ -164,7 +185,7 @@ def reopen_validation(
     if fraction is not None and (not splits or "train" in splits):
         whole = leave_out_recorded(open_first_split(data, ["train"], classes).source, record["training"])
         if len(whole) == record["training"]["images"] + validation["images"]:
-            train, held_out = split_source(whole, fraction, seed)
+            train, held_out = _split_as_recorded(whole, fraction, seed, record)
             if fingerprint(held_out).digest == validation["digest"]:
                 return train, held_out
     candidates = [split for split in splits if split != "train"] if splits else [None]
@@ -190,9 +211,20 @@ def reopen_training_data(
     found = reopen_validation(data, classes, record, seed)
     if found is not None:
         train, val = found
-        return (*split_source(val, 0.5, seed), True) if train is None else (train, val, True)
+        return (*_split_as_recorded(val, 0.5, seed, record), True) if train is None else (train, val, True)
     splits = list_splits(data)
     if "train" in splits and len(splits) > 1:
         return open_dataset(data, "train", classes), open_first_split(data, ["val", "test"], classes).source, False
     whole = open_first_split(data, ["val", "test", "train"], classes).source
-    return *split_source(whole, 0.5, seed), False
+    return *_split_as_recorded(whole, 0.5, seed, record), False
+
+
+def _split_as_recorded(source: ImageSource, fraction: float, seed: int, record: Mapping[str, Any]) -> tuple[Subset, Subset]:
+    """The images split by the groups of the training, or without any where these images have none, which is logged."""
+    group_by = record.get("validation", {}).get("group_by")
+    if group_by is not None:
+        try:
+            return split_source(source, fraction, seed, group_by)
+        except DataError as error:
+            _log.warning("%s is split without the groups of the training: %s", source.origin, error)
+    return split_source(source, fraction, seed)

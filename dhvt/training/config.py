@@ -193,6 +193,13 @@ class RunOptions:
         maximum=1,
         exclusive=True,
     )
+    group_by: str | None = option(
+        None,
+        "Keeps images together that are of one person, plant or module, so that validation and calibration see others than "
+        "training: a regular expression over each file's path below --data, whose first group or else whole match names the "
+        "group, as '(student\\d+)_'; of Parquet files the name of a column.",
+        metavar="PATTERN",
+    )
     out: Path = option(REQUIRED, "Folder for ckpt.pt, config.toml, metrics.jsonl and report/.")
     name: str | None = option(
         None,

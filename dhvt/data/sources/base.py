@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhvt.data.decode import read_file
-from dhvt.errors import DataError
+from dhvt.errors import ConfigError, DataError
 
 SPLITS = {
     "train": ("train", "training"),
@@ -58,6 +58,19 @@ class ImageSource(Protocol):
 
     def path(self, index: int) -> Path | None:
         """The file that holds this image and nothing else; None where there is no such file."""
+        ...
+
+    def groups(self, by: str) -> list[str]:
+        """The group of each image, such as a person, which splits must not divide.
+
+        Args:
+            by: a regular expression, searched in each :meth:`name`, whose first group or else whole match is the group's
+                name; of Parquet files the name of a column.
+
+        Raises:
+            DataError: an image has no group, or the files no such column.
+            ConfigError: ``by`` is no regular expression.
+        """
         ...
 
 
@@ -123,6 +136,9 @@ class FileSource:
     def path(self, index: int) -> Path | None:
         return self._paths[index]
 
+    def groups(self, by: str) -> list[str]:
+        return groups_of_names([self.name(index) for index in range(len(self))], by, self.origin)
+
 
 class Subset:
     """Some images of another source, in the order given."""
@@ -146,6 +162,27 @@ class Subset:
 
     def path(self, index: int) -> Path | None:
         return self._source.path(int(self._indices[index]))
+
+    def groups(self, by: str) -> list[str]:
+        groups = self._source.groups(by)
+        return [groups[index] for index in self._indices]
+
+
+def groups_of_names(names: Sequence[str], by: str, origin: str) -> list[str]:
+    """The groups that a regular expression finds in images' names, see :meth:`ImageSource.groups`."""
+    try:
+        pattern = re.compile(by)
+    except re.error as error:
+        raise ConfigError(f"--group-by {by!r} is no regular expression: {error}") from error
+    matches = [pattern.search(name) for name in names]
+    groups = [None if match is None else match[1 if pattern.groups else 0] for match in matches]
+    without = [name for name, group in zip(names, groups, strict=True) if not group]
+    if without:
+        raise DataError(
+            f"--group-by {by!r} finds no group in the names of {len(without)} of {len(names)} images in {origin}, such as "
+            f"{without[0]}; it must match every name, and its first group, or all that it matches, not be empty"
+        )
+    return [str(group) for group in groups]
 
 
 def split_of_word(word: str) -> str | None:

@@ -105,6 +105,9 @@ class CIFARSource:
     def path(self, index: int) -> Path | None:
         return None
 
+    def groups(self, by: str) -> list[str]:
+        raise DataError(f"the images in {self.origin} have no names to group by; omit --group-by")
+
 
 def _find_folder(root: Path) -> Path | None:
     """``root`` or a folder in it, where the files are."""

@@ -80,6 +80,19 @@ class ParquetSource:
     def path(self, index: int) -> Path | None:
         return None
 
+    def groups(self, by: str) -> list[str]:
+        import pyarrow.parquet as pq
+
+        groups: list[Any] = []
+        for path in self._paths:
+            columns = pq.read_schema(path).names
+            if by not in columns:
+                raise DataError(f"--group-by {by}: {path} has no column of that name; it has {', '.join(columns)}")
+            groups += pq.read_table(path, columns=[by])[by].to_pylist()
+        if None in groups:
+            raise DataError(f"--group-by {by}: {self.locate(groups.index(None))} has no value in that column")
+        return [str(group) for group in groups]
+
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.parquet") if not is_hidden(path.name))
