@@ -11,7 +11,7 @@ import click
 
 from dhvt.errors import DHVTError
 
-COMMANDS = ("train", "average", "export", "evaluate", "verify", "classify")
+COMMANDS = ("check", "train", "average", "export", "evaluate", "verify", "classify")
 """``dhvt NAME`` is the function NAME in ``dhvt/cli/NAME.py``; in the order of ``dhvt --help``."""
 
 
@@ -59,7 +59,8 @@ def main() -> None:
     """Train a DHVT on your images, measure it, prove it here, and ask it what is on an image.
 
     \b
-    dhvt train --data images/ --out runs/mine     images/<class>/<image>
+    dhvt check images/                            images/<class>/<image>
+    dhvt train --data images/ --out runs/mine
     dhvt export runs/mine/ckpt.pt --data images/    writes runs/mine/artifact
     DHVT_MODEL=runs/mine/artifact bentoml serve
     """

@@ -1,0 +1,235 @@
+"""What of an inspection a person should know: what must be fixed, what to look at, and what is merely noted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+from dhvt.data.formats import describe_unread
+from dhvt.data.inspection.inspection import CheckedImage, Inspection
+from dhvt.data.inspection.text import count
+from dhvt.data.splits import DEFAULT_VAL_FRACTION, WHOLE
+from dhvt.data.statistics import IMBALANCE
+
+Level = Literal["fix", "look", "note"]
+
+FEW_IMAGES = 10
+"""A class of fewer images has one image or none among those that are held out."""
+
+SMALL_SIDE = 32
+LONG_RATIO = 2.0
+"""Longer side by shorter side, beyond which cutting the middle out loses half of an image."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Args:
+        kind: a name for programs, as ``broken``.
+        level: ``fix`` what makes a training fail or a figure wrong; ``look`` what often is a mistake; ``note`` the rest.
+        title: one line with a number.
+        advice: what to do.
+        lines: what it is about, one text each.
+        groups: of images, to be shown beside each other.
+    """
+
+    kind: str
+    level: Level
+    title: str
+    advice: str = ""
+    lines: list[str] = field(default_factory=list)
+    groups: list[list[CheckedImage]] = field(default_factory=list)
+
+
+def find_all(inspection: Inspection) -> list[Finding]:
+    """All findings, the most pressing first."""
+    found = [*_unreadable(inspection), *_duplicates(inspection), *_classes(inspection), *_files(inspection)]
+    found += [*_blank(inspection), *_shapes(inspection), *_modes(inspection)]
+    return sorted(found, key=lambda finding: ("fix", "look", "note").index(finding.level))
+
+
+def is_across(group: Sequence[CheckedImage], what: Literal["label", "split"]) -> bool:
+    """Whether images of a group are in several classes or splits."""
+    return len({getattr(image, what) for image in group}) > 1
+
+
+def _unreadable(inspection: Inspection) -> Iterator[Finding]:
+    broken = inspection.broken
+    if broken:
+        yield Finding(
+            "broken",
+            "fix",
+            f"{count(len(broken), 'image')} cannot be read",
+            "Replace or remove them, or leave them out with --fix-list and dhvt train --exclude.",
+            [f"{image.place}: {image.facts.error}" for image in broken],
+        )
+
+
+def _duplicates(inspection: Inspection) -> Iterator[Finding]:
+    across = "The same image cannot be right in both: decide which class it is."
+    leaked = "What is measured on images that were trained on is too good: leave them out of one split."
+    yield from _duplicates_of(
+        "exact", inspection.exact, "the same file", ("fix", "fix", "look"), (across, leaked, "One is enough.")
+    )
+    look = "Scaled, saved again or taken in one go: look at them. "
+    held_out = "Where they are one object or scene, --group-by keeps them on one side of the split."
+    yield from _duplicates_of(
+        "near",
+        inspection.near,
+        "images that look the same",
+        ("look", "look", "note"),
+        (look.strip(), look + held_out, look + held_out),
+    )
+
+
+def _duplicates_of(
+    kind: str, groups: list[list[CheckedImage]], what: str, levels: tuple[Level, Level, Level], advice: tuple[str, str, str]
+) -> Iterator[Finding]:
+    """Of groups across classes, the others across splits, and the rest."""
+    classes = [group for group in groups if is_across(group, "label")]
+    splits = [group for group in groups if not is_across(group, "label") and is_across(group, "split")]
+    rest = [group for group in groups if not is_across(group, "label") and not is_across(group, "split")]
+    places = ("in several classes", "in several splits", "in one class")
+    for name, found, place, level, text in zip(
+        ("across_classes", "across_splits", "within_class"), (classes, splits, rest), places, levels, advice, strict=True
+    ):
+        if found:
+            title = f"{count(len(found), 'group')} of {what} {place} ({count(sum(map(len, found)), 'image')})"
+            yield Finding(f"{kind}_{name}", level, title, text, groups=sorted(found, key=len, reverse=True))
+
+
+def _classes(inspection: Inspection) -> Iterator[Finding]:
+    training = inspection.training_split
+    counts = inspection.class_counts[training]
+    is_divided = len(inspection.splits) > 1 and any(split != "test" for split in inspection.splits if split != training)
+    least = 1 if is_divided else 2
+    few = [name for name, number in counts.items() if number < least]
+    if few:
+        what = "no image that can be read" if is_divided else "fewer than two images that can be read, which cannot be divided"
+        title = f"{count(len(few), 'class')} {'has' if len(few) == 1 else 'have'} {what}"
+        advice = "Add images, or remove the class."
+        yield Finding("too_few", "fix", title, advice, [f"{name}: {count(counts[name], 'image')}" for name in few])
+    scarce = [name for name, number in counts.items() if least <= number < FEW_IMAGES]
+    if scarce:
+        title = f"{count(len(scarce), 'class')} of fewer than {FEW_IMAGES} images"
+        advice = f"Of {DEFAULT_VAL_FRACTION:.0%} that are held out, they have one image: their accuracy is chance."
+        lines = [f"{name}: {count(counts[name], 'image')}" for name in scarce]
+        yield Finding("scarce", "look", title, "" if is_divided else advice, lines)
+    yield from _balance(counts)
+    for split, others in inspection.class_counts.items():
+        unknown = sorted(set(others) - set(counts))
+        missing = sorted(name for name in counts if not others.get(name))
+        if split != training and unknown:
+            title = f"{split} has {count(len(unknown), 'class')} that the training images have not"
+            yield Finding("unknown_classes", "fix", title, "A model cannot know them: training stops there.", unknown)
+        if split != training and missing:
+            yield Finding("missing_classes", "look", f"{split} has no image of {count(len(missing), 'class')}", lines=missing)
+
+
+def _balance(counts: Counter[str]) -> Iterator[Finding]:
+    many, few = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    if counts[few] and counts[many] > IMBALANCE * counts[few]:
+        times = counts[many] / counts[few]
+        yield Finding(
+            "imbalance",
+            "look",
+            f"{many} has {times:.0f} times the images of {few}",
+            "Top-1 is mostly that of the large classes: read the accuracy by class.",
+            [f"{name}: {count(number, 'image')}" for name, number in counts.most_common()],
+        )
+
+
+def _files(inspection: Inspection) -> Iterator[Finding]:
+    unused = inspection.unused
+    if unused.unread:
+        kinds = Counter((path.suffix.lower(), describe_unread(path) or "") for path in unused.unread)
+        title = f"{count(len(unused.unread), 'image')} of formats that are not read: "
+        title += ", ".join(f"{number} {suffix}" for (suffix, _), number in kinds.most_common())
+        advice = " ".join(f"{suffix} is {what}." for suffix, what in kinds)
+        yield Finding("unread_formats", "look", title, advice, list(map(str, unused.unread)))
+    if unused.misplaced:
+        title = f"{count(len(unused.misplaced), 'image')} outside of the folders that are read"
+        advice = "Images belong into their class's folder; other folders beside train, val and test are ignored."
+        yield Finding("misplaced", "look", title, advice, list(map(str, unused.misplaced)))
+    if unused.others:
+        title = f"{count(len(unused.others), 'other file')}: {_count_suffixes(unused.others)}"
+        yield Finding("other_files", "note", title, "Ignored.", list(map(str, unused.others)))
+    if unused.hidden:
+        yield Finding("hidden", "note", count(len(unused.hidden), "hidden file"), "Ignored.", list(map(str, unused.hidden)))
+
+
+def _count_suffixes(paths: Sequence[Path]) -> str:
+    found = Counter(path.suffix.lower() or "no ending" for path in paths)
+    return ", ".join(f"{number} {suffix}" for suffix, number in found.most_common())
+
+
+def _blank(inspection: Inspection) -> Iterator[Finding]:
+    blank = [image for image in inspection.readable if image.facts.appearance.is_blank]
+    if blank:
+        title = f"{count(len(blank), 'image')} of one colour"
+        yield Finding("blank", "look", title, "They show nothing: probably remove them.", groups=[blank])
+
+
+def _shapes(inspection: Inspection) -> Iterator[Finding]:
+    images = inspection.readable
+    if not images:
+        return
+    sizes = Counter((image.facts.width, image.facts.height) for image in images)
+    sides = sorted(min(image.facts.width, image.facts.height) for image in images)
+    first = images[0].facts
+    if len(sizes) == 1:
+        title = f"all images have {first.width}×{first.height} pixels"
+    else:
+        title = (
+            f"{count(len(sizes), 'size')}; shorter sides of {sides[0]} to {sides[-1]} pixels, the median {median(sides):.0f}"
+        )
+    lines = [f"{width}×{height}: {count(number, 'image')}" for (width, height), number in sizes.most_common()][
+        len(sizes) == 1 :
+    ]
+    yield Finding("sizes", "note", title, lines=lines)
+    small = [image for image in images if min(image.facts.width, image.facts.height) < SMALL_SIDE]
+    if small and sides[-1] >= SMALL_SIDE:
+        title = f"{count(len(small), 'image')} with a side below {SMALL_SIDE} pixels"
+        yield Finding("small", "look", title, "They are enlarged: are they thumbnails?", groups=[small])
+    long = [image for image in images if _ratio(image) > LONG_RATIO]
+    if long:
+        title = f"{count(len(long), 'image')} more than {LONG_RATIO:g} times as long as wide"
+        advice = "Only their middle is used; --resize-mode pad keeps all of them."
+        yield Finding("long", "look", title, advice, groups=[sorted(long, key=_ratio, reverse=True)])
+
+
+def _ratio(image: CheckedImage) -> float:
+    sides = (image.facts.width, image.facts.height)
+    return max(sides) / min(sides)
+
+
+def _modes(inspection: Inspection) -> Iterator[Finding]:
+    modes = Counter(image.facts.mode for image in inspection.readable)
+    formats = Counter(image.facts.format for image in inspection.readable)
+    if modes:
+        kinds = [*modes.most_common(), *((f"{name} file", number) for name, number in formats.most_common())]
+        lines = [f"{kind}: {count(number, 'image')}" for kind, number in kinds] if len(kinds) > 2 else []
+        title = f"{', '.join(mode for mode, _ in modes.most_common())}; {', '.join(name for name, _ in formats.most_common())}"
+        advice = "Several kinds: does one tell a class from another?" if len(modes) > 1 else ""
+        yield Finding("modes", "note", title, advice, lines)
+    animated = [image.place for image in inspection.readable if image.facts.is_animated]
+    if animated:
+        title = f"{count(len(animated), 'image')} of several frames"
+        yield Finding("animated", "look", title, "The first frame alone is used.", animated)
+
+
+def describe_splits(inspection: Inspection) -> list[str]:
+    """A line for each split: its images, and their range over the classes."""
+    lines = []
+    for split, counts in inspection.class_counts.items():
+        few, many = min(counts.values()), max(counts.values())
+        each = f"{few:,}" if few == many else f"{few:,} to {many:,}"
+        name = "" if split == WHOLE else f"{split}: "
+        total = len(inspection.splits[split])
+        lines.append(f"{name}{count(total, 'image')} in {count(len(counts), 'class')} of {each}")
+    return lines

@@ -1,0 +1,133 @@
+"""All images of a data set, looked at once: :func:`inspect`."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from dhvt.data.inspection.duplicates import group_exact, group_near
+from dhvt.data.inspection.facts import ImageFacts
+from dhvt.data.inspection.scan import scan
+from dhvt.data.inspection.unused import UnusedFiles, find_unused
+from dhvt.data.sources import ImageSource, list_splits, open_dataset
+from dhvt.data.splits import WHOLE, NamedSplit, open_first_split
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedImage:
+    """An image of a split, by its index there, and what was found."""
+
+    split: str
+    source: ImageSource
+    index: int
+    label: str
+    facts: ImageFacts
+
+    @property
+    def place(self) -> str:
+        """Where it is, as commands name it."""
+        return self.source.locate(self.index)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a data set holds.
+
+    Args:
+        splits: by name, in the order train, val, test; :data:`WHOLE` of a data set that is not divided.
+        images: of all splits, in order.
+        exact, near: groups of duplicates, see :mod:`dhvt.data.inspection.duplicates`.
+        unused: the files that are no images of a split.
+    """
+
+    data: str
+    splits: dict[str, ImageSource]
+    images: list[CheckedImage]
+    exact: list[list[CheckedImage]]
+    near: list[list[CheckedImage]]
+    unused: UnusedFiles
+
+    @cached_property
+    def readable(self) -> list[CheckedImage]:
+        """The images that can be decoded."""
+        return [image for image in self.images if image.facts.error is None]
+
+    @property
+    def broken(self) -> list[CheckedImage]:
+        """The images that cannot."""
+        return [image for image in self.images if image.facts.error is not None]
+
+    @cached_property
+    def class_counts(self) -> dict[str, Counter[str]]:
+        """Readable images by split and class; classes without any have 0."""
+        counts = {split: Counter(dict.fromkeys(source.classes, 0)) for split, source in self.splits.items()}
+        for image in self.readable:
+            counts[image.split][image.label] += 1
+        return counts
+
+    @property
+    def training_split(self) -> str:
+        """The split that is trained on."""
+        return next((split for split in ("train", WHOLE) if split in self.splits), next(iter(self.splits)))
+
+
+def open_splits(data: str, val: str | None) -> dict[str, ImageSource]:
+    """Every split of a data set, and the images of ``val`` as ``val``, or as its own split's name where that is free.
+
+    Raises:
+        DataError: nothing usable is there.
+    """
+    names = list_splits(data)
+    splits = {name: open_dataset(data, name) for name in names}
+    if not names:
+        path = Path(data)
+        source, own = open_first_split(path, ["train"])
+        splits[own if own == "train" else WHOLE] = source
+    if val is not None:
+        found: NamedSplit = open_first_split(val, ["val", "test"])
+        name = "test" if found.split == "test" and "test" not in splits else "val"
+        splits[name if name not in splits else f"val of {Path(val).name}"] = found.source
+    return splits
+
+
+def inspect(
+    data: str, val: str | None = None, processes: int = 1, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> Inspection:
+    """Reads all images of a data set and compares them.
+
+    Args:
+        data, val: as for :func:`dhvt.data.splits.open_training_data`; all splits of ``data`` are read.
+        processes: that decode.
+        on_progress: called with the number of images done since the last call, and that of all.
+
+    Raises:
+        DataError: nothing usable is there.
+    """
+    splits = open_splits(data, val)
+    total = sum(map(len, splits.values()))
+    images: list[CheckedImage] = []
+    for name, source in splits.items():
+        facts = scan(source, processes, lambda done: on_progress(done, total))
+        labels = [source.classes[label] for label in source.labels.tolist()]
+        images += [CheckedImage(name, source, index, labels[index], found) for index, found in enumerate(facts)]
+    every = [image.facts for image in images]
+    return Inspection(
+        data=data,
+        splits=splits,
+        images=images,
+        exact=[[images[index] for index in group] for group in group_exact(every)],
+        near=[[images[index] for index in group] for group in group_near(every)],
+        unused=_find_unused(data, val, splits),
+    )
+
+
+def _find_unused(data: str, val: str | None, splits: dict[str, ImageSource]) -> UnusedFiles:
+    paths = [source.path(index) for source in splits.values() for index in range(len(source))]
+    used = [path for path in paths if path is not None]
+    if not used:
+        return UnusedFiles([], [], [], [])
+    return find_unused([Path(os.fsdecode(root)) for root in (data, val) if root is not None], used)
