@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dhvt.cli.field_options import field_option
 from dhvt.errors import ConfigError
+from dhvt.training.config import RunOptions
 
 if TYPE_CHECKING:
     from dhvt.data.inspection.findings import Finding, Level
@@ -24,12 +26,13 @@ _MARKS: dict[Level, tuple[str, str]] = {"fix": ("FIX ", "red"), "look": ("LOOK",
 @click.command()
 @click.argument("data")
 @click.option("--val", help="Images to validate on, where they are elsewhere; as for dhvt train.")
+@field_option(RunOptions, "group_by")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Write report.html, to look at, and check.json.")
 @click.option(
     "--fix-list", type=click.Path(path_type=Path), metavar="FILE", help="Write what to leave out, for dhvt train --exclude."
 )
 @click.option("--num-workers", default="auto", show_default=True, metavar="N|auto", help="Processes that decode.")
-def check(data: str, val: str | None, out: Path | None, fix_list: Path | None, num_workers: str) -> None:
+def check(data: str, val: str | None, group_by: str | None, out: Path | None, fix_list: Path | None, num_workers: str) -> None:
     """Look at labelled images: broken ones, duplicates and leakage, sizes, class balance.
 
     \b
@@ -39,8 +42,8 @@ def check(data: str, val: str | None, out: Path | None, fix_list: Path | None, n
     DATA is laid out as for dhvt train; all of its splits are read. Duplicates are found within a class, across classes and
     across splits: copies of a file, and images that look the same though they were scaled or saved again.
 
-    The exit status is 1 where something must be fixed (images that cannot be read, a file in several classes or splits,
-    classes that cannot be learned or divided), else 0.
+    The exit status is 1 where something must be fixed (images that cannot be read, a file in several classes or splits, a
+    group of --group-by in several splits, classes that cannot be learned or divided), else 0.
     """
     from tqdm import tqdm
 
@@ -55,7 +58,7 @@ def check(data: str, val: str | None, out: Path | None, fix_list: Path | None, n
             bar.total = total
             bar.update(done)
 
-        inspection = inspect(data, val, processes, advance)
+        inspection = inspect(data, val, group_by=group_by, processes=processes, on_progress=advance)
     findings, advice = find_all(inspection), advise(inspection)
     _print("\n".join(describe_splits(inspection)))
     for finding in findings:

@@ -48,7 +48,13 @@ class Finding:
 
 def find_all(inspection: Inspection) -> list[Finding]:
     """All findings, the most pressing first."""
-    found = [*_unreadable(inspection), *_duplicates(inspection), *_classes(inspection), *_files(inspection)]
+    found = [
+        *_unreadable(inspection),
+        *_duplicates(inspection),
+        *_groups(inspection),
+        *_classes(inspection),
+        *_files(inspection),
+    ]
     found += [*_blank(inspection), *_shapes(inspection), *_modes(inspection)]
     return sorted(found, key=lambda finding: ("fix", "look", "note").index(finding.level))
 
@@ -101,6 +107,13 @@ def _duplicates_of(
         if found:
             title = f"{count(len(found), 'group')} of {what} {place} ({count(sum(map(len, found)), 'image')})"
             yield Finding(f"{kind}_{name}", level, title, text, groups=sorted(found, key=len, reverse=True))
+
+
+def _groups(inspection: Inspection) -> Iterator[Finding]:
+    for (one, other), groups in inspection.shared_groups.items():
+        if groups:
+            title = f"{count(len(groups), 'group')} of --group-by in both {one} and {other}"
+            yield Finding("shared_groups", "fix", title, "What is measured on them says nothing of new groups.", groups)
 
 
 def _classes(inspection: Inspection) -> Iterator[Finding]:

@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 
+from dhvt.data.groups import shared_groups
 from dhvt.data.inspection.duplicates import group_exact, group_near
 from dhvt.data.inspection.facts import ImageFacts
 from dhvt.data.inspection.scan import scan
@@ -42,6 +44,7 @@ class Inspection:
         images: of all splits, in order.
         exact, near: groups of duplicates, see :mod:`dhvt.data.inspection.duplicates`.
         unused: the files that are no images of a split.
+        shared_groups: by two splits, the groups of ``--group-by`` that are in both.
     """
 
     data: str
@@ -50,6 +53,7 @@ class Inspection:
     exact: list[list[CheckedImage]]
     near: list[list[CheckedImage]]
     unused: UnusedFiles
+    shared_groups: dict[tuple[str, str], list[str]]
 
     @cached_property
     def readable(self) -> list[CheckedImage]:
@@ -95,19 +99,27 @@ def open_splits(data: str, val: str | None) -> dict[str, ImageSource]:
 
 
 def inspect(
-    data: str, val: str | None = None, processes: int = 1, on_progress: Callable[[int, int], None] = lambda done, total: None
+    data: str,
+    val: str | None = None,
+    *,
+    group_by: str | None = None,
+    processes: int = 1,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Inspection:
     """Reads all images of a data set and compares them.
 
     Args:
-        data, val: as for :func:`dhvt.data.splits.open_training_data`; all splits of ``data`` are read.
+        data, val, group_by: as for :func:`dhvt.data.splits.open_training_data`; all splits of ``data`` are read.
         processes: that decode.
         on_progress: called with the number of images done since the last call, and that of all.
 
     Raises:
-        DataError: nothing usable is there.
+        DataError: nothing usable is there, or an image has no group.
+        ConfigError: ``group_by`` is no regular expression.
     """
     splits = open_splits(data, val)
+    pairs = list(combinations(splits, 2)) if group_by is not None else []
+    shared = {(one, other): shared_groups(splits[one], splits[other], group_by or "") for one, other in pairs}
     total = sum(map(len, splits.values()))
     images: list[CheckedImage] = []
     for name, source in splits.items():
@@ -122,6 +134,7 @@ def inspect(
         exact=[[images[index] for index in group] for group in group_exact(every)],
         near=[[images[index] for index in group] for group in group_near(every)],
         unused=_find_unused(data, val, splits),
+        shared_groups=shared,
     )
 
 

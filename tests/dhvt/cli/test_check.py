@@ -168,3 +168,17 @@ def test_a_clean_folder_and_wrong_options(image_folder):
     missing = check("/nowhere")
     assert missing.exit_code == 1
     assert "/nowhere does not exist" in missing.output
+
+
+def test_groups_in_several_splits_are_named(tmp_path):
+    for split, students in (("train", (1, 2)), ("test", (2, 3))):
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for student in students:
+                photograph([len(split), label, student]).save(tmp_path / split / name / f"student{student}_0.png")
+    assert check(tmp_path).exit_code == 0
+    result = check(tmp_path, "--group-by", r"(student\d+)_")
+    assert result.exit_code == 1
+    assert "1 group of --group-by in both train and test" in result.output
+    assert "- student2\n" in result.output
+    assert "finds no group" in check(tmp_path, "--group-by", "teacher").output
