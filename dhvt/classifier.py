@@ -145,11 +145,14 @@ class Classifier:
             return preprocess_image(image, preprocess)
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-                raise ImageError(f"the array is {image.dtype} {image.shape}; an image is uint8 (height, width, 3) in RGB")
+                raise ImageError(
+                    f"the array is {image.dtype} {image.shape}; an image is uint8 (height, width, 3) in RGB, 0 "
+                    "to 255; values of another type are scaled to that by whoever knows what is white in them"
+                )
             image = Image.fromarray(image)
         if not isinstance(image, Image.Image):
             raise TypeError(f"an image is a path, bytes, a Pillow image or an array, not {type(image).__name__}")
-        return np.asarray(resize(to_upright_rgb(image), preprocess))
+        return np.asarray(resize(to_upright_rgb(image, preprocess.white), preprocess))
 
     def _try_preprocess(self, image: ImageInput) -> NDArray[np.uint8] | ImageError:
         try:

@@ -150,9 +150,16 @@ def _describe_preprocess(preprocess: Preprocess) -> str:
     crop = f", crop_pct {preprocess.crop_pct:g}" if preprocess.resize_mode == "crop" else ""
     return (
         f"RGB, {width}×{height} pixels (`{preprocess.resize_mode}`, {preprocess.interpolation}{crop}), scaled to 0–1, mean "
-        f"{_join(preprocess.mean)}, standard deviation {_join(preprocess.std)}. `config.json` has the same for timm's "
-        "transforms, which round sizes and crops to whole pixels, so that images of other sizes come out slightly different."
+        f"{_join(preprocess.mean)}, standard deviation {_join(preprocess.std)}.{_describe_white(preprocess)} `config.json` has "
+        "the same, without white, for timm's transforms, which round sizes and crops to whole pixels, so that images of other "
+        "sizes come out slightly different."
     )
+
+
+def _describe_white(preprocess: Preprocess) -> str:
+    if preprocess.integer_white is None or preprocess.float_white is None:
+        return ""
+    return f" In grey images of 16 bits {preprocess.integer_white} is white, in those of floats {preprocess.float_white:g}."
 
 
 def _join(values: tuple[float, ...]) -> str:

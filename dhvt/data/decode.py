@@ -5,19 +5,26 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from dhvt.data.formats import FORMATS, HEIC_INSTALL, describe_formats, name_of_brand
+from dhvt.data.levels import FULL_INTEGER, ValueRange, WhiteLevels, measure
 from dhvt.errors import ImageError
 
 DEFAULT_MAX_PIXELS = 64_000_000
 """Larger images are refused before their pixels are read; those of a 64-megapixel camera pass."""
 
+
+WHITE = WhiteLevels()
+"""As models that recorded none: 65535 of 16 bits, 255 of floats."""
 
 REDUCING_GAP = 2.0
 """Pillow shrinks by whole factors down to this many times the target, then filters properly."""
@@ -61,36 +68,88 @@ class ImageTooLargeError(ImageError):
     """The header declares more pixels than allowed."""
 
 
-def decode_rgb(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: tuple[int, int] | None = None) -> Image.Image:
+class Decoded(NamedTuple):
+    """An upright image in the mode of its file.
+
+    Args:
+        has_deep_colour: whether its colours had 16 bits, of which the upper 8 were read.
+    """
+
+    image: Image.Image
+    has_deep_colour: bool
+
+    def values(self) -> ValueRange | None:
+        """The range of values that need a white level; None where the file has 8 bits."""
+        if self.has_deep_colour:
+            return ValueRange("colour", 0, float(np.asarray(self.image.convert("RGB")).max()) * 256 + 255)
+        return measure(np.asarray(self.image)) if _is_deep(self.image) else None
+
+    def to_rgb(self, white: WhiteLevels = WHITE) -> Image.Image:
+        """The image in RGB, on white where it is transparent.
+
+        Raises:
+            ImageError: its values do not fit the white level.
+        """
+        if self.has_deep_colour and white.integers not in (None, FULL_INTEGER):
+            raise ImageError(str(white.refusal(ValueRange("colour", 0, FULL_INTEGER))))
+        return _to_rgb(self.image, white)
+
+
+def decode_rgb(
+    data: bytes,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    at_least: tuple[int, int] | None = None,
+    white: WhiteLevels = WHITE,
+) -> Image.Image:
     """Decodes an image, upright, as RGB.
 
     The EXIF orientation is applied, of HEIC and AVIF the container's; an animation gives its first frame; transparency
-    becomes white; the 10 and 12 bits that HEIC and AVIF may have are scaled to 8 by their decoders;
-    16-bit grey is scaled to 8 bits; CMYK, palette and the rest are converted by Pillow.
+    becomes white; the 10 and 12 bits that HEIC and AVIF may have are scaled to 8 by their decoders; grey of more bits and of
+    floats is scaled by ``white``; CMYK, palette and the rest are converted by Pillow.
 
     Args:
         data: the encoded file.
         max_pixels: width times height that is still accepted.
         at_least: the ``(height, width)`` that is needed; a JPEG is then decoded at the smallest of the scales
             1, 1/2, 1/4 and 1/8 that has twice as much, which is several times faster.
+        white: the values that are white.
 
     Raises:
         UnsupportedFormatError: no known format.
         ImageTooLargeError: more than ``max_pixels``.
-        ImageError: empty, truncated or damaged.
+        ImageError: empty, truncated or damaged, or of values that do not fit ``white``.
     """
+    with _image_errors(data):
+        return _decode(data, max_pixels, at_least).to_rgb(white)
+
+
+def decode(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: tuple[int, int] | None = None) -> Decoded:
+    """Decodes an image, upright, without scaling its values; see :func:`decode_rgb`."""
+    with _image_errors(data):
+        return _decode(data, max_pixels, at_least)
+
+
+def _decode(data: bytes, max_pixels: int, at_least: tuple[int, int] | None) -> Decoded:
     if not data:
         raise ImageError("the image is empty (0 bytes)")
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageTooLargeError(f"the image has {width}x{height} pixels; at most {max_pixels:,} are accepted")
+    _require_bounded(image, data, max_pixels)
+    if at_least is not None and isinstance(image, JpegImageFile):
+        side = round(max(at_least) * REDUCING_GAP)
+        image.draft(None, (side, side))
+    has_deep_colour = _has_deep_colour(image)
+    return Decoded(_turn_upright(image), has_deep_colour)
+
+
+@contextmanager
+def _image_errors(data: bytes) -> Iterator[None]:
+    """Makes an :class:`ImageError` of whatever a decoder raises."""
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        width, height = image.size
-        if width * height > max_pixels:
-            raise ImageTooLargeError(f"the image has {width}x{height} pixels; at most {max_pixels:,} are accepted")
-        _require_bounded(image, data, max_pixels)
-        if at_least is not None and isinstance(image, JpegImageFile):
-            side = round(max(at_least) * REDUCING_GAP)
-            image.draft(None, (side, side))
-        return _to_upright_rgb(image)
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -113,22 +172,20 @@ def _describe_unidentified(data: bytes) -> ImageError:
     return UnsupportedFormatError(f"not an image in a known format; send one of {describe_formats()}")
 
 
-def to_upright_rgb(image: Image.Image) -> Image.Image:
+def to_upright_rgb(image: Image.Image, white: WhiteLevels = WHITE) -> Image.Image:
     """The image in RGB, turned by its EXIF orientation, on white where it is transparent.
 
     Raises:
-        ImageError: the file that it was opened from is damaged.
+        ImageError: the file that it was opened from is damaged, or its values do not fit ``white``.
     """
-    try:
-        return _to_upright_rgb(image)
-    except Exception as error:  # as in decode_rgb
-        raise ImageError(f"the image is damaged or truncated ({type(error).__name__}: {error})") from error
+    with _image_errors(b""):
+        return _to_rgb(_turn_upright(image), white)
 
 
-def _to_upright_rgb(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> Image.Image:
     image.load()  # PNG may have its EXIF after the pixels
     upright = _UPRIGHT.get(_read_exif(image).get(ExifTags.Base.Orientation, 1))
-    return _to_rgb(image if upright is None else image.transpose(upright))
+    return image if upright is None else image.transpose(upright)
 
 
 def _read_exif(image: Image.Image) -> Image.Exif:
@@ -173,17 +230,22 @@ def _count_scans(data: bytes, components: int, is_progressive: bool) -> int:
     return scans
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the values are grey of more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _has_deep_colour(image: ImageFile.ImageFile) -> bool:
+    """Whether Pillow is about to drop the lower 8 of each colour's 16 bits, as its name of the stored layout tells."""
+    return image.mode in ("RGB", "RGBA", "LA", "CMYK") and any(";16" in str(tile.args) for tile in image.tile)
+
+
+def _to_rgb(image: Image.Image, white: WhiteLevels) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         image.load()
         return image
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "I":
-        # 16-bit files that Pillow opens with 32 bits; more is clipped.
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        return Image.fromarray(np.nan_to_num(np.asarray(image)).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if _is_deep(image):
+        return Image.fromarray(white.scale(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, "white")

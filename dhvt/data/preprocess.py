@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from dhvt.configuration import as_size, require, require_choice
 from dhvt.data.decode import DEFAULT_MAX_PIXELS, REDUCING_GAP, decode_rgb
+from dhvt.data.levels import WhiteLevels
 
 _RESAMPLING = {name.lower(): value for name, value in Image.Resampling.__members__.items()}
 
@@ -39,6 +40,8 @@ class Preprocess:
             224 of 256 is 0.875. An image that already has ``size`` is left as it is when this is 1.
         interpolation: Pillow's name of the resampling filter.
         mean, std: per channel, of RGB scaled to 0..1; they are applied inside the exported graph.
+        integer_white, float_white: the values that are white in grey images of 16 or 32 bits and of floats, as found in the
+            training images; None in models that did not record them, see :class:`~dhvt.data.levels.WhiteLevels`.
     """
 
     size: tuple[int, int]
@@ -47,6 +50,8 @@ class Preprocess:
     interpolation: Interpolation = "bicubic"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    integer_white: int | None = None
+    float_white: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", as_size(self.size))
@@ -57,10 +62,18 @@ class Preprocess:
         require(0 < self.crop_pct <= 1, f"crop_pct is {self.crop_pct}; it must be in (0, 1]")
         require(len(self.mean) == 3 and len(self.std) == 3, "mean and std need one value for each of R, G and B")
         require(all(value > 0 for value in self.std), f"std is {self.std}; each value must be positive")
+        for name in ("integer_white", "float_white"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"{name} is {value}; it must be more than 0")
+
+    @property
+    def white(self) -> WhiteLevels:
+        """The values that are white in images of more than 8 bits."""
+        return WhiteLevels(self.integer_white, self.float_white)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers, for a checkpoint or JSON."""
-        return asdict(self)
+        """Plain containers, for a checkpoint or JSON; without what is not recorded, so that older models' digests stay."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def resize(image: Image.Image, preprocess: Preprocess) -> Image.Image:
@@ -86,5 +99,5 @@ def preprocess_image(data: bytes, preprocess: Preprocess, *, max_pixels: int = D
     Raises:
         ImageError: see :func:`decode_rgb`.
     """
-    image = decode_rgb(data, max_pixels=max_pixels, at_least=preprocess.size)
+    image = decode_rgb(data, max_pixels=max_pixels, at_least=preprocess.size, white=preprocess.white)
     return np.asarray(resize(image, preprocess))

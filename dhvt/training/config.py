@@ -216,6 +216,13 @@ class RunOptions:
     resize_mode: ResizeMode = option(
         "crop", "How an image of another shape becomes square: cut the middle out, distort, or add borders."
     )
+    white: float | None = option(
+        None,
+        "The value that is white in grey images of more than 8 bits and of floats. Default: by the largest in the training "
+        "images, 255, 1023, 4095, 16383 or 65535, of floats 1 or 255 too. Recorded for serving; what is beyond is an error.",
+        minimum=0,
+        exclusive=True,
+    )
     model_options: dict[str, Any] = option(
         dict,
         "Change the architecture, as depth=6 or attention=mhsa: a field of DHVTConfig, or an argument of timm's model. "

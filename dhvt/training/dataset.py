@@ -62,7 +62,8 @@ class TrainingImages(Dataset[tuple[Tensor, int] | str]):
 
     def _decode(self, index: int) -> Image.Image:
         if self.recipe.crop != "pad":
-            return decode_rgb(self.source.read(index), at_least=_needed_size(self.preprocess, self.recipe.resized_min_area))
+            needed = _needed_size(self.preprocess, self.recipe.resized_min_area)
+            return decode_rgb(self.source.read(index), at_least=needed, white=self.preprocess.white)
         if self.cache is not None and self.cached[index]:
             return Image.fromarray(self.cache[index].numpy())
         pixels = preprocess_image(self.source.read(index), self.preprocess)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from dhvt.data.exclusion import ExcludeList, keep, pack_names
 from dhvt.data.first_look import Seen, look_at
+from dhvt.data.levels import WhiteLevels, describe_levels, find_white_levels
 from dhvt.data.record import record_training_data
 from dhvt.data.sources import ImageSource
 from dhvt.data.splits import TrainingData, open_training_data
@@ -29,11 +30,12 @@ _MOST_NAMED = 100
 
 
 class RunImages(NamedTuple):
-    """The images of a run, what its checkpoint records of them, and a message for each one that cannot be read."""
+    """The images of a run, what its checkpoint records of them, a message for each one that cannot be read, and their white."""
 
     images: TrainingData
     data: dict[str, dict[str, Any]]
     broken: list[str]
+    white: WhiteLevels
 
 
 def open_images(options: RunOptions, seed: int, accelerator: Accelerator) -> RunImages:
@@ -49,7 +51,7 @@ def open_images(options: RunOptions, seed: int, accelerator: Accelerator) -> Run
     for kind, names in zip(data, selection.omitted, strict=False):
         if names:
             data[kind]["omitted"] = pack_names(names)
-    return RunImages(images, data, selection.broken)
+    return RunImages(images, data, selection.broken, selection.white or WhiteLevels())
 
 
 class _Selection:
@@ -59,6 +61,7 @@ class _Selection:
         omitted: of each split, the names of the images that are left out.
         broken: messages about images that cannot be read.
         hashes: of all others, by where they are.
+        white: of the first split that was looked at, which is the one to train on.
     """
 
     def __init__(self, options: RunOptions, accelerator: Accelerator) -> None:
@@ -68,6 +71,7 @@ class _Selection:
         self.broken: list[str] = []
         self.hashes: dict[str, int] = {}
         self.excluded = 0
+        self.white: WhiteLevels | None = None
 
     def select(self, source: ImageSource) -> ImageSource:
         """The images of a split that are used."""
@@ -76,7 +80,7 @@ class _Selection:
             source, names = self.listed.leave_out(source)
             self.excluded += len(names)
         _require_same_names(source, self.accelerator)
-        found = self._look(source)
+        found = self._refuse_values(self._look(source))
         readable = []
         for index, seen in enumerate(found):
             if seen.hash is not None:
@@ -89,6 +93,17 @@ class _Selection:
         if not readable:
             raise DataError(f"not one image of {source.origin} can be used{_describe(self.broken)}")
         return source if len(readable) == len(source) else keep(source, readable)
+
+    def _refuse_values(self, found: list[Seen]) -> list[Seen]:
+        """Finds the white levels, and marks the images as broken that they do not fit."""
+        ranges = [seen.values for seen in found if seen.values is not None]
+        if self.white is None:
+            self.white = find_white_levels(ranges, self.options.white)
+            line = describe_levels(ranges, self.white)
+            if line is not None:
+                log(line)
+        reasons = [None if seen.values is None else self.white.refusal(seen.values) for seen in found]
+        return [seen if reason is None else Seen(None, reason) for seen, reason in zip(found, reasons, strict=True)]
 
     def finish(self) -> None:
         """After the last split: reports what was left out.

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 
 from dhvt.configuration import from_dict
+from dhvt.data.levels import FULL_FLOAT, FULL_INTEGER
 from dhvt.model.checkpoint import Checkpoint, load_checkpoint, require_equal
 from dhvt.training.checkpoints import RunRecord
 from dhvt.training.config import Recipe
@@ -63,12 +64,18 @@ def _require_same_run(checkpoint: Checkpoint, run: Run) -> None:
     if run.options.change_recipe:  # but with another batch size or seed, the steps done would mean another order
         expected = replace(run.recipe, batch_size=recipe.batch_size, seed=recipe.seed, repeats=recipe.repeats)
         preprocess = replace(preprocess, crop_pct=run.preprocess.crop_pct)  # a field of the recipe
+    # Checkpoints that do not record what is white were made with these.
+    preprocess = replace(
+        preprocess,
+        integer_white=preprocess.integer_white or FULL_INTEGER,
+        float_white=preprocess.float_white or FULL_FLOAT,
+    )
     require_equal("variant", checkpoint.name, run.options.variant)
     require_equal("config", checkpoint.config, run.config)
     require_equal("classes", checkpoint.classes, run.classes)
     hint = "repeat the first command with --resume, add --change-recipe for another recipe"
     require_equal("recipe", expected.to_dict(), run.recipe.to_dict(), hint)
-    hint = "give the same --img-size and --resize-mode"
+    hint = "give the same --img-size, --resize-mode and --white"
     require_equal("preprocessing", preprocess.to_dict(), run.preprocess.to_dict(), hint)
     if checkpoint.frozen is not None:
         require_equal("--freeze", checkpoint.frozen, run.options.freeze)

@@ -65,7 +65,7 @@ def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
     """
     _make_folder(options)
     accelerator = open_accelerator(options.device, options.amp, **tracking_options(options))
-    images, data, broken = open_images(options, recipe.seed, accelerator)
+    images, data, broken, white = open_images(options, recipe.seed, accelerator)
     config = configure(
         options.variant,
         num_classes=len(images.train.classes),
@@ -82,7 +82,13 @@ def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
         data=data,
         broken=broken,
         config=config,
-        preprocess=Preprocess(size=config["img_size"], resize_mode=options.resize_mode, crop_pct=recipe.crop_pct),
+        preprocess=Preprocess(
+            size=config["img_size"],
+            resize_mode=options.resize_mode,
+            crop_pct=recipe.crop_pct,
+            integer_white=white.integers,
+            float_white=white.floats,
+        ),
     )
     _require_same_images(run)
     log(

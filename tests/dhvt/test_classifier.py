@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,22 @@ from tests.conftest import draw, encode
 @pytest.fixture(scope="module")
 def classifier(artifact_path):
     return Classifier.load(artifact_path, engine="onnxruntime", threads=1, max_batch_size=4)
+
+
+def test_images_of_12_bits_and_floats_are_scaled_by_the_model_s_white(classifier):
+    card = classifier.artifact.card
+    preprocess = replace(card.preprocess, integer_white=4095, float_white=1.0)
+    model = Classifier(replace(classifier.artifact, card=replace(card, preprocess=preprocess)), classifier.engine)
+    grey = draw(1, 5).convert("L")
+    pixels = np.asarray(grey)
+    expected = classifier.classify(grey)
+    for values in (pixels.astype(np.uint16) * 16, (pixels / 255).astype(np.float32)):
+        image = Image.fromarray(values)
+        assert model.classify(image) == model.classify(encode(image, "TIFF")) == expected
+    with pytest.raises(ImageError, match="where 0 is black and 4095 is white"):
+        model.classify(Image.fromarray(pixels.astype(np.uint16) * 257))
+    with pytest.raises(ImageError, match=r"the array is uint16 .*; an image is uint8 .*, 0 to 255"):
+        model.classify(pixels.astype(np.uint16))
 
 
 def test_every_kind_of_image_gives_the_same_classes(classifier, tmp_path):

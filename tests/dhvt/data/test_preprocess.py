@@ -170,7 +170,7 @@ def test_too_many_pixels_are_refused_before_decoding():
 def test_the_limit_of_pixels_holds_for_every_format(file_format, monkeypatch):
     data = encode(gradient(), file_format)
     assert decode_rgb(data, max_pixels=3072).size == (64, 48)
-    monkeypatch.setattr(decode, "_to_upright_rgb", None)  # what would decode
+    monkeypatch.setattr(decode, "_turn_upright", None)  # what would decode
     with pytest.raises(ImageTooLargeError, match="64x48"):
         preprocess_image(data, CFG, max_pixels=3071)
 

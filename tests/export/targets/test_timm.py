@@ -142,7 +142,9 @@ def test_what_is_no_checkpoint_of_timms_is_refused(checkpoint, variant, artifact
 
 def test_the_model_card_has_the_metrics_in_its_header(variant, tmp_path):
     artifact = export_model(variant, tmp_path / "artifact", options=ExportOptions(name="hands", version="3"))
-    card = replace(artifact.card, metrics=artifact.card.metrics | {"test": {"top1": 50.0, "macro_f1": 40.0}})
+    preprocess = replace(artifact.card.preprocess, integer_white=4095, float_white=1.0)
+    metrics = artifact.card.metrics | {"test": {"top1": 50.0, "macro_f1": 40.0}}
+    card = replace(artifact.card, metrics=metrics, preprocess=preprocess)
     write_card(artifact.path, card)
     files = dict(artifact.card.files)
     folder = export_timm(variant, tmp_path)
@@ -160,6 +162,7 @@ def test_the_model_card_has_the_metrics_in_its_header(variant, tmp_path):
     assert find_results(replace(card, metrics=seen)) == []
     assert (model_card.data.license, model_card.data.library_name) == (None, "timm")
     assert "version 3" in model_card.text
+    assert "In grey images of 16 bits 4095 is white, in those of floats 1." in model_card.text
     assert "photos/val" in model_card.text
     assert "/home/me" not in model_card.content
 
