@@ -35,7 +35,7 @@ def quantize(graph: Path, calibration: NDArray[np.uint8], out: Path) -> None:
         calibration: preprocessed images ``(N, H, W, 3)`` uint8, of the kind that is going to be served.
 
     Raises:
-        ExportError: NNCF's process died.
+        ExportError: NNCF or OpenVINO failed, or the process died.
     """
     try:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -45,6 +45,14 @@ def quantize(graph: Path, calibration: NDArray[np.uint8], out: Path) -> None:
 
 
 def _quantize(graph: Path, calibration: NDArray[np.uint8], out: Path) -> None:
+    """The process. It raises no error of NNCF's: the caller, which has no NNCF, could not read that."""
+    try:
+        _quantize_here(graph, calibration, out)
+    except Exception as error:
+        raise ExportError(f"{graph} cannot be quantized to int8: {type(error).__name__}: {error}") from None
+
+
+def _quantize_here(graph: Path, calibration: NDArray[np.uint8], out: Path) -> None:
     import nncf
     import openvino
 

@@ -129,8 +129,11 @@ class Sampler:
                 return "repeated"  # wherever it lies: somebody may have put it into another class
             path.parent.mkdir(mode=0o700, exist_ok=True)
             _write_new(path, sample.image)
-            with open(self._folder / TASKS, "ab", opener=_open_private) as file:
-                file.write(line)
+            try:
+                _append(self._folder / TASKS, line)
+            except OSError:
+                path.unlink()  # or it would count as kept
+                raise
             used.bytes += size
         return "saved"
 
@@ -233,6 +236,19 @@ def _write_new(path: Path, content: bytes) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Adds a line whole or, where the disk is full, not at all."""
+    with open(path, "ab", buffering=0, opener=_open_private) as file:
+        before = file.tell()
+        try:
+            written = file.write(line)
+            if written < len(line):
+                file.write(line[written:])  # which says why
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def _open_private(path: str, flags: int) -> int:

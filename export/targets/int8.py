@@ -15,7 +15,7 @@ from dhvt.data.batches import Predict
 from dhvt.data.fingerprint import Fingerprint
 from dhvt.data.preprocess import preprocess_image
 from dhvt.data.record import record_source, require_unseen, warn_of_overlaps
-from dhvt.engines.accuracy import LARGEST_TOP1_LOSS
+from dhvt.engines.accuracy import largest_top1_loss
 from dhvt.engines.chunks import run_in_chunks
 from dhvt.evaluation.agreement import Comparison, compare_logits
 from export.targets.registry import Job, Target
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from export.images import ExportImages
 
 CALIBRATION_IMAGES = 1000
-LARGEST_LOSS = LARGEST_TOP1_LOSS
 """Percentage points of top-1 that quantization may cost; of few images it may cost one."""
 
 LEAST_SPEEDUP = 1.1
@@ -92,7 +91,7 @@ def add_int8(job: Job, card: ModelCard, settings: Int8Settings) -> ModelCard:
         return _without_int8(card)
     golden = np.stack([preprocess_image(image, card.preprocess) for image in card.golden.encoded()])
     held_out = "training" in images.known
-    parity = result.to_parity() | {"tolerance": {"top1_loss": _allowed_loss(result)}}
+    parity = result.to_parity() | {"tolerance": {"top1_loss": largest_top1_loss(result.comparison.images)}}
     parity |= {"held_out": held_out, "golden_logits": int8(golden).tolist(), "data": data["comparison"]}
     job.log(describe(result, held_out))
     card = replace(card, data=card.data | {"calibration": data["calibration"]})
@@ -153,16 +152,12 @@ def _speedup(before: Predict, after: Predict, batch: NDArray[np.uint8]) -> float
     return median(seconds[before]) / median(seconds[after])
 
 
-def _allowed_loss(result: Quantization) -> float:
-    return max(LARGEST_LOSS, 100.001 / result.comparison.images)
-
-
 def reason_to_drop(result: Quantization) -> str | None:
     """Why the quantized graph is not worth keeping, or None."""
     compared = result.comparison
     assert compared.top1 is not None
     assert compared.top1_reference is not None
-    lost, allowed = compared.top1_reference - compared.top1, _allowed_loss(result)
+    lost, allowed = compared.top1_reference - compared.top1, largest_top1_loss(compared.images)
     if not lost <= allowed:
         return f"int8 costs {lost:.2f} points of top-1 on {compared.images} images (at most {allowed:.2f})"
     if not result.speedup >= LEAST_SPEEDUP:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import shutil
 import stat
 import subprocess
@@ -173,6 +174,22 @@ def test_a_disk_that_fails_or_hangs_keeps_nobody_waiting(sample, card, monkeypat
     sampler.close()
     assert counts("failed") + counts("dropped") == 120
     assert len([record for record in caplog.records if "cannot be written" in record.message]) == 1
+
+
+def test_a_full_disk_leaves_neither_half_a_line_nor_an_image_without_one(sample, card):
+    sample([])
+    tasks = sample.folder / "tasks.jsonl"
+    tasks.write_text("{}\n" * 2_000_000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (tasks.stat().st_size + 100, limits[1]))
+    try:
+        assert sample(IMAGES[:1])("failed") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert tasks.stat().st_size == 6_000_000
+    assert files(sample.folder) == []
+    assert sample(IMAGES[:1])("saved") == 1
+    assert len(read_tasks(sample.folder)) == 2_000_001
 
 
 def test_without_a_folder_nothing_runs():

@@ -15,6 +15,7 @@ from dhvt.errors import ArtifactError, DataError, EngineError, ExportError
 from dhvt.evaluation.agreement import Comparison
 from export.images import open_images
 from export.pipeline import export_model
+from export.quantize import quantize
 from export.settings import ExportOptions
 from export.targets.int8 import Quantization, reason_to_drop, require_apart
 from tests.conftest import draw
@@ -43,7 +44,7 @@ def export_int8(checkpoint, out, data, **options):
 def quantized(checkpoint, image_folder, tmp_path_factory):
     """The small model with an int8 graph, whether or not that pays for it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("export.targets.int8.LARGEST_LOSS", 100.0)
+        patch.setattr("export.targets.int8.largest_top1_loss", lambda images: 100.0)
         patch.setattr("export.targets.int8.LEAST_SPEEDUP", 0.0)
         return export_int8(checkpoint, tmp_path_factory.mktemp("int8") / "artifact", image_folder)
 
@@ -63,7 +64,7 @@ def test_int8_travels_with_the_artifact_and_runs(quantized):
 
 
 def test_int8_is_compared_on_what_training_held_out(checkpoint, image_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("export.targets.int8.LARGEST_LOSS", 100.0)
+    monkeypatch.setattr("export.targets.int8.largest_top1_loss", lambda images: 100.0)
     monkeypatch.setattr("export.targets.int8.LEAST_SPEEDUP", 0.0)
     parts = open_training_data(image_folder, val_fraction=0.2, seed=3)
     record = record_training_data(parts)
@@ -122,7 +123,7 @@ def test_int8_is_not_compared_on_what_it_was_calibrated_on(checkpoint, image_fol
 
 
 def test_int8_is_compared_on_the_trainings_own_validation_images(own_validation, image_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("export.targets.int8.LARGEST_LOSS", 100.0)
+    monkeypatch.setattr("export.targets.int8.largest_top1_loss", lambda images: 100.0)
     monkeypatch.setattr("export.targets.int8.LEAST_SPEEDUP", 0.0)
     trained, val = own_validation
     options = ExportOptions(data=str(image_folder), val=str(val))
@@ -160,7 +161,7 @@ def test_int8_is_kept_only_where_it_pays(checkpoint, image_folder, tmp_path, mon
     assert "1.05 times as fast" in reason_to_drop(measured(speedup=1.05))
     assert "nan" in reason_to_drop(measured(top1=float("nan")))
     monkeypatch.setattr("export.targets.int8.LEAST_SPEEDUP", 1e9)
-    monkeypatch.setattr("export.targets.int8.LARGEST_LOSS", 100.0)
+    monkeypatch.setattr("export.targets.int8.largest_top1_loss", lambda images: 100.0)
     artifact = export_int8(checkpoint, tmp_path / "artifact", image_folder, log=click.echo)
     assert "left out: int8 is" in capsys.readouterr().err
     assert sorted(path.name for path in artifact.path.iterdir()) == ["model.json", "model.onnx"]
@@ -168,7 +169,7 @@ def test_int8_is_kept_only_where_it_pays(checkpoint, image_folder, tmp_path, mon
 
 def test_an_earlier_int8_graph_is_dropped_with_the_new_one(quantized, image_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("export.targets.int8.LEAST_SPEEDUP", 1e9)
-    monkeypatch.setattr("export.targets.int8.LARGEST_LOSS", 100.0)
+    monkeypatch.setattr("export.targets.int8.largest_top1_loss", lambda images: 100.0)
     copy = shutil.copytree(quantized.path, tmp_path / "copy")
     assert "calibration" in load_artifact(copy).card.data
     export_model(load_artifact(copy), copy, ["int8"], ExportOptions(data=str(image_folder)))
@@ -183,3 +184,10 @@ def test_int8_needs_data_and_a_model_with_it(checkpoint, artifact_path, tmp_path
         export_model(checkpoint, tmp_path / "artifact", ["onnx", "int8"])
     with pytest.raises(EngineError, match="has no int8 graph"):
         open_engine(load_artifact(artifact_path), "openvino:int8", threads=1)
+
+
+def test_what_cannot_be_quantized_is_an_error_of_export(tmp_path):
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(b"not a graph")
+    with pytest.raises(ExportError, match=r"model\.onnx cannot be quantized"):
+        quantize(graph, np.zeros((1, 8, 8, 3), np.uint8), tmp_path)

@@ -6,8 +6,11 @@ import logging
 import os
 import select
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import httpx
 import pytest
@@ -142,3 +145,11 @@ def test_the_table_is_in_info_and_in_the_log(artifact_path, tmp_path):
     assert (candidate["engine"], candidate["precision"], candidate["chosen"]) == ("onnxruntime", "fp32", True)
     assert {"images_per_s", "latency_ms", "top1_loss", "top1_agreement", "reason"} <= candidate.keys()
     assert "engine onnxruntime:fp32; " in (tmp_path / "log").read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/oom_score_adj").exists(), reason="Linux alone")
+def test_the_process_that_measures_gives_way_to_the_server():
+    code = "import os; from dhvt.engines.measure_process import give_way; give_way(); print(os.nice(0))"
+    code += "; print(open('/proc/self/oom_score_adj').read())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["19", "1000"]
