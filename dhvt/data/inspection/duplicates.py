@@ -20,7 +20,7 @@ MOST_BITS = 6
 """Bits in which the hashes of near duplicates differ. Of 300 photographs saved again with JPEG's quality 50, scaled to half or
 twice the size or brightened, 99 % differ in 8 or fewer, 95 % in 6."""
 
-MOST_COLOR, MOST_COLOR_SHARE = 4.5, 0.2
+MOST_COLOR, MOST_COLOR_SHARE = 6.0, 0.2
 """Mean difference of near duplicates' 8×8 colours, of 255, after their means are subtracted; and as a share of the mean
 deviation of these colours, for images of something small on an even ground."""
 

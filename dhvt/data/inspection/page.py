@@ -37,8 +37,8 @@ h1{margin:0 0 .2rem;font-size:1.6rem}h2{margin:2.2rem 0 .6rem;font-size:1.2rem}h
 .finding{border:1px solid var(--line);border-left-width:5px;border-radius:6px;padding:.7rem 1rem;margin:.7rem 0}
 .fix{border-left-color:#c0392b}.look{border-left-color:#d9822b}.note{border-left-color:#8888}
 .badge{float:right;font-size:.8rem;color:var(--dim)}p{margin:.3rem 0}
-.group{display:flex;flex-wrap:wrap;gap:.7rem;padding:.6rem 0;border-top:1px solid var(--line)}
-.group:first-of-type{border-top:0}
+.groups{display:flex;flex-wrap:wrap;gap:.7rem;margin-top:.5rem}
+.group{display:flex;flex-wrap:wrap;gap:.5rem;padding:.5rem;border:1px solid var(--line);border-radius:6px}
 figure{margin:0;width:8.4rem}figure img{height:7rem;width:8.4rem;object-fit:contain;background:#8882;border-radius:4px}
 figcaption{font-size:.75rem;line-height:1.3;overflow-wrap:anywhere}
 ul{margin:.3rem 0;padding-left:1.2rem;overflow-wrap:anywhere}summary{cursor:pointer;color:var(--dim)}
@@ -80,7 +80,8 @@ def _finding(finding: Finding) -> str:
         items = "".join(f"<li>{_text(line)}" for line in finding.lines[:MOST_LINES])
         is_open = " open" if finding.level == "fix" or len(finding.lines) <= 5 else ""
         parts.append(f"<details{is_open}><summary>{_listed(len(finding.lines))}</summary><ul>{items}</ul></details>")
-    parts += [_group(group) for group in finding.groups[:MOST_GROUPS]]
+    if finding.groups:
+        parts.append(f"<div class=groups>{''.join(map(_group, finding.groups[:MOST_GROUPS]))}</div>")
     if len(finding.groups) > MOST_GROUPS:
         parts.append(f"<p class=dim>and {count(len(finding.groups) - MOST_GROUPS, 'more group')}; check.json has all.</p>")
     return "".join(parts) + "</section>"
