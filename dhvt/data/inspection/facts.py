@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from PIL import ExifTags, Image
 
-from dhvt.data.decode import decode_rgb
+from dhvt.data.decode import WHITE, Decoded, decode
 from dhvt.data.formats import FORMATS
 from dhvt.data.inspection.perceptual import NEEDED_SIZE, Appearance, describe_appearance
-from dhvt.errors import ImageError
+from dhvt.data.levels import ValueRange, find_white_levels
+from dhvt.errors import DataError, ImageError
 
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-_BITS_PER_SAMPLE = 258  # of TIFF 6.0
 _MODE_WORDS = {
     "1": "black and white",
     "L": "grey",
@@ -37,6 +37,7 @@ class ImageFacts(NamedTuple):
         width, height: in pixels, upright.
         mode: its colours in words, such as ``RGB`` or ``16-bit grey``.
         is_animated: only the first frame is used.
+        values: their range, where the image has more than 8 bits.
     """
 
     error: str | None = None
@@ -46,13 +47,15 @@ class ImageFacts(NamedTuple):
     format: str = ""
     mode: str = ""
     is_animated: bool = False
+    values: ValueRange | None = None
     appearance: Appearance = Appearance(0, b"", True)
 
 
 def gather_facts(data: bytes) -> ImageFacts:
     """Decodes an image as training does; an unreadable one gives its error."""
     try:
-        appearance = describe_appearance(decode_rgb(data, at_least=NEEDED_SIZE))
+        decoded = decode(data, at_least=NEEDED_SIZE)
+        appearance, values = describe_appearance(to_visible_rgb(decoded)), decoded.values()
     except ImageError as error:
         return ImageFacts(error=str(error))
     content = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
@@ -65,10 +68,21 @@ def gather_facts(data: bytes) -> ImageFacts:
             width=width,
             height=height,
             format="HEIC" if image.format == "HEIF" else image.format or "",
-            mode=_describe_mode(image, data),
+            mode=_describe_mode(image, decoded.has_deep_colour),
             is_animated=bool(getattr(image, "is_animated", False)),
+            values=values,
             appearance=appearance,
         )
+
+
+def to_visible_rgb(decoded: Decoded) -> Image.Image:
+    """The image in RGB, with the white level that its own values suggest."""
+    values = decoded.values()
+    try:
+        white = WHITE if values is None else find_white_levels([values])
+        return decoded.to_rgb(white)
+    except DataError:  # no level fits
+        return decoded.to_rgb()
 
 
 def _orientation(image: Image.Image) -> int:
@@ -78,18 +92,10 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _describe_mode(image: Image.Image, data: bytes) -> str:
-    words = _MODE_WORDS.get(image.mode, image.mode)
+def _describe_mode(image: Image.Image, has_deep_colour: bool) -> str:
     if image.mode.startswith("I;16"):
         return "16-bit grey"
+    words = _MODE_WORDS.get(image.mode, image.mode)
     if image.mode == "P" and "transparency" in image.info:
         return "palette with transparency"
-    return f"16-bit {words}" if _has_16_bits(image, data) else words
-
-
-def _has_16_bits(image: Image.Image, data: bytes) -> bool:
-    """Whether a colour image has 16 bits per channel, of which Pillow gives 8."""
-    if image.format == "PNG":
-        return image.mode != "P" and data[24:25] == b"\x10"  # the header's depth, PNG 11.2.1
-    tags = getattr(image, "tag_v2", None)
-    return tags is not None and image.mode not in ("I", "F") and 16 in tuple(tags.get(_BITS_PER_SAMPLE, ()))
+    return f"16-bit {words}" if has_deep_colour else words

@@ -12,8 +12,10 @@ from typing import Literal
 from dhvt.data.formats import describe_unread
 from dhvt.data.inspection.inspection import CheckedImage, Inspection
 from dhvt.data.inspection.text import count
+from dhvt.data.levels import describe_levels, find_white_levels
 from dhvt.data.splits import DEFAULT_VAL_FRACTION, WHOLE
 from dhvt.data.statistics import IMBALANCE
+from dhvt.errors import DataError
 
 Level = Literal["fix", "look", "note"]
 
@@ -50,6 +52,7 @@ def find_all(inspection: Inspection) -> list[Finding]:
     """All findings, the most pressing first."""
     found = [
         *_unreadable(inspection),
+        *_levels(inspection),
         *_duplicates(inspection),
         *_groups(inspection),
         *_classes(inspection),
@@ -74,6 +77,24 @@ def _unreadable(inspection: Inspection) -> Iterator[Finding]:
             "Replace or remove them, or leave them out with --fix-list and dhvt train --exclude.",
             [f"{image.place}: {image.facts.error}" for image in broken],
         )
+
+
+def _levels(inspection: Inspection) -> Iterator[Finding]:
+    deep = [(image, image.facts.values) for image in inspection.readable if image.facts.values is not None]
+    ranges = [values for image, values in deep if image.split == inspection.training_split]
+    try:
+        white = find_white_levels(ranges)
+    except DataError as error:
+        yield Finding("levels", "fix", "the values of images of more than 8 bits cannot be scaled", str(error))
+        return
+    refused = [f"{image.place}: {reason}" for image, values in deep if (reason := white.refusal(values))]
+    if refused:
+        title = f"{count(len(refused), 'image')} of values that do not fit the others'"
+        yield Finding("values", "fix", title, "Training cannot read them beside the others.", refused)
+    described = describe_levels(ranges, white)
+    if described:
+        title = f"{count(len(ranges), 'image')} of more than 8 bits"
+        yield Finding("levels", "note", title, "How bright they are depends on this:", described.split("\n"))
 
 
 def _duplicates(inspection: Inspection) -> Iterator[Finding]:

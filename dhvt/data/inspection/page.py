@@ -10,7 +10,8 @@ from html import escape
 
 from PIL import Image
 
-from dhvt.data.decode import decode_rgb
+from dhvt.data.decode import decode
+from dhvt.data.inspection.facts import to_visible_rgb
 from dhvt.data.inspection.findings import Finding, Level, describe_splits
 from dhvt.data.inspection.inspection import CheckedImage, Inspection
 from dhvt.data.inspection.text import count, printable
@@ -118,7 +119,7 @@ def _spread(group: Sequence[CheckedImage]) -> list[CheckedImage]:
 
 def _thumbnail(image: CheckedImage) -> str:
     try:
-        small = decode_rgb(image.source.read(image.index), at_least=(_THUMBNAIL, _THUMBNAIL))
+        small = to_visible_rgb(decode(image.source.read(image.index), at_least=(_THUMBNAIL, _THUMBNAIL)))
     except ImageError:  # it was removed since
         return "<img alt='cannot be read'>"
     small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC)

@@ -52,7 +52,7 @@ def dirty(tmp_path_factory):
     (train / "lonely").mkdir()
     photograph(52).save(train / "lonely" / "one.png")
     Image.fromarray((np.random.default_rng(0).random((40, 40)) * 65535).astype(np.uint16)).save(train / "cat" / "deep.png")
-    Image.fromarray((255 * np.random.default_rng(1).random((40, 40))).astype(np.float32)).save(train / "cat" / "float.tiff")
+    Image.fromarray(np.random.default_rng(1).random((40, 40)).astype(np.float32)).save(train / "cat" / "float.tiff")
     photograph(53).convert("CMYK").save(train / "dog" / "print.jpg")
     Image.new("RGBA", (40, 40), (9, 9, 9, 128)).save(train / "dog" / "blank.png")
     photograph(54).resize((120, 40)).save(train / "dog" / "long.png")
@@ -92,6 +92,9 @@ def test_everything_that_is_wrong_is_named(dirty, checked):
     assert names["blank"] == ["blank.png"]
     assert names["long"] == ["long.png"]
     assert names["animated"] == ["film.gif"]
+    assert [line.partition(": ")[2] for line in findings["levels"]["lines"]] == [
+        "white is 65535 (--white gives another)", "white is 1 (--white gives another)"
+    ]  # fmt: skip
     modes = {line.rpartition(": ")[0] for line in findings["modes"]["lines"]}
     assert {"16-bit grey", "floating-point grey", "CMYK", "RGB with transparency", "TIFF file"} <= modes
     assert {finding["kind"] for finding in record["findings"] if finding["level"] == "fix"} == {
@@ -168,6 +171,18 @@ def test_a_clean_folder_and_wrong_options(image_folder):
     missing = check("/nowhere")
     assert missing.exit_code == 1
     assert "/nowhere does not exist" in missing.output
+
+
+def test_values_that_do_not_fit_are_named(tmp_path):
+    for name, top in (("cat", 4095), ("dog", 65535)):
+        for split in ("train", "val"):
+            (tmp_path / split / name).mkdir(parents=True)
+            values = np.random.default_rng([len(split), top]).random((40, 40)) * (4095 if split == "train" else top)
+            Image.fromarray(values.astype(np.uint16)).save(tmp_path / split / name / "0.png")
+    result = check(tmp_path)
+    assert result.exit_code == 1
+    assert "1 image of values that do not fit the others'" in result.output
+    assert "dog/0.png: the image has whole numbers from" in result.output
 
 
 def test_groups_in_several_splits_are_named(tmp_path):
