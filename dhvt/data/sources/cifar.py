@@ -55,7 +55,9 @@ PUBLISHED = {
 
 
 class CIFARSource:
-    """Images of ``root/cifar-10-batches-py`` or ``root/cifar-100-python``, encoded as PNG when they are read.
+    """Images of ``root/cifar-10-batches-py`` or ``root/cifar-100-python``, encoded as BMP when they are read.
+
+    BMP holds the pixels as they are; compressed formats' bytes, and so the data's fingerprint, change with the compressor.
 
     Raises:
         DataError: a file is missing or not the published one, or the classes differ.
@@ -93,7 +95,7 @@ class CIFARSource:
 
     def read(self, index: int) -> bytes:
         buffer = io.BytesIO()
-        Image.fromarray(self._pixels[index]).save(buffer, "PNG", compress_level=1)
+        Image.fromarray(self._pixels[index]).save(buffer, "BMP")
         return buffer.getvalue()
 
     def locate(self, index: int) -> str:

@@ -266,6 +266,8 @@ def test_cifar_as_torchvision_downloads_it(tmp_path, monkeypatch):
     batch = pickle.loads((folder / "data_batch_1").read_bytes())
     pixels = batch["data"][1].reshape(3, 32, 32).transpose(1, 2, 0)
     assert np.array_equal(next(iterate_batches(source, CFG, 15)).images[1], pixels)
+    encoded = source.read(1)  # the same bytes whatever compresses: a header, and the rows from below
+    assert (encoded[:2], encoded[54:]) == (b"BM", pixels[::-1, :, ::-1].tobytes())
     with pytest.raises(DataError, match="has the splits train, test; choose one"):
         open_dataset(tmp_path)
 

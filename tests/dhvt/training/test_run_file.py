@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 
 from dhvt.cli.main import main
 from dhvt.errors import ConfigError, TrainError
-from dhvt.model.checkpoint import load_checkpoint
+from dhvt.model.checkpoint import load_checkpoint, save_checkpoint
 from dhvt.training.config import Recipe, RunOptions
 from dhvt.training.fields import options_of
 from dhvt.training.run_file import build_config, merge_values, read_config, write_config
@@ -39,6 +40,11 @@ def test_the_config_of_a_run_repeats_it_bit_for_bit(image_folder, tmp_path):
     assert "ckpt.pt exists" in refused.output
     resumed = dhvt_train("--config", tmp_path / "first" / "config.toml", "--resume")
     assert "nothing to do" in resumed.output
+    older = {name: value for name, value in first.preprocess.items() if not name.endswith("_white")}
+    assert len(older) == len(first.preprocess) - 2
+    save_checkpoint(replace(first, preprocess=older), tmp_path / "first" / "ckpt.pt")
+    resumed = dhvt_train("--config", tmp_path / "first" / "config.toml", "--resume")
+    assert "this run is finished" in resumed.output
 
 
 def test_the_command_line_comes_before_the_file_and_the_file_before_the_preset(image_folder, tmp_path):
