@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from dhvt.data.containers import TooManyPartsError, measure_frames
 from dhvt.data.formats import FORMATS, HEIC_INSTALL, describe_formats, name_of_brand
 from dhvt.data.levels import FULL_INTEGER, ValueRange, WhiteLevels, measure
 from dhvt.errors import ImageError
@@ -204,6 +205,8 @@ def _require_bounded(image: Image.Image, data: bytes, max_pixels: int) -> None:
         scans = _count_scans(data, image.layers, "progressive" in image.info)
         if scans * image.width * image.height > _SCANS_OF_LARGEST * max_pixels:
             raise ImageTooLargeError(f"the JPEG has {image.width}x{image.height} pixels in {scans} scans, which is too much")
+    elif image.format in ("AVIF", "HEIF"):
+        _require_bounded_frames(image, data, max_pixels)
     elif isinstance(image, TiffImageFile):
         tile = int(image.tag_v2.get(_TILE_WIDTH, 0)) * int(image.tag_v2.get(_TILE_LENGTH, 0))
         if tile > max_pixels or len(image.tile) > _MAX_TIFF_PARTS:
@@ -211,6 +214,20 @@ def _require_bounded(image: Image.Image, data: bytes, max_pixels: int) -> None:
                 f"the TIFF has {len(image.tile):,} strips or tiles of up to {tile:,} pixels; at most {_MAX_TIFF_PARTS:,} of "
                 f"{max_pixels:,} are accepted"
             )
+
+
+def _require_bounded_frames(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """As :func:`_require_bounded`, of AVIF and HEIC, which may have larger and more frames than they declare."""
+    try:
+        frames = measure_frames(data)
+    except TooManyPartsError as error:
+        raise ImageTooLargeError(f"decoding the {image.format} would take too much: {error}") from error
+    work = max(frames.pixels, frames.pictures * image.width * image.height)
+    if frames.largest > max_pixels or work > _SCANS_OF_LARGEST * max_pixels:
+        raise ImageTooLargeError(
+            f"the {image.format} has frames of up to {frames.largest:,} pixels, of {work:,} together; at most {max_pixels:,} "
+            f"and {_SCANS_OF_LARGEST * max_pixels:,} are accepted"
+        )
 
 
 def _count_scans(data: bytes, components: int, is_progressive: bool) -> int:

@@ -175,6 +175,38 @@ def test_the_limit_of_pixels_holds_for_every_format(file_format, monkeypatch):
         preprocess_image(data, CFG, max_pixels=3071)
 
 
+def with_declared_size(data, width, height):
+    """An AVIF or HEIC file whose image claims to be of another size than its frames."""
+    start = data.index(b"ispe")
+    return data[: start + 8] + width.to_bytes(4, "big") + height.to_bytes(4, "big") + data[start + 16 :]
+
+
+def with_repeated_frames(data, times):
+    """An AVIF or HEIC file whose one item has its frame many times."""
+    start = data.index(b"mdat") + 4
+    head, frame = data[:start], data[start:]
+    size = len(frame).to_bytes(4, "big")
+    assert head.count(size) == 1
+    return head.replace(size, (len(frame) * times).to_bytes(4, "big")) + frame * times
+
+
+def test_an_avif_of_larger_frames_than_its_image_is_refused():
+    data = with_declared_size(encode(gradient(), "AVIF"), 8, 8)
+    assert decode_rgb(data).size == (8, 8)
+    with pytest.raises(ImageTooLargeError, match=r"the AVIF has frames of up to 3,072 pixels"):
+        decode_rgb(data, max_pixels=3071)
+
+
+@pytest.mark.parametrize("file_format", ["AVIF", "HEIF"])
+def test_an_item_of_many_frames_is_refused_before_decoding(file_format):
+    data = encode(gradient(), file_format)
+    assert decode_rgb(with_repeated_frames(data, 15), max_pixels=3072).size == (64, 48)
+    with pytest.raises(ImageTooLargeError, match="of 49,152 together; at most 3,072 and 46,080 are accepted"):
+        decode_rgb(with_repeated_frames(data, 16), max_pixels=3072)
+    with pytest.raises(ImageTooLargeError, match="more than 65,536 parts"):
+        decode_rgb(data + 70_000 * (b"\0\0\0\x08free"))
+
+
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 LOSSLESS = {"AVIF": {"quality": 100, "subsampling": "4:4:4"}, "HEIF": {"quality": -1, "chroma": 444}}
 
