@@ -251,7 +251,14 @@ class RunOptions:
         1, "Split each batch into so many micro-batches, which need less memory; the batch size stays.", minimum=1
     )
     num_workers: int = option(0, "Processes that decode; 0 decodes in this one.", minimum=0)
-    cache: bool = option(False, "Keep decoded images in memory after the first epoch, at the training size.")
+    cache: bool | None = option(
+        None,
+        "Decode the training images once and keep them on the device, at the training size; --no-cache decodes them in each "
+        "epoch. Default: kept where they fit into a quarter of the free memory, with crop = pad.",
+    )
+    compile: bool | None = option(
+        None, "Compile the model with torch.compile, once for each image size, which takes minutes. Default: on CUDA alone."
+    )
     tracker: str = option("", "Send metrics to tensorboard (into OUT/tracker), wandb, mlflow, …")
     checkpoint_minutes: float = option(5.0, "Also save in mid-epoch this often.", minimum=0)
     val_every: int = option(1, "Validate after so many epochs, and at the end.", minimum=1)

@@ -1,8 +1,7 @@
 """Muon: momentum, orthogonalised by Newton–Schulz iterations (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
-timm and torch have it too, always in bfloat16 and one matrix at a time. On a CPU without bfloat16 units that takes
-three times as long as this one (a fifth of a training step of DHVT-T); this one computes in float32 there, and stacks
-the matrices of equal shape, of which a transformer has one per block.
+timm and torch have it too, one matrix at a time. This one hands timm's iterations the matrices of equal shape as a stack, of
+which a transformer has one per block, and has them computed in float32 where a CPU has no bfloat16 units.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from timm.optim.muon import zeropower_via_newtonschulz
 from torch import Tensor
 
 _COEFFICIENTS = (  # one (a, b, c) per iteration; Keller Jordan's modded-nanogpt, after @leloykun's search
@@ -25,14 +25,8 @@ _COEFFICIENTS = (  # one (a, b, c) per iteration; Keller Jordan's modded-nanogpt
 
 def orthogonalize(stack: Tensor) -> Tensor:
     """Replaces each matrix of ``(n, rows, columns)`` by roughly its nearest semi-orthogonal one."""
-    x = stack.to(torch.bfloat16) if stack.is_cuda else stack.float()
-    wide = x.size(-2) <= x.size(-1)
-    x = x if wide else x.mT
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    for a, b, c in _COEFFICIENTS:
-        gram = x @ x.mT
-        x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
-    result: Tensor = x if wide else x.mT
+    dtype = torch.bfloat16 if stack.is_cuda else torch.float32
+    result: Tensor = zeropower_via_newtonschulz(stack, len(_COEFFICIENTS), list(_COEFFICIENTS), dtype=dtype)
     return result
 
 
@@ -66,9 +60,11 @@ class Muon(torch.optim.Optimizer):
                 self.state[param]["momentum_buffer"] = torch.zeros_like(param)
         buffers = [self.state[param]["momentum_buffer"] for param in params]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-        updates = torch._foreach_lerp(gradients, buffers, momentum)  # Nesterov's look-ahead
-        stack = orthogonalize(torch.stack([update.reshape(shape) for update in updates]))
+        ahead = torch._foreach_lerp(gradients, buffers, momentum)  # Nesterov
+        stack = orthogonalize(torch.stack([update.reshape(shape) for update in ahead])).to(params[0].dtype)
         scale = 0.2 * max(shape) ** 0.5
-        for param, update in zip(params, stack.unbind(), strict=True):
-            param.mul_(1 - group["lr"] * group["weight_decay"])
-            param.add_(update.reshape(param.shape).to(param.dtype), alpha=-group["lr"] * scale)
+        updates = [
+            update.reshape(param.shape) for param, update in zip(params, stack.to(params[0].dtype).unbind(), strict=True)
+        ]
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(params, updates, alpha=-group["lr"] * scale)

@@ -47,7 +47,13 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
     groups = param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=skip)
     for group in groups:
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in taken]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=recipe.lr)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=recipe.lr, fused=_fuses(model))]
     if matrices:
         optimizers.append(Muon(matrices, lr=recipe.lr, weight_decay=recipe.weight_decay))
     return optimizers
+
+
+def _fuses(model: nn.Module) -> bool:
+    """Whether PyTorch has AdamW as one kernel for all weights of the model."""
+    kinds = {parameter.device.type for parameter in model.parameters()}
+    return kinds <= {"cpu", "cuda", "mps"} and all(parameter.is_floating_point() for parameter in model.parameters())

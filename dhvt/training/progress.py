@@ -28,7 +28,8 @@ class EpochProgress:
 
     def __init__(self, state: TrainState, batch_size: int) -> None:
         self.state, self.batch_size = state, batch_size
-        self.images, self.correct, self.loss_sum = 0, 0, 0.0
+        self.images = 0
+        state.losses.reset()
         self.started = time.monotonic()
         self.bar = tqdm(
             total=state.steps_per_epoch,
@@ -45,25 +46,26 @@ class EpochProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.bar.close()
 
-    def update(self, loss: float, correct: int) -> None:
-        """After a step, with its mean loss and number of correctly classified images."""
+    def update(self) -> None:
+        """After a step; shows the means of the steps whose losses were looked at."""
         self.images += self.batch_size
-        self.correct += correct
-        self.loss_sum += loss * self.batch_size
         rate = self._rate()
+        mean = "loss {train_loss:.3f}, acc {train_top1:.1f} %, ".format(**self._means()) if self.state.losses.steps else ""
         self.bar.set_postfix_str(
-            f"loss {self.loss_sum / self.images:.3f}, acc {100 * self.correct / self.images:.1f} %, {rate:.0f} images/s, "
-            f"training left {self._images_left() / rate / 60:.0f} min",
-            refresh=False,
+            f"{mean}{rate:.0f} images/s, training left {self._images_left() / rate / 60:.0f} min", refresh=False
         )
         self.bar.update()
 
     def metrics(self) -> dict[str, float]:
-        """Of the steps so far, of which there is one at least."""
+        """Of the steps so far, of which there is one at least; all processes have to call it."""
+        self.state.losses.check()
+        return {**self._means(), "images_per_s": self._rate()}
+
+    def _means(self) -> dict[str, float]:
+        losses = self.state.losses
         return {
-            "train_loss": self.loss_sum / self.images,
-            "train_top1": 100 * self.correct / self.images,
-            "images_per_s": self._rate(),
+            "train_loss": losses.loss_sum / losses.steps,
+            "train_top1": 100 * losses.correct / (losses.steps * self.batch_size),
         }
 
     def _rate(self) -> float:

@@ -9,17 +9,20 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from dhvt.errors import CheckpointError, TrainError
 from dhvt.model.checkpoint import Checkpoint
+from dhvt.training.augmentation.draws import Draws
+from dhvt.training.batch import TrainingBatch
 from dhvt.training.config import Recipe
+from dhvt.training.losses import DIVERGED, StepLosses
 from dhvt.training.optim import build_optimizers, learning_rate
 from dhvt.training.seeds import seed_everything
 from dhvt.training.transforms import BatchTransform
 
-_DIVERGED = "the last checkpoint is untouched. Train into another --out with a lower --lr or with --clip-grad 1"
+_OWN_SETTINGS = ("weight_decay", "fused", "foreach")
 
 
 class TrainState:
@@ -32,9 +35,11 @@ class TrainState:
         transform: what is done to each batch on the device.
         steps_per_epoch: optimizer steps.
         accumulate: micro-batches that a batch is cut into.
+        is_compiled: whether the model is compiled for the device, once for each image size.
 
     Attributes:
         step: optimizer steps done.
+        losses: of these steps.
     """
 
     def __init__(
@@ -46,13 +51,16 @@ class TrainState:
         *,
         steps_per_epoch: int,
         accumulate: int = 1,
+        is_compiled: bool = False,
     ) -> None:
         self.model, self.recipe, self.accelerator, self.device = model, recipe, accelerator, accelerator.device
         self.steps_per_epoch, self.accumulate = steps_per_epoch, accumulate
         self.step = 0
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.optimizers = build_optimizers(model, recipe)
+        self.losses = StepLosses(accelerator)
         self._network: nn.Module = accelerator.prepare_model(model)  # with autocast and gradient exchange
+        self._forward = torch.compile(self._network, dynamic=False) if is_compiled else self._network
         self._transform = transform
 
     @property
@@ -80,43 +88,30 @@ class TrainState:
         """Whether all epochs are done."""
         return self.step >= self.total_steps
 
-    def train_batch(self, images: Tensor, labels: Tensor) -> tuple[float, int]:
-        """One optimizer step.
+    def train_batch(self, batch: TrainingBatch) -> None:
+        """One optimizer step with this process's share of a batch; :attr:`losses` has the loss.
 
-        Args:
-            images: ``(B, 3, H, W)`` uint8, this process's share of a batch.
-            labels: ``(B,)``.
-
-        Returns:
-            The loss, and the number of correctly classified images, of the whole batch.
-
-        Raises:
-            TrainError: the loss is not finite.
+        Nothing in it waits for the device, but for fp16's check of the gradients.
         """
-        images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        labels = batch.labels.to(self.device, non_blocking=True)
+        images = batch.images.to(self.device, non_blocking=True)
         accelerator, count = self.accelerator, self.accumulate
         seed_everything(self.recipe.seed, 2, self.step * accelerator.num_processes + accelerator.process_index)
+        draws = Draws(self.recipe.seed, batch.keys.numpy())
+        inputs, targets = self._transform(images, labels, draws, self.step, self.step / self.total_steps)
         total, correct = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        micro_batches = zip(images.chunk(count), labels.chunk(count), strict=True)
-        for number, (micro_images, micro_labels) in enumerate(micro_batches):
+        micro_batches = zip(inputs.chunk(count), targets.chunk(count), labels.chunk(count), strict=True)
+        for number, (micro_inputs, micro_targets, micro_labels) in enumerate(micro_batches):
             # Gradients are exchanged once, with those of the last micro-batch.
             with nullcontext() if number == count - 1 else accelerator.no_sync(self._network):
-                logits, loss = self._forward(micro_images, micro_labels)
+                logits = self._forward(micro_inputs)
+                loss = functional.cross_entropy(logits.float(), micro_targets, label_smoothing=self._transform.label_smoothing)
                 accelerator.backward(loss / count)
             total += loss.detach() / count
             correct += (logits.detach().argmax(1) == micro_labels).sum()
-        mean_loss, all_correct = accelerator.reduce(torch.stack((total / accelerator.num_processes, correct))).tolist()
-        if not math.isfinite(mean_loss):
-            raise TrainError(f"the loss became {mean_loss} at step {self.step}; {_DIVERGED}")
+        self.losses.add(total, correct, self.step)
         self._update_weights()
         self.step += 1
-        return mean_loss, int(all_correct)
-
-    def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        inputs, targets = self._transform(images, labels, self.step / self.total_steps)
-        logits = self._network(inputs)
-        loss = functional.cross_entropy(logits.float(), targets, label_smoothing=self._transform.label_smoothing)
-        return logits, loss
 
     def _update_weights(self) -> None:
         scaler = self.accelerator.scaler  # of fp16, else None
@@ -151,15 +146,22 @@ class TrainState:
         return scaler is None or bool(norm.isfinite())
 
     def require_finite(self) -> None:
-        """Looks at every weight and its average, because the loss was that of the weights before the last update.
+        """Looks at the losses, and at every weight and its average: the last loss was that of the weights before its update.
 
         Raises:
             TrainError: one is not finite, so that a checkpoint of them would be of no use.
         """
-        for model in (self.model, self.averaged):
-            for name, value in model.state_dict().items():
-                if value.is_floating_point() and not bool(value.isfinite().all()):
-                    raise TrainError(f"the weight {name} is no longer finite after step {self.step}; {_DIVERGED}")
+        self.losses.check()
+        weights = [
+            (name, value)
+            for model in (self.model, self.averaged)
+            for name, value in model.state_dict().items()
+            if value.is_floating_point()
+        ]
+        finite = torch.stack([value.isfinite().all() for _, value in weights]).tolist()
+        broken = [name for (name, _), is_finite in zip(weights, finite, strict=True) if not is_finite]
+        if broken:
+            raise TrainError(f"the weight {broken[0]} is no longer finite after step {self.step}; {DIVERGED}")
 
     def learning_rate(self) -> float:
         """Of the last step."""
@@ -188,10 +190,11 @@ class TrainState:
             self.ema.module.load_state_dict(checkpoint.weights if checkpoint.ema is None else checkpoint.ema)
         try:
             for optimizer, state in zip(self.optimizers, checkpoint.optimizers, strict=True):
-                decays = [group["weight_decay"] for group in optimizer.param_groups]  # the recipe's, which may have changed
+                # The recipe's weight decay may have changed, and another device may have another implementation.
+                own = [{name: group.get(name) for name in _OWN_SETTINGS} for group in optimizer.param_groups]
                 optimizer.load_state_dict(state)
-                for group, decay in zip(optimizer.param_groups, decays, strict=True):
-                    group["weight_decay"] = decay
+                for group, settings in zip(optimizer.param_groups, own, strict=True):
+                    group.update(settings)
         except ValueError as error:  # an older checkpoint does not say whether it was frozen
             raise CheckpointError(
                 f"cannot resume: the checkpoint's optimizers do not fit ({error}); repeat the first command with "

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
-
-from torch.utils.data import DataLoader
 
 from dhvt.errors import ConfigError, DataError
 from dhvt.model.checkpoint import Checkpoint
@@ -18,7 +15,7 @@ from dhvt.model.factory import size_multiple
 from dhvt.training.broken_images import BrokenImages
 from dhvt.training.checkpoints import CheckpointWriter, RunRecord
 from dhvt.training.config import Recipe, RunOptions
-from dhvt.training.dataset import build_loader, build_sampler
+from dhvt.training.dataset import Batches, build_loader, build_sampler
 from dhvt.training.distributed import any_process
 from dhvt.training.initialize import create_training_model
 from dhvt.training.metrics_log import append_metrics
@@ -91,6 +88,7 @@ def create_state(run: Run, sampler: EpochSampler) -> TrainState:
         transform,
         steps_per_epoch=len(sampler),
         accumulate=run.options.accumulate,
+        is_compiled=run.accelerator.device.type == "cuda" if run.options.compile is None else run.options.compile,
     )
 
 
@@ -101,7 +99,7 @@ class Trainer:
         validation: the last one in this process's life.
     """
 
-    def __init__(self, run: Run, state: TrainState, record: RunRecord, loader: DataLoader[Any], sampler: EpochSampler) -> None:
+    def __init__(self, run: Run, state: TrainState, record: RunRecord, loader: Batches, sampler: EpochSampler) -> None:
         self.run, self.state, self.record, self.loader, self.sampler = run, state, record, loader, sampler
         self.checkpoints = CheckpointWriter(run, state, record)
         self.broken = BrokenImages(run.options.on_broken, run.accelerator, run.broken)
@@ -148,14 +146,20 @@ class Trainer:
         self.sampler.epoch, self.sampler.first = state.epochs_done, state.step % len(self.sampler)
         started = time.monotonic()
         with EpochProgress(state, self.sampler.batch_size) as progress:
-            for images, labels, broken in self.loader:
-                self.broken.report(*broken)
-                if not len(labels):
-                    raise DataError(f"not one image of a whole batch can be read; the first is {broken[0]}")
-                progress.update(*state.train_batch(images, labels))
+            for batch in self.loader:
+                self.broken.report(*batch.broken)
+                if not len(batch.labels):
+                    raise DataError(f"not one image of a whole batch can be read; the first is {batch.broken[0]}")
+                state.train_batch(batch)
+                is_checked = state.losses.is_due
+                if is_checked:
+                    state.losses.check()
+                progress.update()
+                if not is_checked and self.run.accelerator.num_processes > 1:
+                    continue  # to agree, the processes would have to wait for their devices
                 if self._any_process(stop.requested):
                     break
-                if not state.is_between_epochs and self.checkpoints.is_due:
+                if not state.is_between_epochs and self._any_process(self.checkpoints.is_due):
                     self.checkpoints.save()
         self.record.train_seconds += time.monotonic() - started
         self.record.epoch_metrics = progress.metrics() if state.is_between_epochs else {}

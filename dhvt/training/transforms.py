@@ -1,110 +1,96 @@
-"""What training does to its images: augmentation of each image on the CPU, and of batches on the device.
+"""What training does to its batches, from uint8 images to network inputs, on the device that trains.
 
-Every random draw comes from the global generators, which are seeded before each image and each step. A further
-augmentation is one more entry in :func:`build_transform`, and its strength or probability a field of :class:`Recipe` whose
-default turns it off.
+What is drawn for an image is a function of the seed, the epoch, the image and the repeat; how images are mixed, of the seed and
+the step. A further augmentation is one more step in :class:`BatchTransform`, and its strength or probability a field of
+:class:`Recipe` whose default turns it off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
+import numpy as np
 import torch
-from PIL import Image, ImageOps
-from timm.data.auto_augment import RandAugment, posterize, rand_augment_transform
-from timm.data.mixup import Mixup
-from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.nn import functional
-from torchvision.transforms import v2
 
 from dhvt.data.preprocess import Preprocess
 from dhvt.model.inference import Normalize
+from dhvt.training.augmentation.draws import Draws
+from dhvt.training.augmentation.erasing import erase
+from dhvt.training.augmentation.geometry import shift_and_flip
+from dhvt.training.augmentation.mixing import draw_mixture, mix, soft_targets
+from dhvt.training.augmentation.operations import apply
+from dhvt.training.augmentation.rand_augment import BatchRandAugment
 from dhvt.training.config import Recipe
 
-SMALLEST_ASPECT_RATIO = 3 / 4
-"""Of a random crop, and its inverse is the largest; torchvision's and timm's usual range."""
-
-
-def build_transform(preprocess: Preprocess, recipe: Recipe) -> v2.Compose:
-    """The augmentation of one image, from an RGB image to uint8 ``(3, H, W)``."""
-    height, width = preprocess.size
-    steps: list[Callable[..., Any]] = []
-    if recipe.crop == "pad":
-        steps.append(v2.RandomCrop(preprocess.size, padding=(width // 8, height // 8), padding_mode=recipe.padding_mode))
-    else:
-        steps.append(
-            v2.RandomResizedCrop(
-                preprocess.size,
-                scale=(recipe.resized_min_area, 1.0),
-                ratio=(SMALLEST_ASPECT_RATIO, 1 / SMALLEST_ASPECT_RATIO),
-                interpolation=v2.InterpolationMode.BICUBIC,
-            )
-        )
-    steps.append(v2.RandomHorizontalFlip(recipe.flip))
-    if recipe.color_jitter:
-        strength = recipe.color_jitter
-        steps.append(v2.ColorJitter(strength, strength, strength))
-    if recipe.auto_augment:
-        steps.append(_build_rand_augment(preprocess, recipe.auto_augment))
-    return v2.Compose([*steps, v2.PILToTensor()])
-
-
-def _build_rand_augment(preprocess: Preprocess, policy: str) -> RandAugment:
-    """timm's RandAugment, but that it never asks for an image of 0 bits.
-
-    At their greatest strength timm's increasing policies posterize to 0 bits. Older versions of Pillow made a black image
-    of that, from 13 on it is a ValueError.
-    """
-    fill = tuple(round(255 * value) for value in preprocess.mean)
-    hparams = {"translate_const": round(min(preprocess.size) * 0.45), "img_mean": fill}
-    augment: RandAugment = rand_augment_transform(policy, hparams)
-    for operation in augment.ops:
-        if operation.aug_fn is posterize:
-            operation.aug_fn = _posterize
-    return augment
-
-
-def _posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
-    """The image with 1 to 8 bits per channel."""
-    return image if bits_to_keep >= 8 else ImageOps.posterize(image, max(bits_to_keep, 1))
+_JITTERED = np.array(["Brightness", "Contrast", "Color"])
 
 
 class BatchTransform:
-    """What is done to a batch on the device: normalisation, scaling, random erasing, mixup and cutmix.
+    """What is done to a batch on the device: augmentation, normalisation, scaling, random erasing, mixup and cutmix.
 
     Args:
-        preprocess: mean and standard deviation of the images.
+        preprocess: size, mean and standard deviation of the images.
         num_classes: that labels may name.
         size_multiple: what an image's sides must be a multiple of; 0 where the model cannot change its size.
+
+    Raises:
+        ConfigError: timm does not know the recipe's RandAugment policy.
     """
 
     def __init__(
         self, recipe: Recipe, preprocess: Preprocess, device: torch.device, *, num_classes: int, size_multiple: int
     ) -> None:
-        self.recipe, self.size_multiple = recipe, size_multiple
+        self.recipe, self.num_classes, self.size_multiple = recipe, num_classes, size_multiple
+        height, width = preprocess.size
+        self._pad = (height // 8, width // 8) if recipe.crop == "pad" else (0, 0)
+        self._fill = tuple(round(255 * value) for value in preprocess.mean)
+        self._rand_augment = BatchRandAugment(recipe.auto_augment, self._fill) if recipe.auto_augment else None
         self._normalize = Normalize(preprocess).to(device)
-        self._erase = _build_erasing(recipe, device)
-        self._mixup = _build_mixup(recipe, num_classes)
 
-    def __call__(self, images: Tensor, labels: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """Images ``(B, 3, H, W)`` uint8 as network inputs, and labels ``(B,)`` as what the loss compares with: themselves,
-        or ``(B, num_classes)`` probabilities where images are mixed.
+    def __call__(self, images: Tensor, labels: Tensor, draws: Draws, step: int, progress: float) -> tuple[Tensor, Tensor]:
+        """Network inputs ``(B, 3, h, w)``, and what the loss compares with: the labels, or ``(B, num_classes)`` probabilities
+        where images are mixed.
 
         Args:
+            images: ``(B, H, W, 3)`` uint8.
+            labels: ``(B,)``.
+            draws: the images' random numbers.
+            step: of the training.
             progress: of the training, 0 to 1.
         """
-        inputs = self._erase(self._rescale(self._normalize(images.permute(0, 2, 3, 1)), progress))
-        if self._mixup is None:
+        inputs = self._rescale(self._normalize(self.augment(images, draws).permute(0, 2, 3, 1)), progress)
+        if self.recipe.random_erasing:
+            erase(inputs, draws, self.recipe.random_erasing)
+        if not self.recipe.mixes():
             return inputs, labels
-        mixed: tuple[Tensor, Tensor] = self._mixup(inputs, labels)
-        return mixed
+        targets = soft_targets(labels, self.num_classes, self.recipe.label_smoothing)
+        return mix(inputs, targets, draw_mixture(self.recipe, step))
+
+    def augment(self, images: Tensor, draws: Draws) -> Tensor:
+        """``(B, H, W, 3)`` uint8 as ``(B, 3, H, W)`` uint8: cropped, mirrored, and changed in colour and form."""
+        recipe = self.recipe
+        images = shift_and_flip(images, draws, pad=self._pad, padding_mode=recipe.padding_mode, flip=recipe.flip)
+        if recipe.color_jitter:
+            self._jitter(images, draws)
+        if self._rand_augment is not None:
+            self._rand_augment(images, draws)
+        return images
+
+    def _jitter(self, images: Tensor, draws: Draws) -> None:
+        """Brightness, contrast and saturation in a random order, in place."""
+        strength = self.recipe.color_jitter
+        low, high = max(0.0, 1 - strength), 1 + strength
+        factors = low + (high - low) * draws.uniform("jitter", len(_JITTERED))
+        order = draws.uniform("jitter order", len(_JITTERED)).argsort(axis=1)
+        unused = np.zeros(len(images), dtype=np.bool_)
+        for chosen in order.T:
+            arguments = np.take_along_axis(factors, chosen[:, None], 1)[:, 0]
+            apply(images, _JITTERED[chosen], arguments, is_bicubic=unused, fill=self._fill)
 
     @property
     def label_smoothing(self) -> float:
         """What is left to the loss: mixed targets are smoothed already."""
-        return self.recipe.label_smoothing if self._mixup is None else 0.0
+        return 0.0 if self.recipe.mixes() else self.recipe.label_smoothing
 
     def _rescale(self, inputs: Tensor, progress: float) -> Tensor:
         scale = self.recipe.scale_at(progress)
@@ -112,25 +98,3 @@ class BatchTransform:
             return inputs
         size = [max(round(side * scale / self.size_multiple), 1) * self.size_multiple for side in inputs.shape[-2:]]
         return functional.interpolate(inputs, size, mode="bilinear", antialias=True)
-
-
-def _build_erasing(recipe: Recipe, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Random erasing of normalised batches ``(B, 3, H, W)``, in place, each pixel drawn by itself."""
-    if not recipe.random_erasing:
-        return lambda images: images
-    erase: Callable[[Tensor], Tensor] = RandomErasing(recipe.random_erasing, mode="pixel", device=str(device))
-    return erase
-
-
-def _build_mixup(recipe: Recipe, num_classes: int) -> Mixup | None:
-    """timm's mixup and cutmix, or None where the recipe has neither."""
-    if not recipe.mixes():
-        return None
-    return Mixup(
-        mixup_alpha=recipe.mixup,
-        cutmix_alpha=recipe.cutmix,
-        prob=recipe.mix_prob,
-        switch_prob=recipe.switch_prob,
-        label_smoothing=recipe.label_smoothing,
-        num_classes=num_classes,
-    )

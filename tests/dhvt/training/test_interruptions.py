@@ -67,7 +67,7 @@ def test_a_kill_in_the_last_validation_loses_neither_it_nor_the_report(image_fol
 
 
 def test_a_stop_before_the_first_checkpoint_promises_none(image_folder, tmp_path, monkeypatch):
-    def interrupted(state, images, labels):
+    def interrupted(state, batch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(TrainState, "train_batch", interrupted)

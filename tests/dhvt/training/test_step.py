@@ -5,6 +5,7 @@ import torch
 
 from dhvt.data.preprocess import Preprocess
 from dhvt.model.factory import build, configure
+from dhvt.training.batch import TrainingBatch
 from dhvt.training.config import Recipe
 from dhvt.training.distributed import open_accelerator
 from dhvt.training.step import TrainState
@@ -24,15 +25,17 @@ def test_an_overflow_in_one_optimizers_gradients_stops_the_step_of_both(clip_gra
     recipe = Recipe(clip_grad=clip_grad, warmup_epochs=0, epochs=2)
     transform = BatchTransform(recipe, Preprocess(size=(32, 32)), accelerator.device, num_classes=3, size_multiple=4)
     state = TrainState(model, recipe, accelerator, transform, steps_per_epoch=1)
-    images, labels = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8), torch.tensor([0, 1, 2] * 2)
+    images, keys = torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8), torch.tensor([[0, i, 0] for i in range(6)])
+    batch = TrainingBatch(images, torch.tensor([0, 1, 2] * 2), keys, [])
     matrix = model.blocks[0].attn.qkv.weight
     hook = matrix.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([0]), overflow))
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    state.train_batch(images, labels)
+    state.train_batch(batch)
+    state.losses.check()
     assert all(torch.equal(*pair) for pair in zip(before, model.parameters(), strict=True))
     assert accelerator.scaler.get_scale() == 512
     hook.remove()
-    state.train_batch(images, labels)
+    state.train_batch(batch)
     assert accelerator.scaler.get_scale() == 512
     assert not torch.equal(before[0], next(model.parameters()))
     assert not torch.equal(matrix, before[[parameter is matrix for parameter in model.parameters()].index(True)])

@@ -330,8 +330,8 @@ def test_two_processes_learn_what_one_does_with_the_same_batch(image_folder, tmp
     (tmp_path / "val" / "circle").mkdir(parents=True)
     draw(0, 100).save(tmp_path / "val" / "circle" / "00.png")
     options = ["--epochs", "2", "--optimizer", "adamw", "--drop-path-rate", "0", "--lr", "1e-3", "--repeats", "2"]
-    options += ["--random-erasing", "0"]  # its noise is drawn where it is used
-    options += ["--amp", "off", "--val", str(tmp_path / "val"), "--on-broken", "skip"]
+    options += ["--mixup", "0.8", "--mix-prob", "1", "--amp", "off"]
+    options += ["--val", str(tmp_path / "val"), "--on-broken", "skip"]
     assert run(image_folder, tmp_path / "one", *options).exit_code == 0
     result = train_in_two_processes(image_folder, tmp_path / "two", *options)
     assert result.returncode == 0, result.stderr
@@ -369,16 +369,15 @@ def test_processes_with_other_images_do_not_train_together(image_folder, tmp_pat
     assert not (tmp_path / "out" / "ckpt.pt").exists()
 
 
-def test_a_cache_that_shared_memory_cannot_hold_is_one_line(image_folder, tmp_path, monkeypatch):
-    def no_space(tensor):
-        raise RuntimeError("unable to allocate shared memory(shm)")
-
-    monkeypatch.setattr(torch.Tensor, "share_memory_", no_space)
-    options = ["--epochs", "1", "--model-option", "depth=1", "--cache"]
-    result = run(image_folder, tmp_path / "shared", *options, "--num-workers", "1")
+def test_a_cache_that_memory_cannot_hold_is_one_line(image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("dhvt.training.storage.available_memory", lambda: 100_000)
+    options = ["--epochs", "1", "--model-option", "depth=1", "--model-option", "embed_dim=32"]
+    result = run(image_folder, tmp_path / "cached", *options, "--cache")
     assert result.exit_code == 1
-    assert "needs 165,942 bytes of shared memory" in result.output
+    assert "--cache needs 165,888 bytes of memory and 100,000 are free" in result.output
     assert run(image_folder, tmp_path / "own", *options).exit_code == 0
+    cropped = run(image_folder, tmp_path / "cropped", *options, "--cache", "--crop", "resized")
+    assert 'it needs a recipe with crop = "pad"' in cropped.output
 
 
 def test_two_processes_train_in_bfloat16(image_folder, tmp_path):
@@ -407,11 +406,11 @@ def test_accumulated_micro_batches_are_one_step(image_folder, tmp_path):
         torch.testing.assert_close(cut.weights[name], weight, rtol=1e-3, atol=1e-3, msg=name)
 
 
-def test_cached_images_train_the_same_weights(image_folder, unbroken, tmp_path):
+def test_images_decoded_by_processes_train_the_same_weights_as_kept_ones(image_folder, unbroken, tmp_path):
     options = ["--epochs", "2", "--drop-path-rate", "0.2", "--cutmix", "1", "--mix-prob", "0.5"]
     # In a process of its own: PyTorch's loader leaves a SIGCHLD handler behind, which Python runs on the stack that
     # pytest's faulthandler set up; the kernel then ended a later test with SIGSEGV.
-    assert start(image_folder, tmp_path, *options, "--cache", "--num-workers", "2").wait(timeout=120) == 0
+    assert start(image_folder, tmp_path, *options, "--no-cache", "--num-workers", "2").wait(timeout=120) == 0
     weights = load_checkpoint(tmp_path / "ckpt.pt").weights
     assert all(torch.equal(weights[name], expected) for name, expected in unbroken[1].weights.items())
 

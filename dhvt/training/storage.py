@@ -1,0 +1,112 @@
+"""Images that are decoded once and kept, at the size of training, on the device that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from dhvt.data.batches import read_pixels
+from dhvt.data.preprocess import Preprocess
+from dhvt.data.sources import ImageSource
+from dhvt.errors import ConfigError, ImageError
+from dhvt.hardware.memory import available_memory
+from dhvt.training.run import Run
+from dhvt.training.signals import leave_stopping_to_the_parent
+
+Pixels = NDArray[np.uint8] | ImageError
+
+_LARGEST_SHARE = 0.25
+"""Of the memory that is free, for images that nobody asked to keep."""
+
+_SENT_TOGETHER = 16  # images that a loader's process hands over at once
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Decoded images.
+
+    Attributes:
+        pixels: ``(N, H, W, 3)`` uint8 on the device, black where an image is broken.
+        broken: the messages of those that cannot be read, by index.
+    """
+
+    pixels: Tensor
+    broken: dict[int, str]
+
+
+def images_fit(run: Run) -> bool:
+    """Whether a run's training images are to be kept: as ``--cache`` says, else where they fit.
+
+    Raises:
+        ConfigError: ``--cache`` with a recipe that cuts its crops out of the full images, or with too little memory.
+    """
+    cache, is_pad = run.options.cache, run.recipe.crop == "pad"
+    if cache and not is_pad:
+        raise ConfigError('--cache keeps images at the size of training; it needs a recipe with crop = "pad"')
+    if cache is False or not is_pad:
+        return False
+    needed = len(run.images.train) * run.preprocess.size[0] * run.preprocess.size[1] * 3
+    free = _free_memory(run)
+    if cache and needed > free:
+        raise ConfigError(
+            f"--cache needs {needed:,} bytes of memory and {free:,} are free; omit it, or take a smaller --img-size"
+        )
+    return needed <= free * (1 if cache else _LARGEST_SHARE)
+
+
+def _free_memory(run: Run) -> int:
+    """Bytes that each process may take, on its device."""
+    device = run.accelerator.device
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    processes: int = run.accelerator.num_processes
+    return available_memory() // processes
+
+
+def store_images(run: Run, source: ImageSource) -> StoredImages:
+    """Decodes a source, with a progress bar where it takes long."""
+    pixels = torch.zeros((len(source), *run.preprocess.size, 3), dtype=torch.uint8)
+    broken: dict[int, str] = {}
+    decoded = decode_all(source, run.preprocess, run.options.num_workers)
+    is_hidden = not run.accelerator.is_main_process
+    for index, found in enumerate(tqdm(decoded, "decode", len(source), unit="image", leave=False, delay=2, disable=is_hidden)):
+        if isinstance(found, ImageError):
+            broken[index] = f"{source.locate(index)}: {found}"
+        else:
+            pixels[index] = torch.from_numpy(np.array(found))
+    return StoredImages(pixels.to(run.accelerator.device), broken)
+
+
+class _Decoded(Dataset[Pixels]):
+    def __init__(self, source: ImageSource, preprocess: Preprocess) -> None:
+        self.source, self.preprocess = source, preprocess
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Pixels:
+        return read_pixels(self.source, self.preprocess, index)
+
+
+def decode_all(source: ImageSource, preprocess: Preprocess, num_workers: int) -> Iterator[Pixels]:
+    """All images in order, decoded by so many processes; 0 decodes in this one."""
+    if not num_workers:
+        yield from (read_pixels(source, preprocess, index) for index in range(len(source)))
+        return
+    loader: DataLoader[Pixels] = DataLoader(
+        _Decoded(source, preprocess),
+        batch_size=_SENT_TOGETHER,
+        num_workers=num_workers,
+        collate_fn=list,  # a broken image is not an array
+        worker_init_fn=leave_stopping_to_the_parent,
+        generator=torch.Generator(),  # the training's own is not touched
+    )
+    for images in loader:
+        yield from images
