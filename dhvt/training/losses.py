@@ -11,9 +11,14 @@ from torch import Tensor
 from dhvt.errors import TrainError
 
 CHECK_EVERY = 50
-"""Steps after which losses are looked at, which waits for an accelerator. A CPU has nothing to wait for: each step there."""
+"""Steps after which losses are looked at, which waits for an accelerator."""
 
 DIVERGED = "the last checkpoint is untouched. Train into another --out with a lower --lr or with --clip-grad 1"
+
+
+def steps_between_checks(device: torch.device) -> int:
+    """:data:`CHECK_EVERY`; on a CPU there is nothing to wait for, so there it is each step."""
+    return 1 if device.type == "cpu" else CHECK_EVERY
 
 
 class StepLosses:
@@ -27,7 +32,7 @@ class StepLosses:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
-        self.check_every = 1 if accelerator.device.type == "cpu" else CHECK_EVERY
+        self.check_every = steps_between_checks(accelerator.device)
         self._pending = torch.zeros(self.check_every, 2, device=accelerator.device)
         self._count, self._last_step = 0, 0
         self.reset()

@@ -6,7 +6,7 @@ from PIL import Image
 
 from dhvt.errors import DataError
 from dhvt.training.config import Recipe, RunOptions
-from dhvt.training.dataset import TrainingImages
+from dhvt.training.dataset import DecodedImages
 from dhvt.training.run import open_run
 from tests.conftest import CLASSES, draw
 
@@ -37,11 +37,11 @@ def test_12_bits_are_trained_on_as_8_bits(tmp_path, crop, capsys):
     assert printed.count("12 images have whole numbers of 16 or 32 bits up to 3824: white is 4095") == 1
     assert (deep.preprocess.integer_white, deep.preprocess.float_white) == (4095, 255)
     assert (twin.preprocess.integer_white, twin.preprocess.float_white) == (65535, 255)
-    images = [TrainingImages(run.images.train, run.preprocess, recipe) for run in (deep, twin)]
+    images = [DecodedImages(run.images.train, run.preprocess, recipe) for run in (deep, twin)]
     for index in range(len(images[0])):
-        (pixels, label), (expected, other) = (entry[0, index, 0] for entry in images)
+        (pixels, label, _), (expected, other, _) = (entry[0, index, 0] for entry in images)
         assert label == other
-        assert pixels.equal(expected)
+        assert np.array_equal(pixels, expected)
 
 
 def test_validation_images_beyond_the_training_images_white_are_named(tmp_path):

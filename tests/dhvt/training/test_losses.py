@@ -1,0 +1,29 @@
+"""Losses that are looked at after many steps, as on a GPU."""
+
+import torch
+from click.testing import CliRunner
+
+from dhvt.cli.main import main
+from dhvt.model.checkpoint import load_checkpoint
+from tests.dhvt.training.test_interruptions import rows
+
+SMALL = ["--device", "cpu", "--batch-size", "16", "--model-option", "depth=1", "--model-option", "embed_dim=32"]
+
+
+def train(data, out, *options):
+    return CliRunner().invoke(main, ["train", "--data", str(data), "--out", str(out), *SMALL, *options])
+
+
+def test_losses_that_nobody_looked_at_yet_change_nothing_and_let_no_nan_into_a_checkpoint(image_folder, tmp_path, monkeypatch):
+    assert train(image_folder, tmp_path / "cpu", "--epochs", "2").exit_code == 0
+    monkeypatch.setattr("dhvt.training.losses.steps_between_checks", lambda device: 50)
+    assert train(image_folder, tmp_path / "gpu", "--epochs", "2").exit_code == 0
+    cpu, gpu = (load_checkpoint(tmp_path / name / "ckpt.pt") for name in ("cpu", "gpu"))
+    assert all(torch.equal(cpu.weights[name], weight) for name, weight in gpu.weights.items())
+    assert [row["train_loss"] for row in rows(tmp_path / "cpu")] == [row["train_loss"] for row in rows(tmp_path / "gpu")]
+    before = (tmp_path / "gpu" / "ckpt.pt").read_bytes()
+    options = ["--epochs", "3", "--resume", "--change-recipe", "--lr", "1e30", "--warmup-epochs", "0"]
+    result = train(image_folder, tmp_path / "gpu", *options)
+    assert result.exit_code == 1
+    assert "at step 7; the last checkpoint is untouched" in result.output
+    assert (tmp_path / "gpu" / "ckpt.pt").read_bytes() == before
