@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dhvt.cli.field_options import field_option
+from dhvt.cli.options import exclude_option
 from dhvt.errors import ConfigError
 from dhvt.training.config import RunOptions
 
@@ -27,12 +28,21 @@ _MARKS: dict[Level, tuple[str, str]] = {"fix": ("FIX ", "red"), "look": ("LOOK",
 @click.argument("data")
 @click.option("--val", help="Images to validate on, where they are elsewhere; as for dhvt train.")
 @field_option(RunOptions, "group_by")
+@exclude_option
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Write report.html, to look at, and check.json.")
 @click.option(
     "--fix-list", type=click.Path(path_type=Path), metavar="FILE", help="Write what to leave out, for dhvt train --exclude."
 )
 @click.option("--num-workers", default="auto", show_default=True, metavar="N|auto", help="Processes that decode.")
-def check(data: str, val: str | None, group_by: str | None, out: Path | None, fix_list: Path | None, num_workers: str) -> None:
+def check(
+    data: str,
+    val: str | None,
+    group_by: str | None,
+    exclude: str | None,
+    out: Path | None,
+    fix_list: Path | None,
+    num_workers: str,
+) -> None:
     """Look at labelled images: broken ones, duplicates and leakage, sizes, class balance.
 
     \b
@@ -45,34 +55,41 @@ def check(data: str, val: str | None, group_by: str | None, out: Path | None, fi
     The exit status is 1 where something must be fixed (images that cannot be read, a file in several classes or splits, a
     group of --group-by in several splits, classes that cannot be learned or divided), else 0.
     """
-    from tqdm import tqdm
-
+    from dhvt.data.exclusion import ExcludeList
     from dhvt.data.inspection.advice import advise
     from dhvt.data.inspection.findings import describe_splits, find_all
+
+    listed = None if exclude is None else ExcludeList(Path(exclude))
+    inspection = _inspect(data, val, _count_processes(num_workers), group_by=group_by, exclude=listed)
+    findings, advice = find_all(inspection), advise(inspection)
+    _print("\n".join(describe_splits(inspection)))
+    if listed is not None and (unmatched := listed.describe_unmatched()):
+        _print(unmatched)
+    for finding in findings:
+        _print_finding(finding)
+    must_be_fixed = any(finding.level == "fix" for finding in findings)
+    _print("" if must_be_fixed else "\nNothing must be fixed.\n")
+    _print("\n  ".join(["Advice", *advice]))
+    if out is not None:
+        _write_pages(out, inspection, findings, advice)
+    if fix_list is not None:
+        _write_fix_list(fix_list, inspection)
+    sys.exit(must_be_fixed)
+
+
+def _inspect(data: str, val: str | None, processes: int, **options: Any) -> Inspection:
+    """Inspects with a progress bar."""
+    from tqdm import tqdm
+
     from dhvt.data.inspection.inspection import inspect
 
-    processes = _count_processes(num_workers)
     with tqdm(unit="image", desc="reading", leave=False, delay=1) as bar:
 
         def advance(done: int, total: int) -> None:
             bar.total = total
             bar.update(done)
 
-        inspection = inspect(data, val, group_by=group_by, processes=processes, on_progress=advance)
-    findings, advice = find_all(inspection), advise(inspection)
-    _print("\n".join(describe_splits(inspection)))
-    for finding in findings:
-        _print_finding(finding)
-    if not any(finding.level == "fix" for finding in findings):
-        click.echo("\nNothing must be fixed.")
-    _print("\nAdvice")
-    for line in advice:
-        _print(f"  {line}")
-    if out is not None:
-        _write_pages(out, inspection, findings, advice)
-    if fix_list is not None:
-        _write_fix_list(fix_list, inspection)
-    sys.exit(any(finding.level == "fix" for finding in findings))
+        return inspect(data, val, processes=processes, on_progress=advance, **options)
 
 
 def _count_processes(text: str) -> int:

@@ -99,10 +99,11 @@ def evaluate(
 
 def _leave_out(source: ImageSource, path: Path) -> ImageSource:
     from dhvt.data.exclusion import ExcludeList
+    from dhvt.data.inspection.text import count
 
     listed = ExcludeList(path)
     source, names = listed.leave_out(source)
-    click.echo(f"{len(names)} images are left out as listed in {path}", err=True)
+    click.echo(f"{count(len(names), 'image')} left out, as listed in {path}", err=True)
     if unmatched := listed.describe_unmatched():
         click.echo(unmatched, err=True)
     return source

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from dhvt.data.exclusion import ExcludeList, keep, pack_names
 from dhvt.data.first_look import Seen, look_at
+from dhvt.data.inspection.text import count, printable
 from dhvt.data.levels import WhiteLevels, describe_levels, find_white_levels
 from dhvt.data.record import record_training_data
 from dhvt.data.sources import ImageSource
@@ -87,7 +88,7 @@ class _Selection:
                 self.hashes[source.locate(index)] = seen.hash
                 readable.append(index)
             else:
-                self.broken.append(f"{source.locate(index)}: {seen.error}")
+                self.broken.append(f"{printable(source.locate(index))}: {seen.error}")
                 names.append(source.name(index))
         self.omitted.append(names)
         if not readable:
@@ -112,18 +113,18 @@ class _Selection:
             DataError: images cannot be read and ``on_broken`` is ``stop``.
         """
         if self.listed is not None:
-            log(f"{self.excluded} images are left out as listed in {self.listed.path}")
+            log(f"{count(self.excluded, 'image')} left out, as listed in {self.listed.path}")
             unmatched = self.listed.describe_unmatched()
             if unmatched:
                 log(unmatched)
         if self.broken and self.options.on_broken == "stop":
             raise DataError(
-                f"{_count(self.broken)} cannot be read{_describe(self.broken)}\n"
+                f"{count(len(self.broken), 'image')} cannot be read{_describe(self.broken)}\n"
                 "Leave them out with --on-broken skip, list them in a file for --exclude, or remove them; "
                 "`dhvt check` shows more about the data."
             )
         if self.broken:
-            log(f"omitted, since {_count(self.broken)} cannot be read{_describe(self.broken)}")
+            log(f"omitted, since {count(len(self.broken), 'image')} cannot be read{_describe(self.broken)}")
 
     def _look(self, source: ImageSource) -> list[Seen]:
         """Looks at all images; the processes of one machine share them out."""
@@ -153,10 +154,6 @@ def _require_same_names(source: ImageSource, accelerator: Accelerator) -> None:
     own = digest.hexdigest()
     if any(other != own for other in gather_object([own])):
         raise DataError("the processes found different images or classes; every machine needs the same --data and --val")
-
-
-def _count(messages: Sequence[str]) -> str:
-    return "1 image" if len(messages) == 1 else f"{len(messages)} images"
 
 
 def _describe(messages: Sequence[str]) -> str:

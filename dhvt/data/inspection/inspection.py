@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 
+from dhvt.data.exclusion import ExcludeList
 from dhvt.data.groups import shared_groups
 from dhvt.data.inspection.duplicates import group_exact, group_near
 from dhvt.data.inspection.facts import ImageFacts
@@ -103,6 +104,7 @@ def inspect(
     val: str | None = None,
     *,
     group_by: str | None = None,
+    exclude: ExcludeList | None = None,
     processes: int = 1,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Inspection:
@@ -110,6 +112,7 @@ def inspect(
 
     Args:
         data, val, group_by: as for :func:`dhvt.data.splits.open_training_data`; all splits of ``data`` are read.
+        exclude: images that are left out.
         processes: that decode.
         on_progress: called with the number of images done since the last call, and that of all.
 
@@ -118,6 +121,9 @@ def inspect(
         ConfigError: ``group_by`` is no regular expression.
     """
     splits = open_splits(data, val)
+    unused = _find_unused(data, val, splits)
+    if exclude is not None:
+        splits = {name: exclude.leave_out(source)[0] for name, source in splits.items()}
     pairs = list(combinations(splits, 2)) if group_by is not None else []
     shared = {(one, other): shared_groups(splits[one], splits[other], group_by or "") for one, other in pairs}
     total = sum(map(len, splits.values()))
@@ -133,7 +139,7 @@ def inspect(
         images=images,
         exact=[[images[index] for index in group] for group in group_exact(every)],
         near=[[images[index] for index in group] for group in group_near(every)],
-        unused=_find_unused(data, val, splits),
+        unused=unused,
         shared_groups=shared,
     )
 

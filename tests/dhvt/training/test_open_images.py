@@ -1,5 +1,6 @@
 """The images of a run, found broken or listed before its first step."""
 
+import os
 import shutil
 
 import pytest
@@ -35,12 +36,14 @@ def names(source):
 
 
 def test_all_broken_images_are_in_one_message(data, tmp_path):
+    (data / "circle" / os.fsdecode(b"\xff\x1b.png")).touch()
     with pytest.raises(DataError) as caught:
         open_them(data, tmp_path)
     message = str(caught.value)
-    assert "2 images cannot be read:\n" in message
+    assert "3 images cannot be read:\n" in message
     assert "03.png: not an image" in message
     assert "07.png: the image is damaged" in message
+    assert "\\udcff\\x1b.png" in message  # a name in no encoding, with a terminal's control character
     assert "--on-broken skip" in message
 
 
@@ -84,7 +87,7 @@ def test_a_run_is_resumed_after_its_broken_images_were_removed(data, tmp_path):
     exclude = ["--exclude", str(tmp_path / "bad.txt")]
     first = train("--epochs", "1", "--on-broken", "skip", *exclude)
     assert first.exit_code == 0, first.output
-    assert "1 images are left out as listed in" in first.output
+    assert "1 image left out, as listed in" in first.output
     assert "omitted, since 2 images cannot be read:\n" in first.output
     assert load_checkpoint(tmp_path / "out" / "ckpt.pt").metrics["broken_images"] == 2
     assert "bad.txt" in (tmp_path / "out" / "config.toml").read_text()
