@@ -25,7 +25,8 @@ class Normalize(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         # The cast comes first: TensorRT's parser rejects a uint8 transpose.
-        return images.to(torch.float32).permute(0, 3, 1, 2) * self.scale + self.shift  # (B, 3, H, W)
+        # (B, 3, H, W), laid out like that: else PyTorch 2.9 exports a mean as as_strided, which OpenVINO does not know
+        return images.to(torch.float32).permute(0, 3, 1, 2).contiguous() * self.scale + self.shift
 
 
 class InferenceModel(nn.Module):

@@ -40,3 +40,11 @@ def test_an_overflow_in_one_optimizers_gradients_stops_the_step_of_both(clip_gra
     assert not torch.equal(before[0], next(model.parameters()))
     assert not torch.equal(matrix, before[[parameter is matrix for parameter in model.parameters()].index(True)])
     state.require_finite()
+
+
+@pytest.mark.parametrize(("multiplies", "expected"), [(True, "bf16"), (False, "no")])
+def test_bf16_is_found_without_the_newer_question_for_it(monkeypatch, multiplies, expected):
+    """PyTorch 2.9 has no ``torch.cpu.get_capabilities``."""
+    monkeypatch.delattr("torch.cpu.get_capabilities", raising=False)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: multiplies)
+    assert open_accelerator("cpu").mixed_precision == expected
