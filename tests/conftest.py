@@ -94,7 +94,18 @@ def checkpoint():
 
 
 @pytest.fixture(scope="session")
-def artifact_path(checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def graphs_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Exports of this process make each graph once."""
+    from export import source
+    from tests.graphs import export_once
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "export_graph", export_once(source.export_graph, tmp_path_factory.mktemp("graphs")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def artifact_path(checkpoint, graphs_once, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small model, exported."""
     from export.pipeline import export_model
 

@@ -228,6 +228,7 @@ def test_too_many_are_refused_before_their_bodies(impatient):
         connection, responses = stack.enter_context(connected(impatient))
         connection.sendall(request(PNG)[:-10])
         status, headers, response = read_response(responses)
+        assert httpx.get(f"{impatient}/readyz").status_code == 200
     assert (status, response["error"]["code"], headers["retry-after"]) == (503, "overloaded", "1")
 
 
