@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from dhvt import open_dataset
 from dhvt.artifact import load_artifact
+from dhvt.data.formats import SUFFIXES
 from dhvt.errors import ConfigError
 from dhvt.ranking import rank
 from serving import sampling
@@ -100,6 +101,14 @@ def test_an_image_and_a_task_are_kept(sample, card):
         assert result == {
             "from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [CLASSES[number % 3]]},
         }  # fmt: skip
+
+
+@pytest.mark.parametrize(("file_format", "suffix"), [("HEIF", ".heic"), ("AVIF", ".avif"), ("TIFF", ".tif")])
+def test_an_image_is_kept_under_an_ending_that_a_data_set_takes(sample, file_format, suffix):
+    sample([encode(draw(0, 0), file_format)])
+    (task,) = read_tasks(sample.folder)
+    assert task["data"]["file"].endswith(suffix)
+    assert suffix in SUFFIXES
 
 
 def test_only_the_owner_can_read_them(sample):
