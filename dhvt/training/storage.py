@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from dhvt.data.batches import read_pixels
-from dhvt.data.preprocess import Preprocess
-from dhvt.data.sources import ImageSource
+from dhvt.data.sources import ImageSource, Subset
 from dhvt.errors import ConfigError, ImageError
 from dhvt.hardware.memory import available_memory
+from dhvt.training.decoding import DecodedSource
 from dhvt.training.run import Run
-from dhvt.training.signals import leave_stopping_to_the_parent
-
-Pixels = NDArray[np.uint8] | ImageError
 
 _LARGEST_SHARE = 0.25
 """Of the memory that is free, for images that nobody asked to keep."""
-
-_SENT_TOGETHER = 16  # images that a loader's process hands over at once
 
 
 @dataclass(frozen=True)
@@ -74,7 +65,7 @@ def store_images(run: Run, source: ImageSource) -> StoredImages:
     """Decodes a source, with a progress bar where it takes long."""
     pixels = torch.zeros((len(source), *run.preprocess.size, 3), dtype=torch.uint8)
     broken: dict[int, str] = {}
-    decoded = decode_all(source, run.preprocess, run.options.num_workers)
+    decoded = DecodedSource(source, run.preprocess, run.options.num_workers)
     is_hidden = not run.accelerator.is_main_process
     for index, found in enumerate(tqdm(decoded, "decode", len(source), unit="image", leave=False, delay=2, disable=is_hidden)):
         if isinstance(found, ImageError):
@@ -84,29 +75,10 @@ def store_images(run: Run, source: ImageSource) -> StoredImages:
     return StoredImages(pixels.to(run.accelerator.device), broken)
 
 
-class _Decoded(Dataset[Pixels]):
-    def __init__(self, source: ImageSource, preprocess: Preprocess) -> None:
-        self.source, self.preprocess = source, preprocess
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Pixels:
-        return read_pixels(self.source, self.preprocess, index)
-
-
-def decode_all(source: ImageSource, preprocess: Preprocess, num_workers: int) -> Iterator[Pixels]:
-    """All images in order, decoded by so many processes; 0 decodes in this one."""
-    if not num_workers:
-        yield from (read_pixels(source, preprocess, index) for index in range(len(source)))
-        return
-    loader: DataLoader[Pixels] = DataLoader(
-        _Decoded(source, preprocess),
-        batch_size=_SENT_TOGETHER,
-        num_workers=num_workers,
-        collate_fn=list,  # a broken image is not an array
-        worker_init_fn=leave_stopping_to_the_parent,
-        generator=torch.Generator(),  # the training's own is not touched
-    )
-    for images in loader:
-        yield from images
+def open_validation_images(run: Run) -> DecodedSource:
+    """This process's share of a run's validation images; kept in main memory where they fit, unless ``--no-cache``."""
+    accelerator = run.accelerator
+    share = Subset(run.images.val, np.arange(accelerator.process_index, len(run.images.val), accelerator.num_processes))
+    needed = len(share) * run.preprocess.size[0] * run.preprocess.size[1] * 3
+    fits = needed <= available_memory() // accelerator.num_processes * _LARGEST_SHARE
+    return DecodedSource(share, run.preprocess, run.options.num_workers, keep=run.options.cache is not False and fits)

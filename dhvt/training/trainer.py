@@ -27,6 +27,7 @@ from dhvt.training.run_file import CONFIG_NAME, write_config
 from dhvt.training.sampler import EpochSampler
 from dhvt.training.signals import StopRequest
 from dhvt.training.step import TrainState
+from dhvt.training.storage import open_validation_images
 from dhvt.training.transforms import BatchTransform
 from dhvt.training.validation import Validation, validate
 
@@ -103,6 +104,7 @@ class Trainer:
         self.run, self.state, self.record, self.loader, self.sampler = run, state, record, loader, sampler
         self.checkpoints = CheckpointWriter(run, state, record)
         self.broken = BrokenImages(run.options.on_broken, run.accelerator, run.broken)
+        self.validation_images = open_validation_images(run)
         self.validation: Validation | None = None
 
     def train(self) -> Checkpoint:
@@ -195,7 +197,7 @@ class Trainer:
         return self.checkpoints.save()
 
     def _measure(self) -> Validation:
-        validation = validate(self.run, self.state.averaged, self.broken)
+        validation = validate(self.run, self.state.averaged, self.broken, self.validation_images)
         self.validation = validation
         self.record.temperature = validation.temperature
         self.record.metrics = self.record.metrics | validation.to_metrics()

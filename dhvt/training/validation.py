@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,21 +12,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
 
-from dhvt.data.batches import read_pixels
 from dhvt.data.preprocess import Preprocess
 from dhvt.data.sources import ImageSource, Subset
-from dhvt.errors import ImageError
 from dhvt.evaluation.metrics import Evaluation, Outputs, calibrate, collect_outputs
 from dhvt.model.inference import InferenceModel
 from dhvt.training.broken_images import BrokenImages
+from dhvt.training.decoding import Pixels
 from dhvt.training.run import Run
-from dhvt.training.signals import leave_stopping_to_the_parent
-
-_SENT_TOGETHER = 16  # images that a loader's process hands over at once
-
-Pixels = NDArray[np.uint8] | ImageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +46,11 @@ class Validation:
         }
 
 
-def validate(run: Run, model: nn.Module, broken: BrokenImages) -> Validation:
+def validate(run: Run, model: nn.Module, broken: BrokenImages, pixels: Iterable[Pixels] | None = None) -> Validation:
     """Measures a model on the run's validation images; every process has to call it, and each has the result.
+
+    Args:
+        pixels: this process's share of the images, decoded; None decodes them here.
 
     Raises:
         DataError: an image cannot be read, unless such are skipped; or not one of a process's share can.
@@ -64,37 +60,12 @@ def validate(run: Run, model: nn.Module, broken: BrokenImages) -> Validation:
         run.images.val,
         run.preprocess,
         run.accelerator,
-        num_workers=run.options.num_workers,
+        pixels=pixels,
         on_error=broken.report,
     )
     broken.gather()
     evaluation, temperature = calibrate(outputs)
     return Validation(outputs=outputs, evaluation=evaluation, temperature=temperature, broken_images=len(broken))
-
-
-class _Decoded(Dataset[Pixels]):
-    def __init__(self, source: ImageSource, preprocess: Preprocess) -> None:
-        self.source, self.preprocess = source, preprocess
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Pixels:
-        return read_pixels(self.source, self.preprocess, index)
-
-
-def _decode(source: ImageSource, preprocess: Preprocess, num_workers: int) -> Iterator[Pixels]:
-    """All images in order, decoded by so many processes."""
-    loader: DataLoader[Pixels] = DataLoader(
-        _Decoded(source, preprocess),
-        batch_size=_SENT_TOGETHER,
-        num_workers=num_workers,
-        collate_fn=list,  # a broken image is not an array
-        worker_init_fn=leave_stopping_to_the_parent,
-        generator=torch.Generator(),  # the training's own is not touched
-    )
-    for images in loader:
-        yield from images
 
 
 def collect_validation(
@@ -103,14 +74,14 @@ def collect_validation(
     preprocess: Preprocess,
     accelerator: Accelerator,
     *,
-    num_workers: int,
+    pixels: Iterable[Pixels] | None,
     on_error: Callable[[str], None],
 ) -> Outputs:
     """The model's outputs for all images of a source, in every process; each computes its share.
 
     Args:
         model: on the accelerator's device.
-        num_workers: processes that decode this process's share; 0 decodes in it.
+        pixels: of this process's share; None decodes it here.
         on_error: called for each broken image of the share, which is omitted.
 
     Raises:
@@ -125,7 +96,6 @@ def collect_validation(
 
     mine = np.arange(accelerator.process_index, len(source), accelerator.num_processes)
     share = Subset(source, mine)
-    pixels = _decode(share, preprocess, num_workers) if num_workers and len(mine) else None
     outputs = collect_outputs(predict, share, preprocess, on_error=on_error, pixels=pixels)
     if accelerator.num_processes > 1:
         outputs = Outputs.join(gather_object([replace(outputs, indices=mine[outputs.indices])]))

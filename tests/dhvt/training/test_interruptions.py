@@ -32,10 +32,10 @@ def test_a_kill_in_the_validation_loses_no_epoch(image_folder, tmp_path, monkeyp
     assert run(image_folder, tmp_path / "unbroken", *options).exit_code == 0
     validate = trainer.validate
 
-    def killed_after_the_first(run, model, broken):
+    def killed_after_the_first(run, *arguments):
         if "killed" in str(run.options.out) and (run.options.out / "metrics.jsonl").exists():
             raise Killed
-        return validate(run, model, broken)
+        return validate(run, *arguments)
 
     monkeypatch.setattr(trainer, "validate", killed_after_the_first)
     with pytest.raises(Killed):
@@ -53,7 +53,7 @@ def test_a_kill_in_the_validation_loses_no_epoch(image_folder, tmp_path, monkeyp
 
 
 def test_a_kill_in_the_last_validation_loses_neither_it_nor_the_report(image_folder, tmp_path, monkeypatch):
-    def killed(run, model, broken):
+    def killed(*arguments):
         raise Killed
 
     options = [*SMALL, "--epochs", "1"]
