@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+import torch
+
 from dhvt.model.checkpoint import Checkpoint, save_checkpoint
 from dhvt.training.run import CHECKPOINT_NAME, Run
 from dhvt.training.step import TrainState
@@ -32,6 +34,11 @@ class RunRecord:
     train_seconds: float = 0.0
 
 
+def seconds_between_epochs_saved(device: torch.device) -> float:
+    """The least time from one checkpoint after an epoch to the next: none on a CPU, where saving takes little of an epoch."""
+    return 0.0 if device.type == "cpu" else 30.0
+
+
 class CheckpointWriter:
     """Writes a run's checkpoint; the main process does, and the others only check their weights."""
 
@@ -44,6 +51,11 @@ class CheckpointWriter:
     def is_due(self) -> bool:
         """Whether the last one is older than ``--checkpoint-minutes``."""
         return time.monotonic() - self._saved_at > 60 * self.run.options.checkpoint_minutes
+
+    @property
+    def is_due_after_epoch(self) -> bool:
+        """Whether an epoch that has ended, or its validation, is to be saved."""
+        return time.monotonic() - self._saved_at >= seconds_between_epochs_saved(self.run.accelerator.device)
 
     def save(self) -> Checkpoint:
         """Replaces the file by the present state, and returns that.

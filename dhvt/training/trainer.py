@@ -120,18 +120,27 @@ class Trainer:
             self._stop_if_asked(stop)
             while not self.state.is_finished:
                 self._train_epoch(stop)
-                checkpoint = self.checkpoints.save()
+                checkpoint = self._save_after_epoch(stop)
                 self._stop_if_asked(stop)
                 if self._validation_is_due():
-                    checkpoint = self._validate()
+                    self._validate()
+                    checkpoint = self._save_after_epoch(stop)
                     self._stop_if_asked(stop)
         return checkpoint
+
+    def _save_after_epoch(self, stop: StopRequest) -> Checkpoint:
+        """Saves, unless epochs are so short that saving each would take a good part of the time; the last one always."""
+        is_last = self.state.is_finished or stop.requested
+        if self._any_process(is_last or self.checkpoints.is_due_after_epoch):
+            return self.checkpoints.save()
+        return self.checkpoints.build()
 
     def _finish_resumed_epoch(self) -> Checkpoint:
         """Validates and reports what the checkpoint of a resumed run has not."""
         if self._validation_is_due():
             log(f"epoch {self.state.epochs_done} was saved, but not validated")
-            return self._validate()
+            self._validate()
+            return self.checkpoints.save()
         if not self.state.is_finished:
             return self.checkpoints.build()
         if not self._any_process(self.run.accelerator.is_main_process and report_is_due(self.run.options.out)):
@@ -173,8 +182,8 @@ class Trainer:
             return False
         return epoch % self.run.options.val_every == 0 or epoch >= self.run.recipe.epochs
 
-    def _validate(self) -> Checkpoint:
-        """Validates the epoch that has ended; logs and saves the result."""
+    def _validate(self) -> None:
+        """Validates the epoch that has ended; logs the result."""
         record, state = self.record, self.state
         train_metrics = record.epoch_metrics
         measured = self._measure().to_metrics()
@@ -194,7 +203,6 @@ class Trainer:
             f"epoch {state.epochs_done}: {training}validation top-1 {measured['val_top1']:.2f} % "
             f"of {measured['val_images']} images"
         )
-        return self.checkpoints.save()
 
     def _measure(self) -> Validation:
         validation = validate(self.run, self.state.averaged, self.broken, self.validation_images)

@@ -1,10 +1,10 @@
-"""Losses that are looked at after many steps, as on a GPU."""
+"""What is done less often than on a CPU, as on a GPU: losses are looked at, and checkpoints are written."""
 
 import torch
 from click.testing import CliRunner
 
 from dhvt.cli.main import main
-from dhvt.model.checkpoint import load_checkpoint
+from dhvt.model.checkpoint import load_checkpoint, save_checkpoint
 from tests.dhvt.training.test_interruptions import rows
 
 SMALL = ["--device", "cpu", "--batch-size", "16", "--model-option", "depth=1", "--model-option", "embed_dim=32"]
@@ -27,3 +27,18 @@ def test_losses_that_nobody_looked_at_yet_change_nothing_and_let_no_nan_into_a_c
     assert result.exit_code == 1
     assert "at step 7; the last checkpoint is untouched" in result.output
     assert (tmp_path / "gpu" / "ckpt.pt").read_bytes() == before
+
+
+def test_short_epochs_are_not_all_saved_but_the_last(image_folder, tmp_path, monkeypatch):
+    saved = []
+
+    def save(checkpoint, path):
+        saved.append(checkpoint.step)
+        save_checkpoint(checkpoint, path)
+
+    monkeypatch.setattr("dhvt.training.checkpoints.save_checkpoint", save)
+    monkeypatch.setattr("dhvt.training.checkpoints.seconds_between_epochs_saved", lambda device: 1e6)
+    assert train(image_folder, tmp_path, "--epochs", "3").exit_code == 0
+    assert set(saved) == {9}
+    assert [row["epoch"] for row in rows(tmp_path)] == [1, 2, 3]
+    assert load_checkpoint(tmp_path / "ckpt.pt").metrics["epoch"] == 3
