@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dhvt.training.fields import REQUIRED, Option, options_of
+from dhvt.training.fields import AUTO, REQUIRED, Option, options_of
 
 Command = Callable[..., None]
 Decorator = Callable[[Command], Command]
@@ -25,6 +25,7 @@ def field_options(configuration: type, *, prefix: str = "", show_defaults: bool 
     def decorate(command: Command) -> Command:
         for entry in reversed(options_of(configuration)):
             default = entry.default
+            default = AUTO if entry.auto is not None and default == entry.auto else default
             shown = show_defaults and default is not REQUIRED and default not in (None, False, "", {}, [])
             ending = f"  [default: {default}]" if shown else "  [required]" if default is REQUIRED else ""
             command = _option(entry, help=prefix + entry.help + ending)(command)
@@ -43,7 +44,8 @@ def _option(entry: Option, **settings: Any) -> Decorator:
     flag = entry.flag
     if entry.kind is bool:
         flag += f"/--no-{flag[2:]}" if entry.saved else ""  # a file may say true
-    settings = {"default": None, "metavar": entry.metavar} | settings
+    metavar = entry.metavar if entry.auto is None else f"NUMBER|{AUTO}"
+    settings = {"default": None, "metavar": metavar} | settings
     if entry.kind is list:
         settings |= {"multiple": True, "type": str}
     elif entry.kind is dict:
@@ -57,6 +59,8 @@ def _option(entry: Option, **settings: Any) -> Decorator:
 
 
 def _type(entry: Option) -> Any:
+    if entry.auto is not None:
+        return _number_or_auto(entry)
     if entry.choices:
         return click.Choice(list(entry.choices))
     limits: dict[str, Any] = {"min": entry.minimum, "max": entry.maximum}
@@ -68,6 +72,18 @@ def _type(entry: Option) -> Any:
     if entry.kind is float:
         return click.FloatRange(**limits) if entry.minimum is not None else float
     return str  # of paths too: the dataclass converts
+
+
+def _number_or_auto(entry: Option) -> Callable[[str], int]:
+    """A parser of a whole number within an option's limits, or of the word that stands for one that is chosen."""
+    low, high = entry.minimum, entry.maximum
+    numbers = click.IntRange(None if low is None else int(low), None if high is None else int(high))
+
+    def parse(text: str) -> int:
+        number: int = entry.auto if text == AUTO and entry.auto is not None else numbers.convert(text, None, None)
+        return number
+
+    return parse
 
 
 def _parse_pairs(text: str) -> tuple[tuple[float, float], ...]:

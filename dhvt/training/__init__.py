@@ -11,7 +11,8 @@ The files that one training step passes, in order:
 6. ``checkpoints.py``    what is saved when; ``resume.py`` goes on from it
 7. ``validation.py``     accuracy on held-out images; then ``metrics_log.py``, ``progress.py``, ``tracking.py``, ``report.py``
 
-Beside these: ``initialize.py`` (starting weights), ``distributed.py`` (device, precision, processes), ``averaging.py``
+Beside these: ``automatic.py`` and ``choose.py`` (image size, patch size and epochs from the data), ``initialize.py``
+(starting weights), ``distributed.py`` (device, precision, processes), ``averaging.py``
 (``dhvt average``), ``seeds.py`` (each draw is a function of seed and step), ``signals.py`` (Ctrl-C), ``allocator.py``
 (restarts the process with jemalloc preloaded), ``broken_images.py``.
 """

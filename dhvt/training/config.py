@@ -15,7 +15,7 @@ from dhvt.configuration import from_dict, require
 from dhvt.data.preprocess import ResizeMode
 from dhvt.model.config import VARIANTS
 from dhvt.naming import check_name, name_of_data
-from dhvt.training.fields import REQUIRED, convert_fields, option
+from dhvt.training.fields import AUTO, REQUIRED, convert_fields, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,9 @@ class Recipe:
         ConfigError: a value is out of range.
     """
 
-    epochs: int = option(20, "Passes over the training images.", minimum=1)
+    epochs: int = option(
+        20, "Passes over the training images; auto gives 300 steps, in 30 epochs at least and 300 at most.", minimum=1, auto=0
+    )
     batch_size: int = option(128, "Images per optimizer step; all of them where there are fewer.", minimum=1)
     optimizer: Literal["muon", "adamw"] = option("muon", "muon takes the weight matrices and leaves the rest to AdamW.")
     lr: float = option(3e-3, "Peak learning rate.", minimum=0, exclusive=True)
@@ -206,12 +208,22 @@ class RunOptions:
         "Name of the model, as hands: what a server answers with, and its bento's name. Default: made of --data's.",
     )
     variant: str = option(
-        "dhvt_tiny_cifar_patch4",
-        f"One of {', '.join(VARIANTS)}; or any classifier of timm, such as resnet18, to compare with.",
+        AUTO,
+        f"One of {', '.join(VARIANTS)}; or any classifier of timm, such as resnet18, to compare with. auto is a tiny DHVT with "
+        "the patch size for --img-size.",
         metavar="NAME",
     )
-    img_size: int | None = option(
-        None, "Pixels of a side, a multiple of the patch size. Default: the variant's, 32 for timm's.", minimum=1
+    img_size: int = option(
+        0,
+        "Pixels of a side, a multiple of the patch size. auto is the smallest of 32, 48, 64, 96, 128, 160 and 224 that keeps "
+        "the images' median shorter side, fits the variant, and can be trained within --auto-minutes.",
+        minimum=1,
+        auto=0,
+    )
+    auto_minutes: float = option(
+        120.0,
+        "The time budget of --img-size auto: where a training is calculated to take longer, its images are smaller.",
+        minimum=0,
     )
     resize_mode: ResizeMode = option(
         "crop", "How an image of another shape becomes square: cut the middle out, distort, or add borders."

@@ -16,6 +16,9 @@ from dhvt.errors import ConfigError
 REQUIRED: Any = MISSING
 """The default of an option that must be given."""
 
+AUTO = "auto"
+"""What stands, on the command line and in TOML files, for a number that a run chooses; see ``auto`` of :func:`option`."""
+
 
 def option(
     default: Any,
@@ -26,6 +29,7 @@ def option(
     exclusive: bool = False,
     metavar: str | None = None,
     saved: bool = True,
+    auto: int | None = None,
 ) -> Any:
     """A dataclass field that is an option of a command and a key of a TOML file.
 
@@ -36,9 +40,10 @@ def option(
         exclusive: whether the limits themselves are outside of the range.
         metavar: what stands for the value in ``--help``.
         saved: whether a run's ``config.toml`` has it.
+        auto: the number that stands for ``auto``, which a run replaces by what it chooses; it may be out of range.
     """
     metadata = {"help": help, "minimum": minimum, "maximum": maximum, "exclusive": exclusive}
-    metadata |= {"metavar": metavar, "saved": saved}
+    metadata |= {"metavar": metavar, "saved": saved, "auto": auto}
     if isinstance(default, type):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -65,6 +70,7 @@ class Option:
     exclusive: bool
     metavar: str | None
     saved: bool
+    auto: int | None
 
     @property
     def flag(self) -> str:
@@ -79,6 +85,8 @@ class Option:
         """
         if value is None and self.optional:
             return None
+        if self.auto is not None and value in (AUTO, self.auto) and not isinstance(value, bool):
+            return self.auto
         if self.choices and value not in self.choices:
             raise ConfigError(f"{self.name} is {value!r}; choose one of {', '.join(self.choices)}")
         if self.kind is Path and isinstance(value, str):
@@ -88,7 +96,8 @@ class Option:
         if self.kind in (tuple, dict):
             return self._convert_container(value)
         if not isinstance(value, self.kind) or (isinstance(value, bool) and self.kind is not bool):
-            raise ConfigError(f"{self.name} is {value!r}; expected {_KINDS.get(self.kind, self.kind.__name__)}")
+            expected = _KINDS.get(self.kind, self.kind.__name__) + " or auto" * (self.auto is not None)
+            raise ConfigError(f"{self.name} is {value!r}; expected {expected}")
         if not self._is_in_range(value):
             raise ConfigError(f"{self.name} is {value!r}; it must be {self._range()}")
         return value

@@ -13,6 +13,7 @@ from dhvt.data.splits import TrainingData
 from dhvt.data.statistics import describe_balance
 from dhvt.errors import CheckpointError, DataError, TrainError
 from dhvt.model.factory import configure
+from dhvt.training.choose import choose_automatically
 from dhvt.training.config import Recipe, RunOptions
 from dhvt.training.distributed import open_accelerator
 from dhvt.training.open_images import open_images
@@ -66,6 +67,7 @@ def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
     _make_folder(options)
     accelerator = open_accelerator(options.device, options.amp, **tracking_options(options))
     images, data, broken, white = open_images(options, recipe.seed, accelerator)
+    options, recipe = choose_automatically(options, recipe, images.train, accelerator, options.out / CHECKPOINT_NAME)
     config = configure(
         options.variant,
         num_classes=len(images.train.classes),

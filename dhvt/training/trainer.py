@@ -55,6 +55,7 @@ def train(options: RunOptions, recipe: Recipe | None = None, *, command: str = "
         KeyboardInterrupt: after Ctrl-C; after the first one with the checkpoint written.
     """
     run = open_run(options, Recipe.preset(options.recipe) if recipe is None else recipe, command)
+    options = run.options
     sampler = build_sampler(run)
     loader = build_loader(run, sampler)
     state = create_state(run, sampler)
