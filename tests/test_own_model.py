@@ -17,7 +17,7 @@ from tests.serving.conftest import ROOT, serving
 
 TEXT = (ROOT / "docs" / "own-model.md").read_text()
 COMMANDS = [command for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for command in block.splitlines()]
-SMALL = "--epochs 1 --batch-size 16 --model-option depth=1"
+SMALL = "--epochs 1 --batch-size 16 --img-size 32 --model-option depth=1"
 """In place of the page's epochs: whether the model is good does not matter here."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dhvt.training.fields import AUTO, REQUIRED, Option, options_of
+from dhvt.training.fields import AUTO, REQUIRED, UNCHOSEN, Option, options_of
 
 Command = Callable[..., None]
 Decorator = Callable[[Command], Command]
@@ -25,7 +25,7 @@ def field_options(configuration: type, *, prefix: str = "", show_defaults: bool 
     def decorate(command: Command) -> Command:
         for entry in reversed(options_of(configuration)):
             default = entry.default
-            default = AUTO if entry.auto is not None and default == entry.auto else default
+            default = AUTO if entry.auto and default == UNCHOSEN else default
             shown = show_defaults and default is not REQUIRED and default not in (None, False, "", {}, [])
             ending = f"  [default: {default}]" if shown else "  [required]" if default is REQUIRED else ""
             command = _option(entry, help=prefix + entry.help + ending)(command)
@@ -44,7 +44,7 @@ def _option(entry: Option, **settings: Any) -> Decorator:
     flag = entry.flag
     if entry.kind is bool:
         flag += f"/--no-{flag[2:]}" if entry.saved else ""  # a file may say true
-    metavar = entry.metavar if entry.auto is None else f"NUMBER|{AUTO}"
+    metavar = entry.metavar if not entry.auto else f"NUMBER|{AUTO}"
     settings = {"default": None, "metavar": metavar} | settings
     if entry.kind is list:
         settings |= {"multiple": True, "type": str}
@@ -59,7 +59,7 @@ def _option(entry: Option, **settings: Any) -> Decorator:
 
 
 def _type(entry: Option) -> Any:
-    if entry.auto is not None:
+    if entry.auto:
         return _number_or_auto(entry)
     if entry.choices:
         return click.Choice(list(entry.choices))
@@ -80,8 +80,7 @@ def _number_or_auto(entry: Option) -> Callable[[str], int]:
     numbers = click.IntRange(None if low is None else int(low), None if high is None else int(high))
 
     def parse(text: str) -> int:
-        number: int = entry.auto if text == AUTO and entry.auto is not None else numbers.convert(text, None, None)
-        return number
+        return UNCHOSEN if text == AUTO else int(numbers(text))
 
     return parse
 

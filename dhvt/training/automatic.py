@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dhvt.data.decode import FORMATS
+from dhvt.data.formats import FORMATS
 from dhvt.data.sources import ImageSource
 from dhvt.errors import ImageError
 from dhvt.model.config import VARIANTS, DHVTConfig

@@ -32,7 +32,7 @@ from dhvt.training.automatic import (
     training_minutes,
 )
 from dhvt.training.config import Recipe, RunOptions
-from dhvt.training.fields import AUTO
+from dhvt.training.fields import AUTO, UNCHOSEN
 from dhvt.training.progress import log
 
 _SET_BY_THE_RUN = ("num_classes", "img_size", "drop_path_rate")  # fields of a DHVTConfig that are no model options
@@ -53,7 +53,7 @@ def choose_automatically(
         CheckpointError: the file to resume or start from cannot be read.
         ConfigError: the model cannot be built.
     """
-    if recipe.epochs and options.img_size and options.variant != AUTO:
+    if UNCHOSEN not in (recipe.epochs, options.img_size) and options.variant != AUTO:
         return options, recipe
     chosen = [_choose(options, recipe, images, accelerator, checkpoint) if accelerator.is_main_process else None]
     if accelerator.num_processes > 1:
@@ -66,7 +66,7 @@ def _choose(
     options: RunOptions, recipe: Recipe, images: ImageSource, accelerator: Accelerator, checkpoint: Path
 ) -> tuple[RunOptions, Recipe]:
     previous = read_file(checkpoint) if options.resume and checkpoint.exists() else None
-    if not recipe.epochs:
+    if recipe.epochs == UNCHOSEN:
         recipe = replace(recipe, epochs=previous["recipe"]["epochs"] if previous else _choose_epochs(recipe, len(images)))
     if previous is None and options.init is not None:
         previous = read_file(options.init)
@@ -74,7 +74,7 @@ def _choose(
         options = _keep(options, previous["name"], previous["config"])
     elif options.init is not None and options.variant == AUTO:
         options = replace(options, variant="dhvt_tiny_cifar_patch4")
-    if options.img_size and options.variant != AUTO:
+    if options.img_size != UNCHOSEN and options.variant != AUTO:
         return options, recipe
     if options.init is not None and options.variant in VARIANTS:
         return replace(options, img_size=VARIANTS[options.variant].img_size[0]), recipe
@@ -92,8 +92,8 @@ def _keep(options: RunOptions, name: str, config: dict[str, Any]) -> RunOptions:
     elif options.variant == AUTO:
         options = replace(options, model_options=config.get("options", {}) | options.model_options)
     height, width = config["img_size"]
-    size = options.img_size or (height if height == width else 0)
-    return replace(options, variant=name, img_size=size)
+    keeps_size = options.img_size == UNCHOSEN and height == width
+    return replace(options, variant=name, img_size=height if keeps_size else options.img_size)
 
 
 def _choose_epochs(recipe: Recipe, images: int) -> int:
@@ -105,7 +105,7 @@ def _choose_epochs(recipe: Recipe, images: int) -> int:
 
 def _choose_model(options: RunOptions, recipe: Recipe, images: ImageSource, accelerator: Accelerator) -> RunOptions:
     """The options with a variant and an image size, of which one at least is open."""
-    if options.variant == AUTO and options.img_size:
+    if options.variant == AUTO and options.img_size != UNCHOSEN:
         return _with_default_variant(options, options.img_size)
     sides = sample_shorter_sides(images)
     median = float(np.median(sides)) if len(sides) else float(SIZES[0])

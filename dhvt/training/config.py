@@ -15,7 +15,7 @@ from dhvt.configuration import from_dict, require
 from dhvt.data.preprocess import ResizeMode
 from dhvt.model.config import VARIANTS
 from dhvt.naming import check_name, name_of_data
-from dhvt.training.fields import AUTO, REQUIRED, convert_fields, option
+from dhvt.training.fields import AUTO, REQUIRED, UNCHOSEN, convert_fields, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,10 @@ class Recipe:
     """
 
     epochs: int = option(
-        20, "Passes over the training images; auto gives 300 steps, in 30 epochs at least and 300 at most.", minimum=1, auto=0
+        20,
+        "Passes over the training images; auto gives 300 steps, in 30 epochs at least and 300 at most.",
+        minimum=1,
+        auto=True,
     )
     batch_size: int = option(128, "Images per optimizer step; all of them where there are fewer.", minimum=1)
     optimizer: Literal["muon", "adamw"] = option("muon", "muon takes the weight matrices and leaves the rest to AdamW.")
@@ -214,11 +217,11 @@ class RunOptions:
         metavar="NAME",
     )
     img_size: int = option(
-        0,
+        UNCHOSEN,
         "Pixels of a side, a multiple of the patch size. auto is the smallest of 32, 48, 64, 96, 128, 160 and 224 that keeps "
         "the images' median shorter side, fits the variant, and can be trained within --auto-minutes.",
         minimum=1,
-        auto=0,
+        auto=True,
     )
     auto_minutes: float = option(
         120.0,

@@ -17,7 +17,10 @@ REQUIRED: Any = MISSING
 """The default of an option that must be given."""
 
 AUTO = "auto"
-"""What stands, on the command line and in TOML files, for a number that a run chooses; see ``auto`` of :func:`option`."""
+"""What stands, on the command line and in TOML files, for what a run chooses."""
+
+UNCHOSEN = -1
+"""What stands for :data:`AUTO` in a field that is a number."""
 
 
 def option(
@@ -29,7 +32,7 @@ def option(
     exclusive: bool = False,
     metavar: str | None = None,
     saved: bool = True,
-    auto: int | None = None,
+    auto: bool = False,
 ) -> Any:
     """A dataclass field that is an option of a command and a key of a TOML file.
 
@@ -40,7 +43,7 @@ def option(
         exclusive: whether the limits themselves are outside of the range.
         metavar: what stands for the value in ``--help``.
         saved: whether a run's ``config.toml`` has it.
-        auto: the number that stands for ``auto``, which a run replaces by what it chooses; it may be out of range.
+        auto: whether a whole number may be ``auto``, which is :data:`UNCHOSEN` until a run replaces it by what it chooses.
     """
     metadata = {"help": help, "minimum": minimum, "maximum": maximum, "exclusive": exclusive}
     metadata |= {"metavar": metavar, "saved": saved, "auto": auto}
@@ -70,7 +73,7 @@ class Option:
     exclusive: bool
     metavar: str | None
     saved: bool
-    auto: int | None
+    auto: bool
 
     @property
     def flag(self) -> str:
@@ -85,8 +88,8 @@ class Option:
         """
         if value is None and self.optional:
             return None
-        if self.auto is not None and value in (AUTO, self.auto) and not isinstance(value, bool):
-            return self.auto
+        if self.auto and value in (AUTO, UNCHOSEN):
+            return UNCHOSEN
         if self.choices and value not in self.choices:
             raise ConfigError(f"{self.name} is {value!r}; choose one of {', '.join(self.choices)}")
         if self.kind is Path and isinstance(value, str):
@@ -96,7 +99,7 @@ class Option:
         if self.kind in (tuple, dict):
             return self._convert_container(value)
         if not isinstance(value, self.kind) or (isinstance(value, bool) and self.kind is not bool):
-            expected = _KINDS.get(self.kind, self.kind.__name__) + " or auto" * (self.auto is not None)
+            expected = _KINDS.get(self.kind, self.kind.__name__) + " or auto" * self.auto
             raise ConfigError(f"{self.name} is {value!r}; expected {expected}")
         if not self._is_in_range(value):
             raise ConfigError(f"{self.name} is {value!r}; it must be {self._range()}")

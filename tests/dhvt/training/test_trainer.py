@@ -24,7 +24,8 @@ from tests.conftest import CLASSES, draw
 
 
 def arguments(data, out, *options):
-    return ["train", "--data", str(data), "--out", str(out), "--device", "cpu", "--batch-size", "16", *options]
+    size = [] if "--img-size" in options else ["--img-size", "32"]  # of images of 36 pixels, auto would take 48
+    return ["train", "--data", str(data), "--out", str(out), "--device", "cpu", "--batch-size", "16", *size, *options]
 
 
 def run(data, out, *options):
