@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True)
 @on_broken_option
 @exclude_option
-@click.option("--report", type=click.Path(path_type=Path), help="Folder for report.md with images; needs the report extra.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    help="Folder for report.html, report.md and predictions.parquet; needs the report extra.",
+)
 @click.option(
     "--record",
     is_flag=True,

@@ -1,28 +1,26 @@
-"""A folder with a model's accuracy, confusions, calibration and mistakes: ``report.md`` and its images."""
+"""A folder with a model's accuracy, confusions, calibration and mistakes: ``report.md``, ``report.html`` and their files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dhvt.data.preprocess import Preprocess, preprocess_image
+from dhvt.data.inspection.text import printable
+from dhvt.data.preprocess import Preprocess
 from dhvt.data.sources import ImageSource
-from dhvt.evaluation.calibration import BINS, reliability, softmax
+from dhvt.evaluation.figures import draw_confusion, draw_curves, draw_mistakes, draw_reliability, figure_style
 from dhvt.evaluation.fonts import choose_fonts
 from dhvt.evaluation.metrics import Evaluation, Outputs, confusion_matrix
+from dhvt.evaluation.page import ClassRow, PageContent, build_page, percent
+from dhvt.evaluation.predictions import write_predictions
+from dhvt.evaluation.suspects import MOST, Prediction, find_mistakes, find_suspicious_labels
 
-MISTAKES = 24
-"""Images in the figure of mistakes."""
-
-_MAX_NAMED_CLASSES = 40  # more would overlap on the confusion matrix's axes
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|#&~])")
 
 
 def write_report(
@@ -36,54 +34,99 @@ def write_report(
     temperature: float,
     facts: Mapping[str, str],
     history: Sequence[Mapping[str, Any]] = (),
+    note: str = "",
 ) -> Path:
-    """Writes the report and returns the path of its ``report.md``.
+    """Writes the report and returns the path of its ``report.md``; beside it are ``report.html`` and ``predictions.parquet``.
 
     Args:
         folder: created if it does not exist; the files of an older report are replaced.
         title: the heading.
         source, preprocess: the images that ``outputs`` belongs to, and how they were prepared.
         evaluation: of ``outputs`` at ``temperature``.
-        facts: rows of the first table, such as the command and the versions.
+        facts: rows of the table, such as the command and the versions.
         history: a training's ``metrics.jsonl``, for the learning curves.
+        note: what a reader must know of the figures, such as what else the images were used for.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    classes = [_printable(name) for name in source.classes]
-    families, missing = choose_fonts(classes)
+    classes = [printable(name) for name in source.classes]
+    mistakes, suspects = find_mistakes(outputs, temperature), find_suspicious_labels(outputs, temperature)
+    names = [printable(source.name(mistake.place)) for mistake in mistakes[:MOST]]
+    families, missing = choose_fonts([*classes, *names])
+    names = ["".join("?" if letter in missing else letter for letter in name) for name in names]
     labels = [str(label) if missing & set(name) else name for label, name in enumerate(classes)]
     matrix = confusion_matrix(outputs.logits, outputs.labels)
-    with _style(families):
+    with figure_style(families):
         figures = {
-            "confusion": ("Confusion matrix", _draw_confusion(matrix, labels)),
-            "reliability": ("Calibration", _draw_reliability(outputs, temperature)),
-            "mistakes": ("The most confident mistakes", _draw_mistakes(outputs, temperature, source, preprocess, labels)),
+            "confusion": ("Confusion matrix", draw_confusion(matrix, labels)),
+            "reliability": ("Calibration", draw_reliability(outputs, temperature)),
+            "mistakes": ("The most confident mistakes", draw_mistakes(mistakes[:MOST], names, source, preprocess, labels)),
         }
         if history:
-            figures = {"curves": ("Learning curves", _draw_curves(history))} | figures
+            figures = {"curves": ("Learning curves", draw_curves(history))} | figures
         for name, (_, figure) in figures.items():
             figure.savefig(folder / f"{name}.png", bbox_inches="tight")
-    lines = [f"# {title}", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {_cell(value)} |" for name, value in {**_results(evaluation, temperature), **facts}.items()]
-    for name, (heading, _) in figures.items():
-        lines += ["", f"## {heading}", "", f"![{heading}]({name}.png)"]
-    lines += ["", "## Classes", "", *_class_table(matrix, classes), *_legend(labels, classes), ""]
+    predictions = write_predictions(folder, source, outputs, temperature)
+    results = _results(evaluation, temperature)
+    content = PageContent(
+        title=title,
+        note=note,
+        figures=results,
+        facts={**facts, "every image's prediction": predictions.name},
+        plots=[(heading, folder / f"{name}.png") for name, (heading, _) in figures.items() if name != "mistakes"],
+        rows=_class_rows(matrix, classes),
+        classes=classes,
+        mistakes=mistakes[:MOST],
+        mistake_count=len(mistakes),
+        suspects=suspects[:MOST],
+        suspect_count=len(suspects),
+    )
+    (folder / "report.html").write_text(build_page(content, source), encoding="utf-8")
     path = folder / "report.md"
-    path.write_text("\n".join(lines), encoding="utf-8")
+    headings = {name: heading for name, (heading, _) in figures.items()}
+    path.write_text("\n".join([*_markdown(content, headings, source), *_legend(labels, classes), ""]), encoding="utf-8")
     return path
 
 
-def _style(families: list[str]) -> AbstractContextManager[None]:
-    """matplotlib's settings while the images are drawn and saved."""
-    return mpl.rc_context(
-        {
-            "figure.dpi": 110,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "font.size": 9,
-            "font.family": families,
-            "text.parse_math": False,  # a class may be named $5
-        }
+def _markdown(content: PageContent, headings: Mapping[str, str], source: ImageSource) -> Iterator[str]:
+    """The lines of ``report.md``."""
+    yield from (f"# {_plain(content.title)}", "")
+    if content.note:
+        yield from (_plain(content.note), "")
+    yield from ("| | |", "|---|---|")
+    yield from (f"| {_plain(name)} | {_plain(value)} |" for name, value in {**content.figures, **content.facts}.items())
+    for name, heading in headings.items():
+        yield from ("", f"## {heading}", "", f"![{heading}]({name}.png)")
+        if name == "mistakes":
+            yield from ("", *_prediction_table(content.mistakes, content.classes, source))
+    yield from (
+        "",
+        "## Suspicious labels",
+        "",
+        "Another class is as likely as for its own images, and likelier than the label.",
+        "",
     )
+    yield from _prediction_table(content.suspects, content.classes, source)
+    yield from ("", "## Classes", "", "| class | images | recall | precision | most often taken for |", "|---|---|---|---|---|")
+    for row in content.rows:
+        taken = f"{_plain(row.taken_for)} ({row.taken_count})" if row.taken_for is not None else ""
+        yield f"| {_plain(row.name)} | {row.images} | {percent(row.recall)} | {percent(row.precision)} | {taken} |"
+
+
+def _prediction_table(predictions: Sequence[Prediction], classes: Sequence[str], source: ImageSource) -> Iterator[str]:
+    if not predictions:
+        yield "None."
+        return
+    yield from ("| file | true | predicted |", "|---|---|---|")
+    for found in predictions:
+        yield (
+            f"| {_plain(source.name(found.place))} | {_plain(classes[found.true])} ({found.true_probability:.0%}) "
+            f"| {_plain(classes[found.predicted])} ({found.confidence:.0%}) |"
+        )
+
+
+def _plain(text: str) -> str:
+    """A text without meaning in Markdown: names may hold anything."""
+    return _MARKDOWN.sub(r"\\\1", printable(text))
 
 
 def _legend(labels: Sequence[str], classes: Sequence[str]) -> list[str]:
@@ -99,11 +142,6 @@ def _legend(labels: Sequence[str], classes: Sequence[str]) -> list[str]:
     ]
 
 
-def _printable(name: str) -> str:
-    """A class name that can be encoded as UTF-8; a folder's name may hold bytes of another encoding."""
-    return name.encode(errors="replace").decode()
-
-
 def _results(evaluation: Evaluation, temperature: float) -> dict[str, str]:
     return {
         "top-1": f"{evaluation.top1:.2f} %",
@@ -116,89 +154,22 @@ def _results(evaluation: Evaluation, temperature: float) -> dict[str, str]:
     }
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-def _class_table(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
-    """One row a class, the lowest recall first."""
-    lines = ["| class | images | recall | precision | most often taken for |", "|---|---|---|---|---|"]
+def _class_rows(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[ClassRow]:
+    """One row a class, the lowest recall first; those without an image come last."""
     counts, predicted, correct = matrix.sum(axis=1), matrix.sum(axis=0), matrix.diagonal()
-    recall = np.where(counts, correct / np.maximum(counts, 1), 2.0)  # those without an image come last
+    recall = np.where(counts, correct / np.maximum(counts, 1), 2.0)
     wrong = matrix - np.diag(correct)
+    rows = []
     for label in np.argsort(recall, kind="stable"):
         other = int(wrong[label].argmax())
-        taken = f"{_cell(classes[other])} ({wrong[label, other]})" if wrong[label, other] else ""
-        precision = f"{correct[label] / predicted[label]:.1%}" if predicted[label] else "–"
-        found = f"{recall[label]:.1%}" if counts[label] else "–"
-        lines.append(f"| {_cell(classes[label])} | {counts[label]} | {found} | {precision} | {taken} |")
-    return lines
-
-
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height))
-    return figure, figure.subplots()
-
-
-def _draw_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
-    figure = Figure(figsize=(8, 3))
-    left, right = figure.subplots(1, 2)
-    epochs = [row["epoch"] for row in history]
-    left.plot(epochs, [row["train_loss"] for row in history], marker=".")
-    left.set(xlabel="epoch", ylabel="training loss")
-    right.plot(epochs, [row["train_top1"] for row in history], marker=".", label="training, as augmented")
-    right.plot(epochs, [row["val_top1"] for row in history], marker=".", label="validation")
-    right.set(xlabel="epoch", ylabel="top-1, %")
-    right.legend(frameon=False)
-    return figure
-
-
-def _draw_confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = min(3 + 0.35 * len(classes), 14)
-    figure, axes = _axes(side, side)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted class", ylabel="right class")
-    if len(classes) <= _MAX_NAMED_CLASSES:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
-    if len(classes) <= 20:
-        for (row, column), count in np.ndenumerate(matrix):
-            if count:
-                color = "white" if share[row, column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=7)
-    return figure
-
-
-def _draw_reliability(outputs: Outputs, temperature: float) -> Figure:
-    figure, axes = _axes(4, 4)
-    axes.plot([0, 1], [0, 1], color="0.7", linestyle="--")
-    for divisor, label in ((1.0, "as trained"), (temperature, f"at temperature {temperature:.2f}, as served")):
-        bins = reliability(outputs.logits / divisor, outputs.labels)
-        filled = bins.share > 0
-        axes.plot(bins.confidence[filled], bins.accuracy[filled], marker="o", markersize=4, label=label)
-    axes.set(xlabel=f"score of the predicted class ({BINS} bins)", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    axes.legend(frameon=False)
-    return figure
-
-
-def _draw_mistakes(
-    outputs: Outputs, temperature: float, source: ImageSource, preprocess: Preprocess, classes: Sequence[str]
-) -> Figure:
-    scores = softmax(outputs.logits / temperature)
-    predicted = scores.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != outputs.labels)
-    worst = wrong[np.argsort(-scores[wrong, predicted[wrong]], kind="stable")][:MISTAKES]
-    columns = 6
-    rows = max(-(-len(worst) // columns), 1)
-    figure = Figure(figsize=(10, 1.9 * rows))
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, place in zip(grid.flat, worst, strict=False):
-        axes.imshow(preprocess_image(source.read(int(outputs.indices[place])), preprocess))
-        right, other = classes[outputs.labels[place]], classes[predicted[place]]
-        axes.set_title(f"{right}\nnot {other} ({scores[place, predicted[place]]:.0%})", fontsize=8)
-    if not len(worst):
-        grid[0, 0].text(0, 0.5, "none")
-    return figure
+        rows.append(
+            ClassRow(
+                name=classes[label],
+                images=int(counts[label]),
+                recall=float(recall[label]) if counts[label] else None,
+                precision=float(correct[label] / predicted[label]) if predicted[label] else None,
+                taken_for=classes[other] if wrong[label, other] else None,
+                taken_count=int(wrong[label, other]),
+            )
+        )
+    return rows

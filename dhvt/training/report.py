@@ -11,6 +11,12 @@ from dhvt.training.progress import log
 from dhvt.training.run import CHECKPOINT_NAME, LOG_NAME, Run
 from dhvt.training.validation import Validation
 
+_NOTE = (
+    "These validation images also fitted the temperature and choose best.pt, and may show the same people, plants or places "
+    "as the training images (--group-by prevents that), so that the figures may be too good. Log loss and calibration error "
+    "are of temperatures fitted on other images. For figures on new images: dhvt evaluate on a test split."
+)
+
 
 def report_is_due(out: Path) -> bool:
     """Whether the last checkpoint has no report, as after a crash between the two."""
@@ -36,6 +42,7 @@ def write_run_report(run: Run, checkpoint: Checkpoint, validation: Validation) -
             evaluation=validation.evaluation,
             temperature=validation.temperature,
             facts=_facts(checkpoint),
+            note=_NOTE,
             history=read_history(run.options.out / LOG_NAME),
         )
     except OSError as error:
@@ -48,7 +55,7 @@ def write_run_report(run: Run, checkpoint: Checkpoint, validation: Validation) -
 
 def _facts(checkpoint: Checkpoint) -> dict[str, str]:
     provenance = dict(checkpoint.provenance)
-    facts = {f"command from step {entry['from_step']}": f"`{entry['command']}`" for entry in provenance.pop("commands")}
+    facts = {f"command from step {entry['from_step']}": str(entry["command"]) for entry in provenance.pop("commands")}
     facts |= {name.replace("_", " "): str(value) for name, value in provenance.items()}
     if "images_per_s" in checkpoint.metrics:
         facts["training images/s"] = f"{checkpoint.metrics['images_per_s']:.0f}"

@@ -1,6 +1,10 @@
+import csv
+import re
+import sys
 import warnings
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
@@ -11,6 +15,7 @@ from dhvt.data.sources import open_dataset
 from dhvt.evaluation.fonts import DEFAULT_FONT, choose_fonts
 from dhvt.evaluation.metrics import Outputs, evaluate
 from dhvt.evaluation.report import write_report
+from dhvt.evaluation.suspects import find_mistakes, find_suspicious_labels
 from tests.conftest import draw
 
 CHINESE = ["猫", "狗", "dog"]
@@ -64,6 +69,73 @@ def write(tmp_path, names):
             facts={},
         )
     return path.read_text()
+
+
+HOSTILE = ["<img src=x onerror=alert(1)>", "a|b](c) *d*", "'quoted' & \"more\""]
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """The report of three images, each a confident mistake, of classes that would break HTML and Markdown."""
+    folder = tmp_path_factory.mktemp("hostile")
+    write(folder, HOSTILE)
+    return folder / "report"
+
+
+def test_every_mistake_is_named_with_its_true_and_predicted_class(tmp_path):
+    text = write(tmp_path, ["cat", "dog"])
+    assert "| cat/0.png | cat (27%) | dog (73%) |" in text
+    assert "| dog/0.png | dog (27%) | cat (73%) |" in text
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "cat/0.png<br>true <b>cat</b> (27%)<br>predicted <b class=bad>dog</b> (73%)" in page
+    assert page.count("data:image/jpeg;base64,") == 4  # two mistakes, whose labels are suspicious too
+
+
+def test_names_are_text_whatever_they_hold(hostile):
+    page, text = (hostile / "report.html").read_text(), (hostile / "report.md").read_text()
+    assert "<img src=x" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+    assert "&#x27;quoted&#x27; &amp; &quot;more&quot;" in page
+    assert "\\<img src=x" in text
+    assert "<img src=x" not in text.replace("\\<", "")
+    assert "a\\|b\\](c) \\*d\\*" in text
+
+
+def test_the_page_loads_nothing_from_elsewhere(hostile):
+    sources = re.findall(r"(?:src|href)=['\"]?([^'\" >]*)", (hostile / "report.html").read_text().replace("src=x", ""))
+    assert sources
+    assert all(source.startswith("data:image/") for source in sources)
+
+
+def test_predictions_of_all_images_are_a_table(hostile):
+    table = pq.read_table(hostile / "predictions.parquet").to_pydict()
+    assert table["file"] == [f"{name}/0.png" for name in HOSTILE]
+    assert table["true"] == HOSTILE
+    assert table["predicted"] == [*HOSTILE[1:], HOSTILE[0]]
+    assert table["confidence"] == table[f"p:{HOSTILE[1]}"][:1] * 3 == pytest.approx([0.576] * 3, abs=1e-3)
+    assert table["true_probability"] == pytest.approx([0.212] * 3, abs=1e-3)
+
+
+def test_predictions_are_csv_without_pyarrow(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    write(tmp_path, HOSTILE)
+    assert not (tmp_path / "report" / "predictions.parquet").exists()
+    with (tmp_path / "report" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == [f"{name}/0.png" for name in HOSTILE]
+    assert float(rows[0][f"p:{HOSTILE[1]}"]) == pytest.approx(0.576, abs=1e-3)
+
+
+def test_a_wrong_label_is_suspicious_and_a_hard_image_is_not():
+    """Image 0 is a 1 labelled 0; image 1 is uncertain, and no class is as sure of it as of its own images."""
+    probabilities = np.array([[0.02, 0.97, 0.01], [0.4, 0.45, 0.15], [0.9, 0.05, 0.05], [0.1, 0.85, 0.05], [0.1, 0.1, 0.8]])
+    outputs = Outputs(
+        logits=np.log(probabilities).astype(np.float32), labels=np.array([0, 0, 0, 1, 2]), indices=np.arange(10, 15), skipped=0
+    )
+    (found,) = find_suspicious_labels(outputs, 1.0)
+    assert (found.place, found.true, found.predicted) == (10, 0, 1)
+    assert (found.confidence, found.true_probability) == pytest.approx((0.97, 0.02))
+    assert [mistake.place for mistake in find_mistakes(outputs, 1.0)] == [10, 11]
 
 
 def test_latin_and_greek_need_no_other_font():
