@@ -56,8 +56,8 @@ def check(
     group of --group-by in several splits, classes that cannot be learned or divided), else 0.
     """
     from dhvt.data.exclusion import ExcludeList
-    from dhvt.data.inspection.advice import advise
     from dhvt.data.inspection.findings import describe_splits, find_all
+    from dhvt.training.advice import advise
 
     listed = None if exclude is None else ExcludeList(Path(exclude))
     inspection = _inspect(data, val, _count_processes(num_workers), group_by=group_by, exclude=listed)

@@ -91,9 +91,13 @@ def _hold_out(source: ImageSource, fraction: float, seed: int) -> NDArray[np.int
     held: list[NDArray[np.int64]] = []
     for label in range(len(source.classes)):
         rows = rng.permutation(np.flatnonzero(source.labels == label))
-        count = min(max(round(len(rows) * fraction), 1), len(rows) - 1) if len(rows) > 1 else 0
-        held.append(rows[:count])
+        held.append(rows[: count_held_out(len(rows), fraction)])
     return np.sort(np.concatenate(held))
+
+
+def count_held_out(images: int, fraction: float) -> int:
+    """How many images of a class are held out."""
+    return min(max(round(images * fraction), 1), images - 1) if images > 1 else 0
 
 
 class TrainingData(NamedTuple):

@@ -140,7 +140,7 @@ def _groups(inspection: Inspection) -> Iterator[Finding]:
 def _classes(inspection: Inspection) -> Iterator[Finding]:
     training = inspection.training_split
     counts = inspection.class_counts[training]
-    is_divided = len(inspection.splits) > 1 and any(split != "test" for split in inspection.splits if split != training)
+    is_divided = inspection.is_divided
     least = 1 if is_divided else 2
     few = [name for name, number in counts.items() if number < least]
     if few:

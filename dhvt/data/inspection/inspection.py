@@ -41,6 +41,7 @@ class Inspection:
     """What a data set holds.
 
     Args:
+        is_divided: whether there are images to validate on, so that none are held out of those to train on.
         splits: by name, in the order train, val, test; :data:`WHOLE` of a data set that is not divided.
         images: of all splits, in order.
         exact, near: groups of duplicates, see :mod:`dhvt.data.inspection.duplicates`.
@@ -49,6 +50,7 @@ class Inspection:
     """
 
     data: str
+    is_divided: bool
     splits: dict[str, ImageSource]
     images: list[CheckedImage]
     exact: list[list[CheckedImage]]
@@ -135,6 +137,7 @@ def inspect(
     every = [image.facts for image in images]
     return Inspection(
         data=data,
+        is_divided=val is not None or "val" in splits,
         splits=splits,
         images=images,
         exact=[[images[index] for index in group] for group in group_exact(every)],
