@@ -1,0 +1,34 @@
+"""The session for the first GPU, on a CPU."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu_session.py"
+
+
+def session(out, *options):
+    command = [sys.executable, str(SCRIPT), "--device", "cpu", "--small", "--out", str(out), *options]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    return result.returncode, [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_a_session_goes_on_behind_its_last_line(tmp_path):
+    out = tmp_path / "session.jsonl"
+    out.write_text('{"step": "inference"}\n')
+    code, lines = session(out, "--only", "inference", "versions")
+    assert code == 0
+    assert [line["step"] for line in lines] == ["inference", "versions"]
+    assert lines[1]["packages"]["torch"]
+
+
+@pytest.mark.slow
+def test_all_steps_of_a_session_run_on_a_cpu(tmp_path):
+    _, lines = session(tmp_path / "session.jsonl", "--minutes", "20")
+    assert [line["step"] for line in lines] == [
+        *("versions", "inference", "train_step", "augmentation", "onnx", "tests", "server", "training")
+    ]
+    assert not [line for line in lines if "error" in line and line["step"] != "server"]  # which needs wrk
