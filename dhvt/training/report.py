@@ -11,12 +11,6 @@ from dhvt.training.progress import log
 from dhvt.training.run import CHECKPOINT_NAME, LOG_NAME, Run
 from dhvt.training.validation import Validation
 
-_NOTE = (
-    "These validation images also fitted the temperature and choose best.pt, and may show the same people, plants or places "
-    "as the training images (--group-by prevents that), so that the figures may be too good. Log loss and calibration error "
-    "are of temperatures fitted on other images. For figures on new images: dhvt evaluate on a test split."
-)
-
 
 def report_is_due(out: Path) -> bool:
     """Whether the last checkpoint has no report, as after a crash between the two."""
@@ -42,7 +36,7 @@ def write_run_report(run: Run, checkpoint: Checkpoint, validation: Validation) -
             evaluation=validation.evaluation,
             temperature=validation.temperature,
             facts=_facts(checkpoint),
-            note=_NOTE,
+            note=_note(checkpoint),
             history=read_history(run.options.out / LOG_NAME),
         )
     except OSError as error:
@@ -51,6 +45,16 @@ def write_run_report(run: Run, checkpoint: Checkpoint, validation: Validation) -
             "writes the report alone"
         ) from error
     log(f"report: {path}")
+
+
+def _note(checkpoint: Checkpoint) -> str:
+    """What else the validation images were used for; what they chose, they cannot measure."""
+    chosen = " and chose the epoch" if checkpoint.metrics.get("val_chose_weights") else ""
+    return (
+        f"These validation images also fitted the temperature{chosen}, and may show the same people, plants or places as the "
+        "training images (--group-by prevents that), so that the figures may be too good. Log loss and calibration error are "
+        "of temperatures fitted on other images. For figures on new images: dhvt evaluate on a test split."
+    )
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, str]:

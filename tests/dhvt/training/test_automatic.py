@@ -120,6 +120,11 @@ def test_the_choice_is_printed_and_recorded_as_plain_numbers(chosen):
     assert load_checkpoint(out / "ckpt.pt").config["patch_size"] == 8
 
 
+def test_a_runs_report_says_what_else_its_images_were_used_for(chosen):
+    for name in ("report.md", "report.html"):
+        assert "These validation images also fitted the temperature, and may show" in (chosen[2] / "report" / name).read_text()
+
+
 def test_the_recorded_configuration_repeats_the_run(chosen, photos, tmp_path):
     output, repeated = train(photos, tmp_path, "--config", chosen[2] / "config.toml")
     assert "auto" not in output.replace("--auto-minutes", "")
