@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from dhvt.artifact import Artifact
+from dhvt.artifact import CARD_NAME, Artifact
 from dhvt.errors import ExportError
 from export.settings import ExportOptions
 from export.targets.registry import LAYOUTS, TARGETS, load_layout, load_target, require_packages
@@ -22,7 +22,7 @@ def run_export(
     """Exports, and prints what was measured, where it was written, and what to do next.
 
     Args:
-        source: a checkpoint, or a model folder.
+        source: a checkpoint, the folder of a run, or a model folder.
         out: the folder to write; ``artifact/`` beside the checkpoint, or the model folder, by default.
         given: options of :class:`ExportOptions` and of the targets' settings, None or empty where not given.
         tag: name in BentoML's model store, if any.
@@ -64,6 +64,17 @@ def _take(values: dict[str, Any], configuration: type[Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value := values.pop(name), tuple) else value for name in names}
 
 
+def find_checkpoint(source: Path) -> Path:
+    """Of a run's folder its ``best.pt``, or its ``ckpt.pt`` where validation has chosen none; anything else stays."""
+    if (source / CARD_NAME).exists():
+        return source
+    found = next((source / name for name in ("best.pt", "ckpt.pt") if (source / name).is_file()), None)
+    if found is None:
+        return source
+    click.echo(f"{source} is the folder of a run: exporting {found.name}")
+    return found
+
+
 def export(
     source: Path,
     out: Path | None,
@@ -80,6 +91,7 @@ def export(
     from dhvt.artifact import load_artifact
     from dhvt.model.checkpoint import Checkpoint, load_checkpoint
 
+    source = find_checkpoint(source)
     loaded: Checkpoint | Artifact = load_artifact(source) if source.is_dir() else load_checkpoint(source)
     if isinstance(loaded, Artifact) and out is not None:
         raise ExportError(f"--out is for a checkpoint; what is exported goes into {source}, which is a model folder")

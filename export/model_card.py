@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,11 @@ None is stated here. Before you publish the model, add `license: …` to this fi
 from.
 """
 
+CHOSEN = (
+    "The validation images also chose the epoch of these weights, so that the figures on them are a little too good; those on "
+    "a test split are not."
+)
+
 _USE = """\
 import timm
 import torch
@@ -103,7 +109,7 @@ def write_model_card(card: ModelCard, parameters: int, *, registered: bool, repo
         ),
         class_names=", ".join(f"`{name}`" for name in card.classes),
         preprocessing=_describe_preprocess(card.preprocess),
-        results=_describe_results(results),
+        results=_describe_results(results, card.metrics),
         training=_describe_training(card),
     )
     return f"---\n{header.to_yaml()}\n---\n{text}"
@@ -166,13 +172,14 @@ def _join(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _describe_results(results: list[EvalResult]) -> str:
+def _describe_results(results: list[EvalResult], metrics: Mapping[str, Any]) -> str:
     if not results:
         return "None are recorded."
     rows = [
         f"| {row.dataset_name} | {row.dataset_split} | {row.metric_name} | {100 * row.metric_value:.2f} % |" for row in results
     ]
-    return "\n".join(["| images | split | metric | value |", "|---|---|---|---|", *rows])
+    chosen = ["", CHOSEN] if metrics.get("val_chose_weights") else []
+    return "\n".join(["| images | split | metric | value |", "|---|---|---|---|", *rows, *chosen])
 
 
 def _describe_training(card: ModelCard) -> str:

@@ -31,12 +31,13 @@ kept.
 @click.command(help=_HELP)
 @click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="CKPT CKPT…")
 @click.option("--data", required=True, help="As in the training: the images that it held out measure the average.")
+@click.option("--val", help="What was given to dhvt train as --val, where it did not hold images out of --data.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The checkpoint to write.")
 @on_broken_option
-def average(checkpoints: tuple[Path, ...], data: str, out: Path, on_broken: str) -> None:
+def average(checkpoints: tuple[Path, ...], data: str, val: str | None, out: Path, on_broken: str) -> None:
     from tqdm import tqdm
 
-    from dhvt.data.splits import reopen_validation
+    from dhvt.data.splits import open_first_split, reopen_validation
     from dhvt.model.checkpoint import load_checkpoint, save_checkpoint
     from dhvt.training.averaging import average_checkpoints, recompute_batchnorm
 
@@ -44,10 +45,15 @@ def average(checkpoints: tuple[Path, ...], data: str, out: Path, on_broken: str)
         raise ConfigError(f"{out} exists; choose another --out")
     loaded = [load_checkpoint(path) for path in checkpoints]
     mean = average_checkpoints(loaded)
-    found = reopen_validation(data, mean.classes, mean.data, mean.recipe.get("seed", 0))
+    found = reopen_validation(data if val is None else val, mean.classes, mean.data, mean.recipe.get("seed", 0))
     if found is None:
-        raise DataError(f"{data} is not known to have the images that the training held out; give its --data or --val")
+        where = f"--data {data}" if val is None else f"--val {val}"
+        raise DataError(
+            f"{where} has not got the images that the training validated on; give its --data, and its --val if it had one"
+        )
     train, source = found
+    if val is not None:
+        train = open_first_split(data, ["train"], mean.classes).source
 
     def omit(message: str) -> None:
         tqdm.write(f"omitted: {message}")
@@ -56,7 +62,7 @@ def average(checkpoints: tuple[Path, ...], data: str, out: Path, on_broken: str)
     for path, checkpoint in zip(checkpoints, loaded, strict=True):
         _measure(str(path), checkpoint, source, on_error)
     candidates = {"their average": mean}
-    recomputed = None if train is None else recompute_batchnorm(mean, train, omit)
+    recomputed = None if train is None else recompute_batchnorm(mean, train, on_error)
     if recomputed is not None:
         candidates["their average with BatchNorm's statistics recomputed on training images"] = recomputed
     measured = {name: _measure(name, checkpoint, source, on_error) for name, checkpoint in candidates.items()}
@@ -64,7 +70,7 @@ def average(checkpoints: tuple[Path, ...], data: str, out: Path, on_broken: str)
     if len(candidates) > 1:
         click.echo(f"kept: {best}")
     save_checkpoint(_with_measurement(candidates[best], *measured[best]), out)
-    click.echo(f"next: {shlex.join(['dhvt', 'export', str(out), '--data', data])}")
+    click.echo(f"next: {shlex.join(['dhvt', 'export', str(out), '--data', data, *([] if val is None else ['--val', val])])}")
 
 
 def _measure(

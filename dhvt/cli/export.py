@@ -11,7 +11,7 @@ import click
 from dhvt.cli.field_options import field_options
 
 _HELP = """\
-Export CHECKPOINT to a model folder that `DHVT_MODEL=… bentoml serve` takes, or add to such a folder.
+Export a checkpoint to a model folder that `DHVT_MODEL=… bentoml serve` takes, or add to such a folder.
 
 \b
 Targets, in the model folder:
@@ -21,12 +21,14 @@ Targets beside the model folder, for other tools:
 {layouts}
 
 Every graph is compared with PyTorch's float32, at several batch sizes, before anything is written; where one disagrees,
-nothing is. With the target onnx the model folder is replaced in one step; other targets are added to it, and from the
-folder alone they need no checkpoint (tensorrt then in fp16 or fp32).
+nothing is. Of a run's folder best.pt is exported, the epoch with the lowest validation loss.
+
+With the target onnx the model folder is replaced in one step; other targets are added to it, and from the folder alone they
+need no checkpoint (tensorrt then in fp16 or fp32).
 
 \b
 Examples:
-  dhvt export runs/mine/ckpt.pt --data images/ --name hands
+  dhvt export runs/mine --data images/ --name hands
   dhvt export runs/mine/ckpt.pt --target onnx --target int8 --data images/
   dhvt export runs/mine/ckpt.pt --target timm --push me/hands
   dhvt export runs/mine/artifact --target triton --triton-max-batch-size 32
@@ -57,7 +59,7 @@ def _target_options(command: Callable[..., None]) -> Any:
 
 
 @_target_options
-@click.argument("source", type=click.Path(path_type=Path), metavar="CHECKPOINT|FOLDER")
+@click.argument("source", type=click.Path(path_type=Path), metavar="CHECKPOINT|RUN|MODEL")
 @click.option("--out", type=click.Path(path_type=Path), help="Model folder to write. Default: artifact/ beside the checkpoint.")
 @click.option("--tag", help="Also put it into BentoML's model store, as hands or hands:v2, and name it so.")
 @click.pass_context

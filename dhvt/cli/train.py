@@ -40,7 +40,7 @@ batch size is that of all of them together.
 @click.pass_context
 def train(ctx: click.Context, /, config_path: Path | None, model_options: tuple[str, ...], **given: Any) -> None:
     from dhvt.training.distributed import is_main_process
-    from dhvt.training.run import CHECKPOINT_NAME
+    from dhvt.training.run import BEST_NAME, CHECKPOINT_NAME
     from dhvt.training.trainer import train as run_training
 
     values = read_config(config_path) if config_path is not None else {}
@@ -58,5 +58,10 @@ def train(ctx: click.Context, /, config_path: Path | None, model_options: tuple[
             log("stopped before the first checkpoint: nothing is saved")
         sys.exit(130)
     log(f"validation top-1 {checkpoint.metrics['val_top1']:.2f} %; saved {path}")
+    if checkpoint.best:
+        log(
+            f"lowest validation loss {checkpoint.best['val_loss']:.3f} in epoch {checkpoint.best['epoch']}; "
+            f"saved {options.out / BEST_NAME}, which is what the next command takes"
+        )
     val = [] if options.val is None else ["--val", options.val]
-    log(f"next: {shlex.join(['dhvt', 'export', str(path), '--data', options.data, *val])}")
+    log(f"next: {shlex.join(['dhvt', 'export', str(options.out), '--data', options.data, *val])}")

@@ -10,10 +10,20 @@ IMBALANCE = 10
 """Beyond this many times as many images in the largest class as in the smallest, top-1 alone misleads."""
 
 
+UNEVEN = 2
+"""From this many times on, what counts every class alike is worth a look."""
+
+
 def class_counts(source: ImageSource) -> dict[str, int]:
     """Images per class name."""
     counts = Counter(source.labels.tolist())
     return {name: counts[label] for label, name in enumerate(source.classes)}
+
+
+def is_uneven(source: ImageSource) -> bool:
+    """Whether the largest class has at least :data:`UNEVEN` times the images of the smallest."""
+    counts = class_counts(source).values()
+    return max(counts) >= UNEVEN * min(counts)
 
 
 def describe_balance(source: ImageSource) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dhvt.configuration import from_dict
@@ -39,6 +41,8 @@ class Checkpoint:
         temperature: see :mod:`dhvt.evaluation.calibration`; fitted on the validation images.
         recipe: :class:`dhvt.training.config.Recipe` as a dict; empty for an imported model.
         metrics: what was measured last, such as ``val_top1``; empty before the first validation.
+        best: ``epoch`` and ``val_loss`` of the epoch with the lowest validation loss so far, which is beside this file as
+            ``best.pt``; empty before the first validation and in older files.
         epoch_metrics: training loss and accuracy of the last epoch, while it is not validated.
         provenance: the command and versions that made it.
         data: the record of the training and validation images, see :mod:`dhvt.data.record`; empty in imported ones.
@@ -58,6 +62,7 @@ class Checkpoint:
     temperature: float = 1.0
     recipe: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
     epoch_metrics: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
@@ -163,6 +168,20 @@ def read_file(path: str | Path) -> Any:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # bytes that are no pickle make the unpickler raise almost anything
         raise CheckpointError(f"{path} cannot be read as a checkpoint: {_explain(path, error)}") from None
+
+
+def read_safetensors(path: Path) -> State:
+    """The tensors of a ``.safetensors`` file, by name.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
 
 
 def _explain(path: Path, error: Exception) -> str:

@@ -30,7 +30,13 @@ SET_ELSEWHERE = {
 
 
 def configure(
-    name: str, *, num_classes: int, img_size: Any = None, drop_path_rate: float = 0.0, options: dict[str, Any] | None = None
+    name: str,
+    *,
+    num_classes: int,
+    img_size: Any = None,
+    drop_path_rate: float = 0.0,
+    options: dict[str, Any] | None = None,
+    pretrained: bool = False,
 ) -> dict[str, Any]:
     """The complete configuration that :func:`build` needs, as plain values for a checkpoint.
 
@@ -39,6 +45,8 @@ def configure(
         img_size: pixels of a side, or ``(height, width)``; by default the variant's, and 32 for a model of timm.
         drop_path_rate: becomes 0 for a model of timm that has no drop path.
         options: more fields of :class:`DHVTConfig`, or arguments of timm's model.
+        pretrained: the model will have timm's published weights: its first layers stay as they are for small images too, and
+            the image size is by default theirs.
 
     Raises:
         ConfigError: no such model, the values do not fit it, or an option is set elsewhere.
@@ -55,10 +63,12 @@ def configure(
         return config.to_dict()
     require(timm.is_model(name), f"no model {name!r}; {_suggest(name)}")
     default_cfg = timm.get_pretrained_cfg(name)
+    default_size = default_cfg.input_size[1:] if pretrained and default_cfg is not None else DEFAULT_IMG_SIZE
     config_of_timm = {
         "library": "timm",
         "num_classes": num_classes,
-        "img_size": as_size(img_size or DEFAULT_IMG_SIZE),
+        "img_size": as_size(img_size or default_size),
+        "keeps_stem": pretrained,
         "fixed_input_size": bool(default_cfg is not None and default_cfg.fixed_input_size),
         "drop_path_rate": drop_path_rate,
         "options": options,
@@ -75,7 +85,7 @@ def complete(config: dict[str, Any]) -> dict[str, Any]:
         ConfigError: it has unknown fields, or values that do not fit.
     """
     if config.get("library") == "timm":
-        return {"fixed_input_size": False} | config
+        return {"fixed_input_size": False, "keeps_stem": False} | config
     return from_dict(DHVTConfig, config).to_dict()
 
 
@@ -91,16 +101,21 @@ def build(name: str, config: dict[str, Any]) -> nn.Module:
     """
     if config.get("library") != "timm":
         return DHVT(from_dict(DHVTConfig, config))
-    arguments = _timm_arguments(config)
+    arguments = timm_arguments(config)
     try:
         model: nn.Module = timm.create_model(name, **arguments)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise ConfigError(f"timm cannot build {name} with {arguments}: {error}") from error
     if not isinstance(model.get_classifier(), nn.Module):  # type: ignore[operator]  # timm's convention
         raise ConfigError(f"{name} has several last layers, as for distillation; choose a model with one")
-    if min(config["img_size"]) <= SMALL_IMAGE:
+    if is_adapted(config):
         use_small_stem(model)
     return model
+
+
+def is_adapted(config: dict[str, Any]) -> bool:
+    """Whether the first layers of timm's model are changed for small images."""
+    return not config.get("keeps_stem") and min(config["img_size"]) <= SMALL_IMAGE
 
 
 def describe_for_timm(name: str, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -114,8 +129,8 @@ def describe_for_timm(name: str, config: dict[str, Any]) -> tuple[str, dict[str,
         usual = VARIANTS[name].to_dict()
         arguments = {key: value for key, value in config.items() if value != usual.get(key)}
     else:
-        arguments = _timm_arguments(config)
-        if min(config["img_size"]) <= SMALL_IMAGE and use_small_stem(timm.create_model(name, **arguments)):
+        arguments = timm_arguments(config)
+        if is_adapted(config) and use_small_stem(timm.create_model(name, **arguments)):
             name, arguments = NAME, {"base": name, **arguments}
     return name, {key: value for key, value in arguments.items() if key not in ("drop_path_rate", "drop_rate")}
 
@@ -136,12 +151,12 @@ def _suggest(name: str) -> str:
     return f"did you mean {', '.join(close)}? {others}" if close else others
 
 
-def _timm_arguments(config: dict[str, Any]) -> dict[str, Any]:
+def timm_arguments(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration as arguments of ``timm.create_model``."""
     arguments: dict[str, Any] = {"num_classes": config["num_classes"]}
     if config.get("fixed_input_size"):
         arguments["img_size"] = as_size(config["img_size"])
-        if min(arguments["img_size"]) <= SMALL_IMAGE:
+        if is_adapted(config):
             arguments["patch_size"] = SMALL_PATCH
     if config["drop_path_rate"]:
         arguments["drop_path_rate"] = config["drop_path_rate"]
@@ -154,7 +169,7 @@ def _has_drop_path(name: str, config: dict[str, Any]) -> bool:
         return True
     try:
         with torch.random.fork_rng(devices=[]):
-            timm.create_model(name, **_timm_arguments(config))
+            timm.create_model(name, **timm_arguments(config))
     except TypeError as error:
         return "drop_path_rate" not in str(error)
     except (ValueError, AssertionError, RuntimeError):

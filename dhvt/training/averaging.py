@@ -7,15 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dhvt.data.batches import iterate_batches
 from dhvt.data.sources import ImageSource, Subset
 from dhvt.errors import CheckpointError
 from dhvt.evaluation.metrics import Evaluation, calibrate, collect_outputs
 from dhvt.model.checkpoint import Checkpoint, State
-from dhvt.model.dhvt import DHVT
 from dhvt.model.inference import InferenceModel, torch_predict
+from dhvt.training.batchnorm import estimating_statistics, find_norms
 
 BATCHNORM_IMAGES = 4096
 """Training images from which BatchNorm's statistics are recomputed; all where there are fewer."""
@@ -41,10 +40,12 @@ def average_checkpoints(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     for name, value in states[-1].items():
         floating = value.is_floating_point()
         mean[name] = torch.stack([state[name] for state in states]).mean(dim=0) if floating else value
-    return replace(last, weights=mean, ema=None, optimizers=[], scaler=None, metrics={}, temperature=1.0)
+    return replace(last, weights=mean, ema=None, optimizers=[], scaler=None, metrics={}, best={}, temperature=1.0)
 
 
-def recompute_batchnorm(checkpoint: Checkpoint, source: ImageSource, on_error: Callable[[str], None]) -> Checkpoint | None:
+def recompute_batchnorm(
+    checkpoint: Checkpoint, source: ImageSource, on_error: Callable[[str], None] | None
+) -> Checkpoint | None:
     """The checkpoint with BatchNorm's statistics of a forward pass over training images; None where it has none.
 
     The mean of several models' statistics is not the statistics of the mean model (Izmailov et al. 2018, section 3.2).
@@ -52,21 +53,17 @@ def recompute_batchnorm(checkpoint: Checkpoint, source: ImageSource, on_error: C
     Args:
         source: the training images; :data:`BATCHNORM_IMAGES` of them are drawn, always the same ones.
         on_error: called with a message for each image that cannot be read, which is then omitted.
+
+    Raises:
+        DataError: an image cannot be read, without ``on_error``.
     """
     model, preprocess = checkpoint.build_model(), checkpoint.build_preprocess()
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    if not norms or len(source) < 2:
+    if not find_norms(model) or len(source) < 2:
         return None
-    inference_model = InferenceModel(model, preprocess).eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-        norm.train()
-    if isinstance(model, DHVT):
-        model.training = True  # this flag alone: all of the last block runs, and not only its class token
+    inference_model = InferenceModel(model, preprocess)
     drawn = np.random.default_rng(0).permutation(len(source))[:BATCHNORM_IMAGES]
     done = 0
-    with torch.inference_mode():
+    with estimating_statistics(model), torch.inference_mode():
         for batch in iterate_batches(Subset(source, drawn), preprocess, _BATCH_SIZE, on_error):
             is_full = len(batch.images) == min(_BATCH_SIZE, len(drawn))  # a smaller one would count as much
             if is_full or (not done and len(batch.images) > 1):  # the variance of a single value is undefined

@@ -68,7 +68,7 @@ def _choose(
     previous = read_file(checkpoint) if options.resume and checkpoint.exists() else None
     if recipe.epochs == UNCHOSEN:
         recipe = replace(recipe, epochs=previous["recipe"]["epochs"] if previous else _choose_epochs(recipe, len(images)))
-    if previous is None and options.init is not None:
+    if previous is None and options.init is not None and options.init.suffix != ".safetensors":
         previous = read_file(options.init)
     if isinstance(previous, dict) and previous.get("format") == FORMAT:
         options = _keep(options, previous["name"], previous["config"])

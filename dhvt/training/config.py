@@ -76,6 +76,11 @@ class Recipe:
     cutmix: float = option(0.0, "Alpha of cutmix's Beta distribution; 0 for none.", minimum=0)
     mix_prob: float = option(0.0, "Probability that a batch is mixed at all.", minimum=0, maximum=1)
     switch_prob: float = option(0.5, "Probability of cutmix rather than mixup where both are on.", minimum=0, maximum=1)
+    class_weights: Literal["none", "balanced", "sqrt"] = option(
+        "none",
+        "Where classes are uneven: balanced weighs each image's loss with 1 / the images of its class, sqrt with the root of "
+        "that. More images of rare classes are found, and more of others are taken for them.",
+    )
     label_smoothing: float = option(0.1, "Probability mass given to the other classes.", minimum=0, maximum=1)
     drop_path_rate: float = option(
         0.1,
@@ -102,6 +107,13 @@ class Recipe:
         "Until each fraction of the steps, training images are scaled by the number beside it, rounded to whole patches. "
         "Fewer patches train faster; the last pair should be 1:1.",
         metavar="FRACTION:SCALE,…",
+    )
+    patience: int = option(
+        0,
+        "Stop after so many epochs without a lower validation loss; best.pt has the best of them. 0 never stops. The learning "
+        "rate falls as --epochs says all the same, so a run that is stopped has not seen its low end: choose --epochs that "
+        "you would wait for, and more than a few of patience.",
+        minimum=0,
     )
     seed: int = option(
         0,
@@ -205,7 +217,11 @@ class RunOptions:
         "group, as '(student\\d+)_'; of Parquet files the name of a column.",
         metavar="PATTERN",
     )
-    out: Path = option(REQUIRED, "Folder for ckpt.pt, config.toml, metrics.jsonl and report/.")
+    out: Path = option(
+        REQUIRED,
+        "Folder for ckpt.pt (the last epoch), best.pt (that of the lowest validation loss), config.toml, metrics.jsonl and "
+        "report/.",
+    )
     name: str | None = option(
         None,
         "Name of the model, as hands: what a server answers with, and its bento's name. Default: made of --data's.",
@@ -245,8 +261,16 @@ class RunOptions:
         metavar="FIELD=VALUE",
     )
     recipe: str = option("short", f"Preset that the recipe's options change: {', '.join(preset_names())}.", metavar="NAME")
-    init: Path | None = option(None, "Start from the weights of a ckpt.pt or of an authors' .pth.")
-    freeze: bool = option(False, "With --init: train the last layer alone.")
+    init: Path | None = option(
+        None,
+        "Start from the weights of a ckpt.pt, of an authors' .pth or of a .safetensors file; with --pretrained, timm's.",
+    )
+    pretrained: bool = option(
+        False,
+        "Start from the weights that timm publishes for --variant, with their normalisation and by default their image size; "
+        "downloaded once from the Hugging Face Hub. For photographs usually far better than training from scratch.",
+    )
+    freeze: bool = option(False, "With --init or --pretrained: train the last layer alone.")
     resume: bool = option(False, "Go on from OUT/ckpt.pt, with the same options otherwise.", saved=False)
     change_recipe: bool = option(
         False,
@@ -283,8 +307,9 @@ class RunOptions:
         if self.name is not None:
             check_name(self.name)
         require(
-            not self.freeze or self.init is not None or self.resume,
-            "--freeze would train the last layer of a network with random weights; give the weights to keep with --init",
+            not self.freeze or self.init is not None or self.pretrained or self.resume,
+            "--freeze would train the last layer of a network with random weights; give the weights to keep with --init or "
+            "--pretrained",
         )
 
     @property

@@ -1,4 +1,4 @@
-"""The model that a run starts with: freshly initialised, or from the weights of ``--init``."""
+"""The model that a run starts with: freshly initialised, or with the weights of ``--init`` or ``--pretrained``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from dhvt.errors import CheckpointError
-from dhvt.model.checkpoint import FORMAT, State, from_authors, read_file
+from dhvt.model.checkpoint import FORMAT, State, from_authors, read_file, read_safetensors
 from dhvt.model.factory import build
+from dhvt.model.pretrained import build_pretrained
 from dhvt.training.distributed import synchronize_batchnorm
 from dhvt.training.progress import log
 from dhvt.training.run import Run
@@ -28,10 +29,15 @@ def create_training_model(run: Run) -> nn.Module:
     """
     options, recipe, accelerator = run.options, run.recipe, run.accelerator
     seed_everything(recipe.seed)
-    model = build(options.variant, run.config)
+    is_new = not run.is_resumable
+    if options.pretrained and is_new:
+        model = build_pretrained(options.variant, run.config, options.init)
+        log(f"pretrained weights of {options.variant}; the last layer is freshly initialised")
+    else:
+        model = build(options.variant, run.config)
     if recipe.drop_path_rate and run.config.get("library") == "timm" and not run.config["drop_path_rate"]:
         log(f"{options.variant} has no drop path; it is trained without the recipe's {recipe.drop_path_rate}")
-    if options.init is not None:
+    if options.init is not None and not options.pretrained and is_new:
         fresh = initialize(model, options.init)
         log(f"weights from {options.init}; re-initialised: {', '.join(fresh) or 'nothing'}")
     if options.freeze:
@@ -49,7 +55,7 @@ def initialize(model: nn.Module, path: Path) -> list[str]:
 
     Args:
         model: built for the new classes and image size.
-        path: ``ckpt.pt``, or the authors' ``.pth``.
+        path: ``ckpt.pt``, the authors' ``.pth``, or a ``.safetensors`` file.
 
     Returns:
         The names of the weights that keep their fresh initialisation.
@@ -57,7 +63,7 @@ def initialize(model: nn.Module, path: Path) -> list[str]:
     Raises:
         CheckpointError: the file cannot be read, or is of another architecture.
     """
-    state = _weights(read_file(path))
+    state = read_safetensors(path) if path.suffix == ".safetensors" else _weights(read_file(path))
     own = model.state_dict()
     if POSITION in state and POSITION in own and state[POSITION].shape != own[POSITION].shape:
         state[POSITION] = _resample_position(state[POSITION], model, path)

@@ -15,7 +15,7 @@ from dhvt.model.checkpoint import Checkpoint, load_checkpoint, require_equal
 from dhvt.training.checkpoints import RunRecord
 from dhvt.training.config import Recipe
 from dhvt.training.progress import log
-from dhvt.training.run import CHECKPOINT_NAME, Run
+from dhvt.training.run import BEST_NAME, CHECKPOINT_NAME, Run
 from dhvt.training.step import TrainState
 
 
@@ -38,7 +38,9 @@ def resume(run: Run, state: TrainState) -> RunRecord:
         commands = [*commands, {"from_step": checkpoint.step, "command": run.command}]
     return RunRecord(
         commands=commands,
+        model_name=run.options.name or checkpoint.model_name or run.options.model_name,
         metrics=checkpoint.metrics,
+        best=checkpoint.best,
         epoch_metrics=checkpoint.epoch_metrics,
         temperature=checkpoint.temperature,
         train_seconds=float(checkpoint.provenance.get("train_seconds", 0.0)),
@@ -47,12 +49,15 @@ def resume(run: Run, state: TrainState) -> RunRecord:
 
 def new_record(run: Run) -> RunRecord:
     """That of a run before its first step."""
-    return RunRecord(commands=[{"from_step": 0, "command": run.command}])
+    return RunRecord(commands=[{"from_step": 0, "command": run.command}], model_name=run.options.model_name)
 
 
 def _load_last(run: Run, path: Path) -> Checkpoint | None:
     """The main process's checkpoint, in every process: other machines may have disks of their own. None where it has none."""
     found = [load_checkpoint(path) if run.accelerator.is_main_process and path.exists() else None]
+    if found[0] is not None and found[0].best and not path.with_name(BEST_NAME).exists():
+        log(f"{BEST_NAME} is no longer beside {path}; the best epoch from here on is kept")
+        found[0].best = {}
     if run.accelerator.num_processes > 1:
         broadcast_object_list(found)
     return found[0]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -13,15 +15,19 @@ from dhvt.data.splits import TrainingData
 from dhvt.data.statistics import describe_balance
 from dhvt.errors import CheckpointError, DataError, TrainError
 from dhvt.model.factory import configure
+from dhvt.model.pretrained import published_preprocessing, published_size, require_published_weights
 from dhvt.training.choose import choose_automatically
 from dhvt.training.config import Recipe, RunOptions
-from dhvt.training.distributed import open_accelerator
+from dhvt.training.distributed import any_process, open_accelerator
+from dhvt.training.fields import UNCHOSEN
 from dhvt.training.open_images import open_images
 from dhvt.training.progress import log
 from dhvt.training.tracking import start_tracking, tracking_options
 
 CHECKPOINT_NAME = "ckpt.pt"
+BEST_NAME = "best.pt"
 LOG_NAME = "metrics.jsonl"
+_UNFINISHED = re.compile(r"\.(ckpt\.pt|best\.pt|config\.toml)\.\d+\.tmp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,12 @@ class Run:
         return list(self.images.train.classes)
 
     @property
+    def is_resumable(self) -> bool:
+        """Whether the main process has a checkpoint to go on from; the same in every process."""
+        found = self.accelerator.is_main_process and (self.options.out / CHECKPOINT_NAME).exists()
+        return self.options.resume and any_process(self.accelerator, found)
+
+    @property
     def digests(self) -> dict[str, str]:
         """What identifies the images, wherever they lie."""
         return {kind: record["digest"] for kind, record in self.data.items()}
@@ -65,6 +77,10 @@ def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
         ConfigError, DataError, CheckpointError, TrainError: something is missing, or in the way.
     """
     _make_folder(options)
+    if options.pretrained:
+        require_published_weights(options.variant)
+        if options.img_size == UNCHOSEN:
+            options = replace(options, img_size=published_size(options.variant))
     accelerator = open_accelerator(options.device, options.amp, **tracking_options(options))
     images, data, broken, white = open_images(options, recipe.seed, accelerator)
     options, recipe = choose_automatically(options, recipe, images.train, accelerator, options.out / CHECKPOINT_NAME)
@@ -74,6 +90,7 @@ def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
         img_size=options.img_size,
         drop_path_rate=recipe.drop_path_rate,
         options=options.model_options,
+        pretrained=options.pretrained,
     )
     run = Run(
         options=options,
@@ -90,9 +107,12 @@ def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
             crop_pct=recipe.crop_pct,
             integer_white=white.integers,
             float_white=white.floats,
+            **(published_preprocessing(options.variant) if options.pretrained else {}),
         ),
     )
     _require_same_images(run)
+    if accelerator.is_main_process:
+        _remove_unfinished(options.out)
     log(
         f"{len(images.train)} images to train on, {len(images.val)} to measure on ({images.measured_on}), "
         f"{describe_balance(images.train)}"
@@ -109,6 +129,13 @@ def _make_folder(options: RunOptions) -> None:
     path = options.out / CHECKPOINT_NAME
     if path.exists() and not options.resume:
         raise CheckpointError(f"{path} exists; go on with --resume, or train into another --out")
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Deletes what a killed process was still writing; each process has its own name for that, so nothing else would."""
+    for path in folder.glob(".*.tmp"):
+        if _UNFINISHED.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _require_same_images(run: Run) -> None:

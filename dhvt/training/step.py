@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from timm.utils import ModelEmaV3
-from torch import nn
-from torch.nn import functional
+from torch import Tensor, nn
 
 from dhvt.errors import CheckpointError, TrainError
 from dhvt.model.checkpoint import Checkpoint
 from dhvt.training.augmentation.draws import Draws
 from dhvt.training.batch import TrainingBatch
+from dhvt.training.batchnorm import keep_statistics_of_last_batch
+from dhvt.training.class_weights import weighted_cross_entropy
 from dhvt.training.config import Recipe
 from dhvt.training.losses import DIVERGED, StepLosses
 from dhvt.training.optim import build_optimizers, learning_rate
@@ -34,6 +35,7 @@ class TrainState:
         accelerator: in what precision, and in how many processes.
         transform: what is done to each batch on the device.
         steps_per_epoch: optimizer steps.
+        class_weights: of :func:`dhvt.training.class_weights.weigh_classes`.
         accumulate: micro-batches that a batch is cut into.
         is_compiled: whether the model is compiled for the device, once for each image size.
 
@@ -52,16 +54,20 @@ class TrainState:
         steps_per_epoch: int,
         accumulate: int = 1,
         is_compiled: bool = False,
+        class_weights: Tensor | None = None,
     ) -> None:
         self.model, self.recipe, self.accelerator, self.device = model, recipe, accelerator, accelerator.device
         self.steps_per_epoch, self.accumulate = steps_per_epoch, accumulate
         self.step = 0
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
+        if self.ema is not None:
+            keep_statistics_of_last_batch(model)
         self.optimizers = build_optimizers(model, recipe)
         self.losses = StepLosses(accelerator)
         self._network: nn.Module = accelerator.prepare_model(model)  # with autocast and gradient exchange
         self._forward = torch.compile(self._network, dynamic=False) if is_compiled else self._network
         self._transform = transform
+        self._class_weights = None if class_weights is None else class_weights.to(self.device)
 
     @property
     def total_steps(self) -> int:
@@ -72,6 +78,11 @@ class TrainState:
     def averaged(self) -> nn.Module:
         """The model that is validated and exported: with averaged weights where the recipe has them."""
         return self.model if self.ema is None else self.ema.module
+
+    @property
+    def averaged_or_last(self) -> str:
+        """Which weights :attr:`averaged` has, in a word."""
+        return "last" if self.ema is None else "averaged"
 
     @property
     def epochs_done(self) -> int:
@@ -105,7 +116,9 @@ class TrainState:
             # Gradients are exchanged once, with those of the last micro-batch.
             with nullcontext() if number == count - 1 else accelerator.no_sync(self._network):
                 logits = self._forward(micro_inputs)
-                loss = functional.cross_entropy(logits.float(), micro_targets, label_smoothing=self._transform.label_smoothing)
+                loss = weighted_cross_entropy(
+                    logits.float(), micro_targets, self._class_weights, self._transform.label_smoothing
+                )
                 accelerator.backward(loss / count)
             total += loss.detach() / count
             correct += (logits.detach().argmax(1) == micro_labels).sum()

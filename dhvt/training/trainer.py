@@ -7,16 +7,21 @@ repeats exactly what an unbroken one would have done.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
+from dhvt.data.statistics import is_uneven
 from dhvt.errors import ConfigError, DataError
 from dhvt.model.checkpoint import Checkpoint
 from dhvt.model.factory import size_multiple
 from dhvt.training.broken_images import BrokenImages
 from dhvt.training.checkpoints import CheckpointWriter, RunRecord
+from dhvt.training.class_weights import weigh_classes
 from dhvt.training.config import Recipe, RunOptions
 from dhvt.training.dataset import Batches, build_loader, build_sampler
 from dhvt.training.distributed import any_process
+from dhvt.training.full_size_statistics import FullSizeStatistics
 from dhvt.training.initialize import create_training_model
 from dhvt.training.metrics_log import append_metrics
 from dhvt.training.progress import EpochProgress, log
@@ -60,10 +65,11 @@ def train(options: RunOptions, recipe: Recipe | None = None, *, command: str = "
     loader = build_loader(run, sampler)
     state = create_state(run, sampler)
     record = resume(run, state) if options.resume else new_record(run)
-    if options.freeze and options.init is None and not state.step:
-        raise ConfigError("--freeze without a checkpoint to resume needs --init")
+    if options.freeze and options.init is None and not options.pretrained and not state.step:
+        raise ConfigError("--freeze without a checkpoint to resume needs --init or --pretrained")
     if run.accelerator.is_main_process:
-        write_config(options.out / CONFIG_NAME, options, run.recipe)
+        kept_name = None if record.model_name == options.model_name else record.model_name  # of the command that is resumed
+        write_config(options.out / CONFIG_NAME, replace(options, name=options.name or kept_name), run.recipe)
     trainer = Trainer(run, state, record, loader, sampler)
     checkpoint = trainer.train()
     if trainer.validation is not None and run.accelerator.is_main_process:
@@ -91,6 +97,7 @@ def create_state(run: Run, sampler: EpochSampler) -> TrainState:
         steps_per_epoch=len(sampler),
         accumulate=run.options.accumulate,
         is_compiled=run.accelerator.device.type == "cuda" if run.options.compile is None else run.options.compile,
+        class_weights=weigh_classes(recipe.class_weights, run.images.train.labels, len(run.classes)),
     )
 
 
@@ -106,6 +113,7 @@ class Trainer:
         self.checkpoints = CheckpointWriter(run, state, record)
         self.broken = BrokenImages(run.options.on_broken, run.accelerator, run.broken)
         self.validation_images = open_validation_images(run)
+        self.statistics = FullSizeStatistics(run, self.broken)
         self.validation: Validation | None = None
 
     def train(self) -> Checkpoint:
@@ -119,7 +127,7 @@ class Trainer:
         with stop.listening():
             checkpoint = self._finish_resumed_epoch()
             self._stop_if_asked(stop)
-            while not self.state.is_finished:
+            while not self.is_finished:
                 self._train_epoch(stop)
                 checkpoint = self._save_after_epoch(stop)
                 self._stop_if_asked(stop)
@@ -129,9 +137,15 @@ class Trainer:
                     self._stop_if_asked(stop)
         return checkpoint
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether all epochs are done, or the validation loss has not fallen for ``patience`` of them."""
+        patience = self.run.recipe.patience
+        return self.state.is_finished or bool(patience and self.record.epochs_without_gain() >= patience)
+
     def _save_after_epoch(self, stop: StopRequest) -> Checkpoint:
         """Saves, unless epochs are so short that saving each would take a good part of the time; the last one always."""
-        is_last = self.state.is_finished or stop.requested
+        is_last = self.is_finished or stop.requested
         if self._any_process(is_last or self.checkpoints.is_due_after_epoch):
             return self.checkpoints.save()
         return self.checkpoints.build()
@@ -142,7 +156,7 @@ class Trainer:
             log(f"epoch {self.state.epochs_done} was saved, but not validated")
             self._validate()
             return self.checkpoints.save()
-        if not self.state.is_finished:
+        if not self.is_finished:
             return self.checkpoints.build()
         if not self._any_process(self.run.accelerator.is_main_process and report_is_due(self.run.options.out)):
             log("this run is finished; nothing to do")
@@ -188,24 +202,39 @@ class Trainer:
         record, state = self.record, self.state
         train_metrics = record.epoch_metrics
         measured = self._measure().to_metrics()
-        record.metrics = {
+        metrics = {
             "epoch": state.epochs_done,
             "lr": state.learning_rate(),
             **train_metrics,
             **measured,
+            "val_weights": state.averaged_or_last,
             "train_seconds": record.train_seconds,
         }
-        record.epoch_metrics = {}
-        self.run.accelerator.log(record.metrics, step=state.step)
+        is_best = record.note_validation(metrics)
+        numbers = {name: value for name, value in metrics.items() if not isinstance(value, str)}
+        self.run.accelerator.log(numbers, step=state.step)
         if self.run.accelerator.is_main_process and train_metrics:
-            append_metrics(self.run.options.out / LOG_NAME, record.metrics)
+            append_metrics(self.run.options.out / LOG_NAME, metrics)
         training = "loss {train_loss:.3f}, {images_per_s:.0f} images/s, ".format(**train_metrics) if train_metrics else ""
         log(
-            f"epoch {state.epochs_done}: {training}validation top-1 {measured['val_top1']:.2f} % "
-            f"of {measured['val_images']} images"
+            f"epoch {state.epochs_done}: {training}validation of the {state.averaged_or_last} weights: "
+            f"loss {measured['val_loss']:.3f}, top-1 {measured['val_top1']:.2f} % of {measured['val_images']} images"
+            f"{self._describe_classes(measured)}{', the best so far' if is_best else ''}"
         )
+        if is_best:
+            self.checkpoints.keep_best()
+        if self.is_finished and not state.is_finished:
+            record.metrics["val_chose_weights"] = True
+            log(f"stopped: the validation loss has not fallen since epoch {record.best['epoch']} (--patience)")
+
+    def _describe_classes(self, measured: Mapping[str, Any]) -> str:
+        """What counts every class alike, where the classes are uneven."""
+        if not is_uneven(self.run.images.train):
+            return ""
+        return ", balanced accuracy {val_balanced_accuracy:.2f} %, macro-F1 {val_macro_f1:.2f} %".format(**measured)
 
     def _measure(self) -> Validation:
+        self.statistics.update(self.state)
         validation = validate(self.run, self.state.averaged, self.broken, self.validation_images)
         self.validation = validation
         self.record.temperature = validation.temperature

@@ -15,6 +15,7 @@ from torch import nn
 
 from dhvt.data.preprocess import Preprocess
 from dhvt.data.sources import ImageSource, Subset
+from dhvt.evaluation.calibration import negative_log_likelihood
 from dhvt.evaluation.metrics import Evaluation, Outputs, calibrate, collect_outputs
 from dhvt.model.inference import InferenceModel
 from dhvt.training.broken_images import BrokenImages
@@ -31,9 +32,15 @@ class Validation:
     temperature: float
     broken_images: int
 
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy at temperature 1 and without label smoothing: what ``best.pt`` and ``--patience`` go by."""
+        return negative_log_likelihood(self.outputs.logits, self.outputs.labels)
+
     def to_metrics(self) -> dict[str, Any]:
         """Plain numbers, as checkpoints and ``metrics.jsonl`` have them."""
         return {
+            "val_loss": self.loss,
             "val_top1": self.evaluation.top1,
             "val_top5": self.evaluation.top5,
             "val_balanced_accuracy": self.evaluation.balanced_accuracy,

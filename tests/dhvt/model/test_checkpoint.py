@@ -80,3 +80,30 @@ def test_the_configuration_of_an_older_checkpoint_is_completed(checkpoint, tmp_p
     values["config"] = {"library": "timm", "num_classes": 3, "img_size": (32, 32), "drop_path_rate": 0.0, "options": {}}
     torch.save({"format": FORMAT} | values, tmp_path / "ckpt.pt")
     assert load_checkpoint(tmp_path / "ckpt.pt").config["fixed_input_size"] is False
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(checkpoint, tmp_path, monkeypatch):
+    path = tmp_path / "ckpt.pt"
+    save_checkpoint(checkpoint, path)
+    before = path.read_bytes()
+
+    def no_space(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", no_space)
+    with pytest.raises(CheckpointError, match="No space left"):
+        save_checkpoint(checkpoint, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_checkpoint_says_so(tmp_path):
+    path = tmp_path / "ckpt.pt"
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        load_checkpoint(path)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(path)
+    torch.save({"model": {}}, path)
+    with pytest.raises(CheckpointError, match="no checkpoint of dhvt train"):
+        load_checkpoint(path)

@@ -11,7 +11,7 @@ from dhvt.model.checkpoint import Checkpoint
 from dhvt.model.factory import build, configure, size_multiple
 from export.pipeline import export_model
 from export.to_onnx import main as export
-from tests.dhvt.training.test_trainer import run
+from tests.dhvt.training.commands import run
 
 LARGE = ["resnet50", "resnext50_32x4d", "seresnet50", "skresnet50", "res2net50_26w_4s"]
 

@@ -17,9 +17,7 @@ from dhvt.model.checkpoint import load_checkpoint
 from dhvt.model.inference import Normalize
 from dhvt.training import averaging
 from dhvt.training.averaging import measure, recompute_batchnorm
-from tests.dhvt.training.test_trainer import run
-
-SMALL = ["--model-option", "depth=1", "--model-option", "embed_dim=32"]
+from tests.dhvt.training.commands import SMALL, run
 
 
 def average(data, out, *arguments):
@@ -72,6 +70,21 @@ def test_the_better_batchnorm_statistics_are_kept(image_folder, ends, tmp_path, 
     assert all((after < 50 * before.clamp(min=0.02)).all() for after, before in zip(variances, first, strict=True))
 
 
+@pytest.mark.parametrize(("resolutions", "tolerance"), [("1:1", 0.7), ("0.9:0.5,1:1", 0.1)])
+def test_averaged_weights_have_the_statistics_of_full_images_from_the_first_epoch_on(
+    image_folder, tmp_path, resolutions, tolerance
+):
+    """With weights that do not move. At full size they are those of three augmented batches, else of training images."""
+    still = ["--epochs", "1", "--lr", "1e-12", "--min-lr", "0", "--warmup-lr", "0", "--resolutions", resolutions]
+    assert run(image_folder, tmp_path, *SMALL, *still).exit_code == 0
+    saved = load_checkpoint(tmp_path / "ckpt.pt")
+    recomputed = recompute_batchnorm(saved, open_dataset(image_folder), print).weights
+    variances = {name: value for name, value in recomputed.items() if "running_var" in name}
+    assert any((value < 0.1).any() for value in variances.values())
+    for name, value in variances.items():
+        assert ((saved.ema[name] + 1e-6) / (value + 1e-6)).log().abs().median() < tolerance, name
+
+
 @pytest.mark.parametrize("batch_size", [64, 16])
 def test_recomputed_batchnorm_statistics_are_those_of_training(image_folder, ends, monkeypatch, batch_size):
     """Of all tokens of the last block, and of full batches: of 40 images 32, where a batch has 16."""
@@ -103,7 +116,24 @@ def test_a_held_out_image_that_cannot_be_read_stops_or_is_omitted(image_folder, 
     messages = []
     assert measure(checkpoint, source, lambda count: None, messages.append)[0].images == 40
     assert len(messages) == 20
-    assert "held out" in average(data, tmp_path / "mean.pt", *ends).output  # they are no longer the same images
+    assert "validated on" in average(data, tmp_path / "mean.pt", *ends).output  # they are no longer the same images
+
+
+def test_validation_images_of_their_own_and_a_broken_training_image(image_folder, tmp_path):
+    data, val = (shutil.copytree(image_folder, tmp_path / name) for name in ("data", "val"))
+    for path in [*data.glob("*/0*.png"), *val.glob("*/1*.png")]:
+        path.unlink()
+    assert run(data, tmp_path / "run", *SMALL, "--val", str(val), "--epochs", "1").exit_code == 0
+    ends = [tmp_path / "run" / name for name in ("ckpt.pt", "best.pt")]
+    assert "give its --data, and its --val" in average(data, tmp_path / "mean.pt", *ends).output
+    result = average(data, tmp_path / "mean.pt", *ends, "--val", val)
+    assert result.exit_code == 0, result.output
+    assert load_checkpoint(tmp_path / "mean.pt").metrics["val_images"] == 30
+    assert result.stdout.splitlines()[-1].endswith(f"--val {val}")
+    (data / "circle" / "12.png").write_bytes(b"no image")
+    refused = average(data, tmp_path / "other.pt", *ends, "--val", val)
+    assert (refused.exit_code, "12.png: not an image" in refused.output) == (1, True)
+    assert average(data, tmp_path / "other.pt", *ends, "--val", val, "--on-broken", "skip").exit_code == 0
 
 
 def test_an_average_is_not_resumed(image_folder, ends, tmp_path):
@@ -119,5 +149,5 @@ def test_what_cannot_be_averaged_says_why(image_folder, ends, tmp_path):
     assert "differ in config" in average(image_folder, tmp_path / "mean.pt", ends[0], tmp_path / "ckpt.pt").output
     other = shutil.copytree(image_folder, tmp_path / "other")
     (other / "circle" / "00.png").unlink()
-    assert "held out" in average(other, tmp_path / "mean.pt", *ends).output
+    assert "validated on" in average(other, tmp_path / "mean.pt", *ends).output
     assert not (tmp_path / "mean.pt").exists()

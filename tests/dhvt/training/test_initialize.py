@@ -11,7 +11,7 @@ from dhvt.model.factory import build, configure
 from dhvt.training.config import Recipe
 from dhvt.training.initialize import freeze_body, initialize
 from dhvt.training.optim import build_optimizers
-from tests.dhvt.training.test_trainer import run
+from tests.dhvt.training.commands import run
 
 
 def small(**changes):

@@ -1,7 +1,8 @@
-"""Runs that end between a checkpoint and its validation, or before there is one."""
+"""Runs that are killed or asked to stop: in mid-epoch, between a checkpoint and its validation, before there is one."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,9 +12,37 @@ import torch
 from dhvt.model.checkpoint import load_checkpoint
 from dhvt.training import trainer
 from dhvt.training.step import TrainState
-from tests.dhvt.training.test_trainer import arguments, run
+from tests.dhvt.training.commands import SMALL, arguments, interrupt_in_mid_epoch, run, start, wait_until
 
-SMALL = ["--model-option", "depth=1", "--model-option", "embed_dim=32"]
+
+def test_killed_in_mid_epoch_and_resumed_is_as_if_never_stopped(image_folder, unbroken, tmp_path):
+    options = ["--epochs", "2", "--drop-path-rate", "0.2", "--cutmix", "1", "--mix-prob", "0.5", "--checkpoint-minutes", "0"]
+    process = start(image_folder, tmp_path, *options)
+    assert interrupt_in_mid_epoch(process, tmp_path / "ckpt.pt", signal.SIGKILL) == -signal.SIGKILL
+    assert load_checkpoint(tmp_path / "ckpt.pt").step < 6
+    assert run(image_folder, tmp_path, *options, "--resume").exit_code == 0
+    resumed = load_checkpoint(tmp_path / "ckpt.pt")
+    for kind in ("weights", "ema"):
+        expected, got = getattr(unbroken[1], kind), getattr(resumed, kind)
+        assert all(torch.equal(expected[name], got[name]) for name in expected), kind
+
+
+def test_ctrl_c_leaves_a_usable_checkpoint(image_folder, tmp_path):
+    process = start(image_folder, tmp_path, "--epochs", "50", "--checkpoint-minutes", "0")
+    assert interrupt_in_mid_epoch(process, tmp_path / "ckpt.pt", signal.SIGINT) == 130
+    assert load_checkpoint(tmp_path / "ckpt.pt").build_model().num_classes == 3
+
+
+def test_a_signal_to_the_whole_group_leaves_a_checkpoint_too(image_folder, tmp_path):
+    """As service managers and launchers send it: also to the processes that decode, which the last step still needs."""
+    options = ["--epochs", "500", "--val-every", "500", "--num-workers", "2", "--model-option", "depth=1"]
+    command = [sys.executable, "-m", "dhvt.cli", *arguments(image_folder, tmp_path, *options)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True)
+    assert wait_until((tmp_path / "ckpt.pt").exists), "no checkpoint appeared"
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert load_checkpoint(tmp_path / "ckpt.pt").step >= 3
 
 
 class Killed(BaseException):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dhvt.model.checkpoint import load_checkpoint
-from tests.dhvt.training.test_trainer import run, start
+from tests.dhvt.training.commands import run, start
 
 KILLS = 10
 OPTIONS = ["--recipe", "cifar100", "--epochs", "120", "--val-every", "120", "--batch-size", "8", "--color-jitter", "0.2"]

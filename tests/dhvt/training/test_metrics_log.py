@@ -11,9 +11,7 @@ import pytest
 from dhvt.model.checkpoint import load_checkpoint
 from dhvt.training.metrics_log import append_metrics, read_history
 from tests.conftest import CLASSES, draw
-from tests.dhvt.training.test_trainer import run, start
-
-SMALL = ["--model-option", "depth=1", "--model-option", "embed_dim=32"]
+from tests.dhvt.training.commands import SMALL, run, start
 
 
 @pytest.fixture(scope="module")

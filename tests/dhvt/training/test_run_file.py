@@ -15,9 +15,7 @@ from dhvt.model.checkpoint import load_checkpoint, save_checkpoint
 from dhvt.training.config import Recipe, RunOptions
 from dhvt.training.fields import options_of
 from dhvt.training.run_file import build_config, merge_values, read_config, write_config
-from tests.dhvt.training.test_trainer import run
-
-SMALL = ["--model-option", "depth=1", "--model-option", "embed_dim=32"]
+from tests.dhvt.training.commands import SMALL, run
 
 
 def dhvt_train(*arguments):

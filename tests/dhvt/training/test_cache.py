@@ -1,0 +1,26 @@
+"""``--cache``: decoded images stay in memory."""
+
+import torch
+
+from dhvt.model.checkpoint import load_checkpoint
+from tests.dhvt.training.commands import run, start
+
+
+def test_a_cache_that_memory_cannot_hold_is_one_line(image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("dhvt.training.storage.available_memory", lambda: 100_000)
+    options = ["--epochs", "1", "--model-option", "depth=1", "--model-option", "embed_dim=32"]
+    result = run(image_folder, tmp_path / "cached", *options, "--cache")
+    assert result.exit_code == 1
+    assert "--cache needs 165,888 bytes of memory and 100,000 are free" in result.output
+    assert run(image_folder, tmp_path / "own", *options).exit_code == 0
+    cropped = run(image_folder, tmp_path / "cropped", *options, "--cache", "--crop", "resized")
+    assert 'it needs a recipe with crop = "pad"' in cropped.output
+
+
+def test_images_decoded_by_processes_train_the_same_weights_as_kept_ones(image_folder, unbroken, tmp_path):
+    options = ["--epochs", "2", "--drop-path-rate", "0.2", "--cutmix", "1", "--mix-prob", "0.5"]
+    # In a process of its own: PyTorch's loader leaves a SIGCHLD handler behind, which Python runs on the stack that
+    # pytest's faulthandler set up; the kernel then ended a later test with SIGSEGV.
+    assert start(image_folder, tmp_path, *options, "--no-cache", "--num-workers", "2").wait(timeout=120) == 0
+    weights = load_checkpoint(tmp_path / "ckpt.pt").weights
+    assert all(torch.equal(weights[name], expected) for name, expected in unbroken[1].weights.items())
