@@ -131,6 +131,7 @@ class CheckpointWriter:
             "commands": self.record.commands,
             "device": str(accelerator.device),
             "processes": accelerator.num_processes,
+            "num_workers": self.run.options.num_workers,
             "precision": accelerator.mixed_precision,
             "train_seconds": round(self.record.train_seconds),
             "python": platform.python_version(),

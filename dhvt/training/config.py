@@ -289,7 +289,13 @@ class RunOptions:
     accumulate: int = option(
         1, "Split each batch into so many micro-batches, which need less memory; the batch size stays.", minimum=1
     )
-    num_workers: int = option(0, "Processes that decode; 0 decodes in this one.", minimum=0)
+    num_workers: int = option(
+        UNCHOSEN,
+        "Processes that decode; 0 decodes in this one. auto goes by the number of images, the time to decode one, the cores "
+        "and the device; it is 0 for few or small images.",
+        minimum=0,
+        auto=True,
+    )
     cache: bool | None = option(
         None,
         "Decode the training images once and keep them on the device, at the training size; --no-cache decodes them in each "

@@ -138,14 +138,14 @@ def build_loader(run: Run, sampler: EpochSampler) -> Batches:
     Raises:
         ConfigError: ``--cache`` with images that do not fit or are cut out of the files anew each time.
     """
-    source, options = run.images.train, run.options
+    source = run.images.train
     if images_fit(run):
         return StoredBatches(store_images(run, source), source.labels, sampler)
     loader: DataLoader[Any] = DataLoader(
         DecodedImages(source, run.preprocess, run.recipe),
         batch_sampler=sampler,
-        num_workers=options.num_workers,
-        persistent_workers=options.num_workers > 0,
+        num_workers=run.options.num_workers,
+        persistent_workers=run.options.num_workers > 0,
         pin_memory=run.accelerator.device.type == "cuda",
         collate_fn=collate,
         worker_init_fn=leave_stopping_to_the_parent,

@@ -28,6 +28,7 @@ class StepLosses:
         steps: checked since the last :meth:`reset`.
         loss_sum: of their mean losses.
         correct: of their images, in all processes.
+        recent: the mean losses of checked steps that no tracker was told yet.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
@@ -35,6 +36,7 @@ class StepLosses:
         self.check_every = steps_between_checks(accelerator.device)
         self._pending = torch.zeros(self.check_every, 2, device=accelerator.device)
         self._count, self._last_step = 0, 0
+        self.recent: list[float] = []
         self.reset()
 
     def reset(self) -> None:
@@ -71,4 +73,5 @@ class StepLosses:
             mean = loss / self.accelerator.num_processes
             if not math.isfinite(mean):
                 raise TrainError(f"the loss became {mean} at step {step}; {DIVERGED}")
+            self.recent.append(mean)
             self.steps, self.loss_sum, self.correct = self.steps + 1, self.loss_sum + mean, self.correct + int(correct)

@@ -23,6 +23,7 @@ from dhvt.training.fields import UNCHOSEN
 from dhvt.training.open_images import open_images
 from dhvt.training.progress import log
 from dhvt.training.tracking import start_tracking, tracking_options
+from dhvt.training.workers import choose_workers
 
 CHECKPOINT_NAME = "ckpt.pt"
 BEST_NAME = "best.pt"
@@ -110,6 +111,10 @@ def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
             **(published_preprocessing(options.variant) if options.pretrained else {}),
         ),
     )
+    if options.num_workers == UNCHOSEN:
+        share = max(recipe.batch_size // accelerator.num_processes, 1)
+        workers = choose_workers(images.train, run.preprocess, accelerator.device, share)
+        run = replace(run, options=replace(options, num_workers=workers))
     _require_same_images(run)
     if accelerator.is_main_process:
         _remove_unfinished(options.out)

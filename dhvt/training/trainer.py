@@ -33,6 +33,7 @@ from dhvt.training.sampler import EpochSampler
 from dhvt.training.signals import StopRequest
 from dhvt.training.step import TrainState
 from dhvt.training.storage import open_validation_images
+from dhvt.training.tracking import track_steps
 from dhvt.training.transforms import BatchTransform
 from dhvt.training.validation import Validation, validate
 
@@ -181,6 +182,7 @@ class Trainer:
                 if is_checked:
                     state.losses.check()
                 progress.update()
+                track_steps(self.run.accelerator, state)
                 if not is_checked and self.run.accelerator.num_processes > 1:
                     continue  # to agree, the processes would have to wait for their devices
                 if self._any_process(stop.requested):
