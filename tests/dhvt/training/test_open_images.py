@@ -2,12 +2,15 @@
 
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from accelerate import Accelerator
 from click.testing import CliRunner
 
 from dhvt.cli.main import main
+from dhvt.data.first_look import look_at
+from dhvt.data.sources import open_dataset
 from dhvt.data.splits import reopen_validation
 from dhvt.errors import ConfigError, DataError
 from dhvt.model.checkpoint import load_checkpoint
@@ -67,6 +70,28 @@ def test_an_export_finds_the_same_held_out_images(data, tmp_path):
     train, val = reopen_validation(data, found.images.train.classes, found.data, 0)
     assert names(train) == names(found.images.train)
     assert names(val) == names(found.images.val)
+
+
+def test_the_processes_of_a_machine_share_the_look_out(data, tmp_path, monkeypatch):
+    """Here the second of two, which reads every other image and gets the rest from the first."""
+    alone = open_them(data, tmp_path, on_broken="skip")
+    read = []
+
+    def look(source, indices, on_progress=None):
+        read.extend(indices)
+        return look_at(source, indices, on_progress)
+
+    def gather(objects):
+        own = objects[0]
+        return [own, own] if isinstance(own, str) else [look_at(open_dataset(data), range(0, 60, 2)), own]
+
+    monkeypatch.setattr("dhvt.training.open_images.look_at", look)
+    monkeypatch.setattr("dhvt.training.open_images.gather_object", gather)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    second = SimpleNamespace(num_processes=2, process_index=1, local_process_index=1, is_main_process=False)
+    shared = open_images(RunOptions(data=str(data), out=tmp_path, on_broken="skip"), 0, second)
+    assert read == list(range(1, 60, 2))
+    assert (shared.data, shared.broken) == (alone.data, alone.broken)
 
 
 def test_a_split_without_a_readable_image_is_an_error(data, tmp_path):
