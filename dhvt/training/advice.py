@@ -79,5 +79,5 @@ def _describe_classes(inspection: Inspection) -> str:
         return f"classes: the largest has {times:.1f} times the images of the smallest, which needs no weights."
     return (
         f"classes: the largest has {times:.0f} times the images of the smallest; read balanced accuracy and macro-F1 beside "
-        "top-1."
+        "top-1, and try --class-weights sqrt or balanced."
     )

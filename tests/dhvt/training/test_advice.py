@@ -28,3 +28,4 @@ def test_the_advice_is_what_a_training_chooses(tmp_path):
     assert f"takes {chosen[1].epochs}, about" in epochs
     assert "28 images to learn from make 1 step an epoch" in epochs
     assert "15 times the images of the smallest" in classes
+    assert "--class-weights" in classes
