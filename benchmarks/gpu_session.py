@@ -174,7 +174,8 @@ def make_trainer(setting: Setting, *, compiled: bool, recipe_name: str = "cifar1
     from dhvt.training.transforms import BatchTransform
 
     batch_size = 16 if setting.small else 512
-    recipe = Recipe.preset(recipe_name, batch_size=batch_size)
+    # Of whole images, whose augmentation is timed too; the preset may leave the epochs to a run.
+    recipe = Recipe.preset(recipe_name, batch_size=batch_size, epochs=300, resolutions=((1.0, 1.0),))
     accelerator = open_accelerator(setting.device)
     transform = BatchTransform(recipe, Preprocess(size=(32, 32)), accelerator.device, num_classes=100, size_multiple=4)
     state = TrainState(build_model(setting).train(), recipe, accelerator, transform, steps_per_epoch=97)

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dhvt.configuration import from_dict
 from dhvt.data.sources import ImageSource
 from dhvt.hardware.cpus import available_cpus
-from dhvt.model.checkpoint import FORMAT, read_file
+from dhvt.model.checkpoint import FORMAT, load_checkpoint, read_file
 from dhvt.model.config import VARIANTS, DHVTConfig
 from dhvt.model.factory import DEFAULT_IMG_SIZE, build, configure
 from dhvt.training.automatic import (
@@ -65,13 +65,17 @@ def choose_automatically(
 def _choose(
     options: RunOptions, recipe: Recipe, images: ImageSource, accelerator: Accelerator, checkpoint: Path
 ) -> tuple[RunOptions, Recipe]:
-    previous = read_file(checkpoint) if options.resume and checkpoint.exists() else None
+    resumed = load_checkpoint(checkpoint) if options.resume and checkpoint.exists() else None
     if recipe.epochs == UNCHOSEN:
-        recipe = replace(recipe, epochs=previous["recipe"]["epochs"] if previous else _choose_epochs(recipe, len(images)))
-    if previous is None and options.init is not None and options.init.suffix != ".safetensors":
-        previous = read_file(options.init)
-    if isinstance(previous, dict) and previous.get("format") == FORMAT:
-        options = _keep(options, previous["name"], previous["config"])
+        epochs = None if resumed is None else resumed.recipe.get("epochs")  # an imported model has no recipe
+        recipe = replace(recipe, epochs=_choose_epochs(recipe, len(images)) if epochs is None else epochs)
+    initial = None
+    if resumed is None and options.init is not None and options.init.suffix != ".safetensors":
+        initial = read_file(options.init)
+    if resumed is not None:
+        options = _keep(options, resumed.name, resumed.config)
+    elif isinstance(initial, dict) and initial.get("format") == FORMAT:
+        options = _keep(options, initial["name"], initial["config"])
     elif options.init is not None and options.variant == AUTO:
         options = replace(options, variant="dhvt_tiny_cifar_patch4")
     if options.img_size != UNCHOSEN and options.variant != AUTO:

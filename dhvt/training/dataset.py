@@ -136,7 +136,7 @@ def build_loader(run: Run, sampler: EpochSampler) -> Batches:
     """The sampler's batches, of :class:`TrainingBatch`.
 
     Raises:
-        ConfigError: ``--cache`` with images that do not fit or are cut out of the files anew each time.
+        ConfigError: ``--cache`` with images that do not fit, or whose crops are cut out of the files in each epoch.
     """
     source = run.images.train
     if images_fit(run):

@@ -13,8 +13,9 @@ from dhvt.training.broken_images import BrokenImages
 from dhvt.training.run import Run
 from dhvt.training.step import TrainState
 
-IMAGES = 512
-"""Training images from which statistics are estimated; all where there are fewer."""
+IMAGES = 256
+"""Training images from which statistics are estimated; all where there are fewer. In small sets they cost a good part of an
+epoch: a forward pass is a third of an image's training."""
 
 _BATCH_SIZE = 64
 _MEMORY = 3.0  # an average is made of 1 / (1 - decay) steps, and all but a twentieth of it of so many times as many

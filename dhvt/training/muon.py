@@ -1,7 +1,7 @@
 """Muon: momentum, orthogonalised by Newton–Schulz iterations (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
 timm and torch have it too, one matrix at a time. This one hands timm's iterations the matrices of equal shape as a stack, of
-which a transformer has one per block, and has them computed in float32 where a CPU has no bfloat16 units.
+which a transformer has one per block, and has them computed in float32 on other devices than CUDA.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Muon(torch.optim.Optimizer):
         buffers = [self.state[param]["momentum_buffer"] for param in params]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, buffers, momentum)  # Nesterov
-        stack = orthogonalize(torch.stack([update.reshape(shape) for update in ahead])).to(params[0].dtype)
+        stack = orthogonalize(torch.stack([update.reshape(shape) for update in ahead]))
         scale = 0.2 * max(shape) ** 0.5
         updates = [
             update.reshape(param.shape) for param, update in zip(params, stack.to(params[0].dtype).unbind(), strict=True)

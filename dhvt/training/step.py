@@ -18,6 +18,7 @@ from dhvt.training.batch import TrainingBatch
 from dhvt.training.batchnorm import keep_statistics_of_last_batch
 from dhvt.training.class_weights import weighted_cross_entropy
 from dhvt.training.config import Recipe
+from dhvt.training.fields import UNCHOSEN
 from dhvt.training.losses import DIVERGED, StepLosses
 from dhvt.training.optim import build_optimizers, learning_rate
 from dhvt.training.seeds import seed_everything
@@ -56,6 +57,7 @@ class TrainState:
         is_compiled: bool = False,
         class_weights: Tensor | None = None,
     ) -> None:
+        assert recipe.epochs != UNCHOSEN, "the epochs are chosen before the first step"
         self.model, self.recipe, self.accelerator, self.device = model, recipe, accelerator, accelerator.device
         self.steps_per_epoch, self.accumulate = steps_per_epoch, accumulate
         self.step = 0

@@ -16,7 +16,7 @@ from dhvt.training.decoding import DecodedSource
 from dhvt.training.run import Run
 
 _LARGEST_SHARE = 0.25
-"""Of the memory that is free, for images that nobody asked to keep."""
+"""Of the free memory, for images that are kept without ``--cache``."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,10 @@ def images_fit(run: Run) -> bool:
 
 
 def _free_memory(run: Run) -> int:
-    """Bytes that each process may take, on its device."""
-    device = run.accelerator.device
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    processes: int = run.accelerator.num_processes
-    return available_memory() // processes
+    """Bytes that each process may take: of main memory, where images are decoded, and of its device."""
+    accelerator = run.accelerator
+    free = available_memory() // int(accelerator.num_processes)
+    return min(free, int(torch.cuda.mem_get_info(accelerator.device)[0])) if accelerator.device.type == "cuda" else free
 
 
 def store_images(run: Run, source: ImageSource) -> StoredImages:

@@ -127,15 +127,14 @@ class Trainer:
         stop = StopRequest()
         with stop.listening():
             checkpoint = self._finish_resumed_epoch()
-            self._stop_if_asked(stop)
+            if self._any_process(stop.requested):
+                raise KeyboardInterrupt
             while not self.is_finished:
                 self._train_epoch(stop)
                 checkpoint = self._save_after_epoch(stop)
-                self._stop_if_asked(stop)
                 if self._validation_is_due():
                     self._validate()
                     checkpoint = self._save_after_epoch(stop)
-                    self._stop_if_asked(stop)
         return checkpoint
 
     @property
@@ -145,11 +144,17 @@ class Trainer:
         return self.state.is_finished or bool(patience and self.record.epochs_without_gain() >= patience)
 
     def _save_after_epoch(self, stop: StopRequest) -> Checkpoint:
-        """Saves, unless epochs are so short that saving each would take a good part of the time; the last one always."""
-        is_last = self.is_finished or stop.requested
-        if self._any_process(is_last or self.checkpoints.is_due_after_epoch):
-            return self.checkpoints.save()
-        return self.checkpoints.build()
+        """Saves, unless epochs are so short that saving each would take a good part of the time; the last one always.
+
+        Raises:
+            KeyboardInterrupt: a process was asked to stop; the checkpoint is written.
+        """
+        stops = self._any_process(stop.requested)  # a signal that comes after this counts the next time
+        is_due = self._any_process(stops or self.is_finished or self.checkpoints.is_due_after_epoch)
+        checkpoint = self.checkpoints.save() if is_due else self.checkpoints.build()
+        if stops:
+            raise KeyboardInterrupt
+        return checkpoint
 
     def _finish_resumed_epoch(self) -> Checkpoint:
         """Validates and reports what the checkpoint of a resumed run has not."""
@@ -242,11 +247,6 @@ class Trainer:
         self.record.temperature = validation.temperature
         self.record.metrics = self.record.metrics | validation.to_metrics()
         return validation
-
-    def _stop_if_asked(self, stop: StopRequest) -> None:
-        """Ends every process, if one of them was asked to stop."""
-        if self._any_process(stop.requested):
-            raise KeyboardInterrupt
 
     def _any_process(self, flag: bool) -> bool:
         return any_process(self.run.accelerator, flag)

@@ -1,4 +1,4 @@
-"""How many processes decode, where nobody said it."""
+"""The number of processes that decode, for ``--num-workers auto``."""
 
 from __future__ import annotations
 

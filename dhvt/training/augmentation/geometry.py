@@ -70,7 +70,8 @@ def affine(images: Tensor, matrices: NDArray[np.float64], is_bicubic: NDArray[np
         at = (row[:, None] + columns).view(count, 1, -1).expand(-1, channels, -1)
         taps = pixels.gather(2, at).view(count, channels, 4, -1)
         total += (taps * weights_x.flatten(2)[:, None]).sum(2) * weight.flatten(1)[:, None]
-    # Pillow cuts the fraction off; a hair is added, so that rounding errors do not make a whole number the one below.
+    # Pillow cuts the fraction off; a thousandth is added, so that rounding errors do not turn a whole number
+    # into the one below.
     sampled = (total + 1e-3).clamp_(0, 255).to(torch.uint8).view_as(images)
     return torch.where(outside[:, None], fill[:, None, None], sampled)
 

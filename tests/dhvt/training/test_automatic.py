@@ -143,6 +143,20 @@ def test_epochs_are_chosen_where_none_are_given_and_kept_on_resuming(photos, tmp
     assert again == config
 
 
+def test_a_file_to_resume_that_is_no_run_is_one_line(chosen, photos, tmp_path):
+    """One of another program, and an imported model, which has no recipe."""
+    for file, message in (({"weights": {}}, "is no checkpoint of dhvt train"), (imported(chosen[2]), "cannot resume")):
+        torch.save(file, tmp_path / "ckpt.pt")
+        arguments = ["train", "--data", str(photos), "--out", str(tmp_path), "--device", "cpu", *TINY, "--resume"]
+        result = CliRunner().invoke(main, arguments)
+        assert (result.exit_code, type(result.exception)) == (1, SystemExit), result.output
+        assert message in result.output
+
+
+def imported(run):
+    return torch.load(run / "ckpt.pt", weights_only=True) | {"recipe": {}, "optimizers": []}
+
+
 def test_weights_to_start_from_bring_their_model_and_size(chosen, image_folder, tmp_path):
     output, config = train(image_folder, tmp_path, "--epochs", "1", "--init", chosen[2] / "ckpt.pt")
     assert (config["img_size"], config["model_options"]["patch_size"]) == (64, 8)

@@ -1,8 +1,14 @@
 """``--cache``: decoded images stay in memory."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import torch
 
+from dhvt.data.preprocess import Preprocess
 from dhvt.model.checkpoint import load_checkpoint
+from dhvt.training.config import Recipe
+from dhvt.training.storage import images_fit
 from tests.dhvt.training.commands import run, start
 
 
@@ -24,3 +30,17 @@ def test_images_decoded_by_processes_train_the_same_weights_as_kept_ones(image_f
     assert start(image_folder, tmp_path, *options, "--no-cache", "--num-workers", "2").wait(timeout=120) == 0
     weights = load_checkpoint(tmp_path / "ckpt.pt").weights
     assert all(torch.equal(weights[name], expected) for name, expected in unbroken[1].weights.items())
+
+
+def test_images_for_a_gpu_must_fit_into_main_memory_too_where_they_are_decoded(monkeypatch):
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (10**9, 10**9))
+    run = SimpleNamespace(
+        options=SimpleNamespace(cache=None),
+        recipe=Recipe(),
+        preprocess=Preprocess(size=(32, 32)),
+        images=SimpleNamespace(train=np.empty(1000)),
+        accelerator=SimpleNamespace(device=torch.device("cuda"), num_processes=2),
+    )
+    for free, fits in ((10**9, True), (20 * 10**6, False)):
+        monkeypatch.setattr("dhvt.training.storage.available_memory", lambda free=free: free)
+        assert images_fit(run) is fits
