@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dhvt.model.checkpoint import load_checkpoint
-from tests.dhvt.training.commands import run, start, wait_until
+from tests.dhvt.training.commands import SMALL, run, start, wait_until
 
 
 def test_resuming_with_another_recipe_says_what_differs(image_folder, unbroken, tmp_path):
@@ -28,7 +28,7 @@ def test_a_finished_run_can_be_extended_and_says_so(image_folder, unbroken, tmp_
 
 
 def test_a_changed_recipe_brings_its_weight_decay_and_its_moving_average(image_folder, tmp_path):
-    options = ["--val-every", "9", "--change-recipe", "--resume"]
+    options = [*SMALL, "--val-every", "9", "--change-recipe", "--resume"]
     assert run(image_folder, tmp_path, *options, "--epochs", "1", "--ema-decay", "0").exit_code == 0
     before = load_checkpoint(tmp_path / "ckpt.pt")
     options += ["--epochs", "2", "--weight-decay", "0.3", "--lr", "1e-9", "--min-lr", "0"]

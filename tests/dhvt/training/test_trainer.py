@@ -10,7 +10,7 @@ import torch
 from dhvt.model.checkpoint import load_checkpoint
 from dhvt.training.config import Recipe, preset_names
 from tests.conftest import CLASSES
-from tests.dhvt.training.commands import run
+from tests.dhvt.training.commands import SMALL, run
 
 
 def test_a_small_folder_trains_end_to_end(unbroken):
@@ -34,14 +34,15 @@ def test_a_second_run_does_not_overwrite_the_first(image_folder, unbroken):
 
 
 def test_validation_can_be_rarer_than_epochs_but_never_misses_the_last(image_folder, tmp_path):
-    assert run(image_folder, tmp_path, "--epochs", "3", "--val-every", "2").exit_code == 0
+    assert run(image_folder, tmp_path, *SMALL, "--epochs", "3", "--val-every", "2").exit_code == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [2, 3]
     assert load_checkpoint(tmp_path / "ckpt.pt").metrics["epoch"] == 3
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(image_folder, tmp_path):
-    result = run(image_folder, tmp_path, "--lr", "1e30", "--optimizer", "adamw", "--warmup-epochs", "0", "--epochs", "2")
+    options = ["--lr", "1e30", "--optimizer", "adamw", "--warmup-epochs", "0", "--epochs", "2"]
+    result = run(image_folder, tmp_path, *SMALL, *options)
     assert result.exit_code == 1
     assert "the loss became" in result.output
     assert isinstance(result.exception, SystemExit)
@@ -49,7 +50,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(image_folder, 
 
 def test_weights_that_are_not_finite_do_not_replace_the_checkpoint(image_folder, tmp_path, monkeypatch):
     """With one step an epoch, the loss of the step that spoils the weights is still finite when they are to be saved."""
-    options = ["--batch-size", "64", "--model-option", "depth=1"]
+    options = [*SMALL, "--batch-size", "64"]
     assert run(image_folder, tmp_path, *options, "--epochs", "1").exit_code == 0
     before = (tmp_path / "ckpt.pt").read_bytes()
 
@@ -69,8 +70,8 @@ def test_weights_that_are_not_finite_do_not_replace_the_checkpoint(image_folder,
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_takes_a_step(image_folder, tmp_path, name):
     """With all of its augmentation and mixing, and clipped gradients, on a small model."""
-    small = ["--model-option", "depth=1", "--model-option", "embed_dim=32", "--epochs", "1", "--batch-size", "54"]
-    result = run(image_folder, tmp_path, "--recipe", name, *small, "--clip-grad", "1")
+    options = [*SMALL, "--epochs", "1", "--batch-size", "54", "--clip-grad", "1"]
+    result = run(image_folder, tmp_path, "--recipe", name, *options)
     assert result.exit_code == 0, result.output
     checkpoint = load_checkpoint(tmp_path / "ckpt.pt")
     assert (checkpoint.step, checkpoint.metrics["val_images"]) == (1, 6)
@@ -81,7 +82,7 @@ def test_a_last_odd_image_prevents_neither_mixing_nor_the_right_learning_rate(im
     """53 images to train on, in one batch of 52."""
     data = shutil.copytree(image_folder, tmp_path / "data")
     (data / "circle" / "00.png").unlink()
-    tiny = ["--epochs", "1", "--model-option", "depth=1", "--repeats", "1", "--warmup-epochs", "0", "--batch-size", "512"]
+    tiny = [*SMALL, "--epochs", "1", "--repeats", "1", "--warmup-epochs", "0", "--batch-size", "512"]
     for name, mixing in (("mixup", ["--cutmix", "0"]), ("cutmix", ["--mixup", "0"])):
         result = run(data, tmp_path / name, "--recipe", "cifar100", *tiny, *mixing)
         assert result.exit_code == 0, result.output
@@ -97,7 +98,7 @@ def test_a_last_odd_image_prevents_neither_mixing_nor_the_right_learning_rate(im
 def test_a_broken_image_stops_or_is_left_out(image_folder, tmp_path, policy, code):
     data = shutil.copytree(image_folder, tmp_path / "data")
     (data / "circle" / "03.png").write_bytes(b"no image")
-    result = run(data, tmp_path / "out", "--epochs", "1", "--on-broken", policy)
+    result = run(data, tmp_path / "out", *SMALL, "--epochs", "1", "--on-broken", policy)
     assert result.exit_code == code
     assert "03.png: not an image" in result.output
     if policy == "skip":
@@ -124,7 +125,7 @@ def test_what_cannot_be_is_said_in_one_line(image_folder, tmp_path, options, mes
 def test_accumulated_micro_batches_are_one_step(image_folder, tmp_path):
     """A model without BatchNorm, whose statistics are those of each micro-batch."""
     options = ["--epochs", "1", "--optimizer", "adamw", "--drop-path-rate", "0", "--amp", "off"]
-    options += ["--variant", "vit_tiny_patch16_224"]
+    options += ["--variant", "vit_tiny_patch16_224", "--model-option", "depth=2"]
     for count in ("1", "4"):
         assert run(image_folder, tmp_path / count, *options, "--accumulate", count).exit_code == 0
     whole, cut = (load_checkpoint(tmp_path / count / "ckpt.pt") for count in ("1", "4"))
@@ -135,7 +136,7 @@ def test_accumulated_micro_batches_are_one_step(image_folder, tmp_path):
 
 def test_the_next_command_quotes_paths(image_folder, tmp_path):
     data = shutil.copytree(image_folder, tmp_path / "my images")
-    result = run(data, tmp_path / "my run", "--epochs", "1", "--model-option", "depth=1")
+    result = run(data, tmp_path / "my run", *SMALL, "--epochs", "1")
     words = shlex.split(result.stdout.splitlines()[-1])
     assert [str(tmp_path / "my run"), "--data", str(data)] == words[-3:]
 
