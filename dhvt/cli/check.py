@@ -69,7 +69,8 @@ def check(
         _print_finding(finding)
     must_be_fixed = any(finding.level == "fix" for finding in findings)
     _print("" if must_be_fixed else "\nNothing must be fixed.\n")
-    _print("\n  ".join(["Advice", *advice]))
+    if advice:
+        _print("\n  ".join(["Advice", *advice]))
     if out is not None:
         _write_pages(out, inspection, findings, advice)
     if fix_list is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dhvt.cli.options import engine_options, exclude_option, on_broken_option, open_model
-from dhvt.errors import ConfigError
+from dhvt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from dhvt.artifact import ModelCard
@@ -110,6 +110,8 @@ def _leave_out(source: ImageSource, path: Path) -> ImageSource:
     click.echo(f"{count(len(names), 'image')} left out, as listed in {path}", err=True)
     if unmatched := listed.describe_unmatched():
         click.echo(unmatched, err=True)
+    if not len(source):
+        raise DataError(f"--exclude {path} lists all images of {source.origin}; none is left to measure on")
     return source
 
 

@@ -30,7 +30,7 @@ class ExcludeList:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            text = path.read_text(encoding="utf-8", errors="surrogateescape")
+            text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")  # Windows writes a mark before it
         except OSError as error:
             raise ConfigError(f"cannot read --exclude {path}: {error.strerror}") from error
         stripped = (line.strip() for line in text.split("\n"))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from dhvt.data.decode import decode_rgb
 from dhvt.data.inspection.text import printable
+from dhvt.data.levels import WhiteLevels
 from dhvt.data.sources import ImageSource
 from dhvt.errors import ImageError
 from dhvt.evaluation.suspects import Prediction
@@ -71,8 +72,8 @@ class PageContent(NamedTuple):
     suspect_count: int
 
 
-def build_page(content: PageContent, source: ImageSource) -> str:
-    """The page's HTML."""
+def build_page(content: PageContent, source: ImageSource, white: WhiteLevels) -> str:
+    """The page's HTML; ``white`` is the model's, for images of more than 8 bits."""
     numbers = "".join(
         f"<div class=figure><span class=dim>{_text(name)}</span><b>{_text(value)}</b></div>"
         for name, value in content.figures.items()
@@ -85,9 +86,9 @@ def build_page(content: PageContent, source: ImageSource) -> str:
         f"<h2>Suspicious labels ({_shown(content.suspects, content.suspect_count)})</h2>",
         "<p class=dim>Another class is as likely as for its own images, and likelier than the label: look whether the label is "
         "wrong.</p>",
-        *_images(content.suspects, content.classes, source),
+        *_images(content.suspects, content.classes, source, white),
         f"<h2>The most confident mistakes ({_shown(content.mistakes, content.mistake_count)})</h2>",
-        *_images(content.mistakes, content.classes, source),
+        *_images(content.mistakes, content.classes, source, white),
         "<h2>Classes</h2>",
         *_table(content.rows),
         "<div class=plots>",
@@ -110,23 +111,25 @@ def _shown(shown: Sequence[Prediction], total: int) -> str:
     return f"{total:,}" if len(shown) == total else f"{len(shown)} of {total:,}"
 
 
-def _images(predictions: Sequence[Prediction], classes: Sequence[str], source: ImageSource) -> Iterator[str]:
+def _images(
+    predictions: Sequence[Prediction], classes: Sequence[str], source: ImageSource, white: WhiteLevels
+) -> Iterator[str]:
     if not predictions:
         yield "<p>None."
         return
     yield "<div class=images>"
     for found in predictions:
         yield (
-            f"<figure>{_thumbnail(source, found.place)}<figcaption>{_text(source.name(found.place))}<br>"
+            f"<figure>{_thumbnail(source, found.place, white)}<figcaption>{_text(source.name(found.place))}<br>"
             f"true <b>{_text(classes[found.true])}</b> ({found.true_probability:.0%})<br>"
             f"predicted <b class=bad>{_text(classes[found.predicted])}</b> ({found.confidence:.0%})</figcaption></figure>"
         )
     yield "</div>"
 
 
-def _thumbnail(source: ImageSource, index: int) -> str:
+def _thumbnail(source: ImageSource, index: int, white: WhiteLevels) -> str:
     try:
-        small = decode_rgb(source.read(index), at_least=(_THUMBNAIL, _THUMBNAIL))
+        small = decode_rgb(source.read(index), at_least=(_THUMBNAIL, _THUMBNAIL), white=white)
     except ImageError:  # it was removed since
         return "<img alt='cannot be read'>"
     small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC)

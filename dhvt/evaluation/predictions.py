@@ -48,8 +48,8 @@ def _columns(source: ImageSource, outputs: Outputs, temperature: float) -> dict[
 
 
 def _encodable(name: str) -> str:
-    """A name that can be written as UTF-8; that of a file may hold bytes of another encoding."""
-    return name.encode(errors="replace").decode()
+    """A name as UTF-8, with escapes for bytes of another encoding, which a file's name may hold; different names stay so."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _write_csv(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:

@@ -80,7 +80,7 @@ def write_report(
         suspects=suspects[:MOST],
         suspect_count=len(suspects),
     )
-    (folder / "report.html").write_text(build_page(content, source), encoding="utf-8")
+    (folder / "report.html").write_text(build_page(content, source, preprocess.white), encoding="utf-8")
     path = folder / "report.md"
     headings = {name: heading for name, (heading, _) in figures.items()}
     path.write_text("\n".join([*_markdown(content, headings, source), *_legend(labels, classes), ""]), encoding="utf-8")
@@ -131,7 +131,7 @@ def _plain(text: str) -> str:
 
 def _legend(labels: Sequence[str], classes: Sequence[str]) -> list[str]:
     """The names of the classes that are numbers in the plots."""
-    numbered = [f"{label} is {name}" for label, name in zip(labels, classes, strict=True) if label != name]
+    numbered = [f"{label} is {_plain(name)}" for label, name in zip(labels, classes, strict=True) if label != name]
     if not numbered:
         return []
     return [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,7 +79,11 @@ def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
     Raises:
         ConfigError, DataError, CheckpointError, TrainError: something is missing, or in the way.
     """
-    _make_folder(options)
+    with _folder_made(options):
+        return _open_run(options, recipe, command)
+
+
+def _open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
     if options.pretrained:
         require_published_weights(options.variant)
         if options.img_size == UNCHOSEN:
@@ -126,7 +132,10 @@ def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
     return run
 
 
-def _make_folder(options: RunOptions) -> None:
+@contextmanager
+def _folder_made(options: RunOptions) -> Iterator[None]:
+    """The run's folder is made before its images are read, and removed if that fails, unless it was there or is not empty."""
+    was_there = options.out.exists()
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -134,6 +143,13 @@ def _make_folder(options: RunOptions) -> None:
     path = options.out / CHECKPOINT_NAME
     if path.exists() and not options.resume:
         raise CheckpointError(f"{path} exists; go on with --resume, or train into another --out")
+    try:
+        yield
+    except BaseException:
+        if not was_there:
+            with suppress(OSError):  # another process has removed it, or written into it
+                options.out.rmdir()
+        raise
 
 
 def _remove_unfinished(folder: Path) -> None:

@@ -12,10 +12,9 @@ from typing import Literal
 from dhvt.data.formats import describe_unread
 from dhvt.data.inspection.inspection import CheckedImage, Inspection
 from dhvt.data.inspection.text import count
-from dhvt.data.levels import describe_levels, find_white_levels
+from dhvt.data.inspection.values import find_deep_values
 from dhvt.data.splits import DEFAULT_VAL_FRACTION, WHOLE
 from dhvt.data.statistics import IMBALANCE
-from dhvt.errors import DataError
 
 Level = Literal["fix", "look", "note"]
 
@@ -80,21 +79,21 @@ def _unreadable(inspection: Inspection) -> Iterator[Finding]:
 
 
 def _levels(inspection: Inspection) -> Iterator[Finding]:
-    deep = [(image, image.facts.values) for image in inspection.readable if image.facts.values is not None]
-    ranges = [values for image, values in deep if image.split == inspection.training_split]
-    try:
-        white = find_white_levels(ranges)
-    except DataError as error:
-        yield Finding("levels", "fix", "the values of images of more than 8 bits cannot be scaled", str(error))
-        return
-    refused = [f"{image.place}: {reason}" for image, values in deep if (reason := white.refusal(values))]
-    if refused:
-        title = f"{count(len(refused), 'image')} of values that do not fit the others'"
-        yield Finding("values", "fix", title, "Training cannot read them beside the others.", refused)
-    described = describe_levels(ranges, white)
-    if described:
-        title = f"{count(len(ranges), 'image')} of more than 8 bits"
-        yield Finding("levels", "note", title, "How bright they are depends on this:", described.split("\n"))
+    found = find_deep_values(inspection)
+    if found.problem is not None:
+        lines = [
+            f"{image.place}: {values.lowest:g} to {values.highest:g}"
+            for image in found.images
+            if (values := image.facts.values) is not None
+        ]
+        yield Finding("levels", "fix", "the values of images of more than 8 bits cannot be scaled", found.problem, lines)
+    if found.refused:
+        title = f"{count(len(found.refused), 'image')} of values that do not fit the others'"
+        advice = "Training cannot read them beside the others; --fix-list lists them."
+        yield Finding("values", "fix", title, advice, [f"{image.place}: {reason}" for image, reason in found.refused])
+    if found.description is not None:
+        title = f"{count(len(found.images), 'image')} of more than 8 bits"
+        yield Finding("levels", "note", title, "How bright they are depends on this:", found.description.split("\n"))
 
 
 def _duplicates(inspection: Inspection) -> Iterator[Finding]:
@@ -140,6 +139,11 @@ def _groups(inspection: Inspection) -> Iterator[Finding]:
 def _classes(inspection: Inspection) -> Iterator[Finding]:
     training = inspection.training_split
     counts = inspection.class_counts[training]
+    if training not in ("train", WHOLE):
+        names = ", ".join(inspection.splits)
+        yield Finding("no_training_split", "fix", f"there is no train split, but {names}", "Training stops there.")
+    if len(counts) == 1:
+        yield Finding("one_class", "fix", f"there is one class only, {next(iter(counts))}", "Training needs two or more.")
     is_divided = inspection.is_divided
     least = 1 if is_divided else 2
     few = [name for name, number in counts.items() if number < least]

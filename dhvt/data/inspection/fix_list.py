@@ -8,6 +8,7 @@ from dhvt.data.exclusion import format_entry
 from dhvt.data.inspection.findings import is_across
 from dhvt.data.inspection.inspection import CheckedImage, Inspection
 from dhvt.data.inspection.text import count, printable
+from dhvt.data.inspection.values import find_deep_values
 
 _KEPT_FIRST = ("test", "val", "train")
 """Of copies in several splits, the one in the first of these is kept: what is measured stays the same."""
@@ -18,6 +19,8 @@ def format_fix_list(inspection: Inspection) -> str:
     lines = ["# Images to leave out: dhvt train --exclude THIS FILE", "# A line that starts with # is a comment."]
     for image in inspection.broken:
         lines += _entry(image, f"cannot be read: {image.facts.error}")
+    for image, reason in find_deep_values(inspection).refused:
+        lines += _entry(image, f"training refuses it: {reason}")
     for group in inspection.exact:
         if is_across(group, "label"):
             labels = ", ".join(sorted({printable(image.label) for image in group}))
@@ -33,7 +36,7 @@ def format_fix_list(inspection: Inspection) -> str:
 
 def count_listed(text: str) -> int:
     """The images that a list names."""
-    return sum(bool(line) and not line.startswith("#") for line in text.split("\n"))
+    return len({line for line in text.split("\n") if line and not line.startswith("#")})
 
 
 def _near(inspection: Inspection) -> Iterator[str]:

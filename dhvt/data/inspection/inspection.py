@@ -126,8 +126,7 @@ def inspect(
     unused = _find_unused(data, val, splits)
     if exclude is not None:
         splits = {name: exclude.leave_out(source)[0] for name, source in splits.items()}
-    pairs = list(combinations(splits, 2)) if group_by is not None else []
-    shared = {(one, other): shared_groups(splits[one], splits[other], group_by or "") for one, other in pairs}
+    shared = {} if group_by is None else _find_shared_groups(splits, group_by)
     total = sum(map(len, splits.values()))
     images: list[CheckedImage] = []
     for name, source in splits.items():
@@ -145,6 +144,12 @@ def inspect(
         unused=unused,
         shared_groups=shared,
     )
+
+
+def _find_shared_groups(splits: dict[str, ImageSource], by: str) -> dict[tuple[str, str], list[str]]:
+    for source in splits.values():
+        source.groups(by)  # what a training would refuse, even where there is one split
+    return {(one, other): shared_groups(splits[one], splits[other], by) for one, other in combinations(splits, 2)}
 
 
 def _find_unused(data: str, val: str | None, splits: dict[str, ImageSource]) -> UnusedFiles:

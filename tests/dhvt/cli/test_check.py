@@ -180,6 +180,22 @@ def test_values_that_do_not_fit_are_named(tmp_path):
     assert result.exit_code == 1
     assert "1 image of values that do not fit the others'" in result.output
     assert "dog/0.png: the image has whole numbers from" in result.output
+    check(tmp_path, "--fix-list", tmp_path / "bad.txt")
+    assert f"\n{tmp_path}/val/dog/0.png\n" in (tmp_path / "bad.txt").read_text()
+    Image.fromarray(np.full((40, 40), 4.99, dtype=np.float32)).save(tmp_path / "train" / "cat" / "odd.tiff")
+    assert "cat/odd.tiff: 4.99 to 4.99" in check(tmp_path).output
+
+
+def test_what_a_training_refuses_must_be_fixed(image_folder, tmp_path):
+    shutil.copytree(image_folder / "circle", tmp_path / "one" / "circle")
+    shutil.copytree(image_folder, tmp_path / "untrained" / "val")
+    for data, message in (("one", "there is one class only, circle"), ("untrained", "there is no train split, but val")):
+        result = check(tmp_path / data)
+        assert result.exit_code == 1
+        assert message in result.output
+    undivided = check(image_folder, "--group-by", "teacher")
+    assert undivided.exit_code == 1
+    assert "finds no group" in undivided.output
 
 
 def test_groups_in_several_splits_are_named(tmp_path):

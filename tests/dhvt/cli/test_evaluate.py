@@ -56,6 +56,15 @@ def test_evaluate_and_record(artifact_copy, image_folder):
     assert f"balanced accuracy {measured['balanced_accuracy']:.2f} %, macro-F1 {measured['macro_f1']:.2f} %" in result.stdout
 
 
+def test_a_list_of_all_images_leaves_none_to_measure(artifact_copy, tmp_path):
+    write_split(tmp_path, "test", 1)
+    listed = tmp_path / "all.txt"
+    listed.write_text("\n".join(map(str, (tmp_path / "test").rglob("*.png"))))
+    result = evaluate("--model", artifact_copy, "--data", tmp_path / "test", "--exclude", listed)
+    assert result.exit_code == 1
+    assert "all.txt lists all images" in result.output
+
+
 def test_a_model_without_a_record_is_named_without_recording_too(artifact_copy, tmp_path):
     write_split(tmp_path, "test", 1)
     result = evaluate("--model", artifact_copy, "--data", tmp_path)

@@ -16,7 +16,7 @@ def test_listed_images_are_left_out_by_path_or_name_and_others_are_reported(imag
     monkeypatch.chdir(image_folder.parent)
     path = tmp_path / "bad.txt"
     lines = ["# a comment", "", "circle/00.png", f"{image_folder}/circle/01.png", f"{image_folder.name}/circle/02.png"]
-    path.write_text("\r\n".join([*lines, "circle/nowhere.png", '"circle/03.png"']))
+    path.write_text("\r\n".join([*lines, "circle/nowhere.png", '"circle/03.png"']), encoding="utf-8-sig")
     listed = ExcludeList(path)
     source, left_out = listed.leave_out(open_dataset(image_folder))
     assert left_out == [f"circle/0{number}.png" for number in range(4)]

@@ -1,4 +1,7 @@
+import base64
 import csv
+import io
+import os
 import re
 import sys
 import warnings
@@ -9,6 +12,7 @@ import pytest
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.font_manager import fontManager
+from PIL import Image
 
 from dhvt.data.preprocess import Preprocess
 from dhvt.data.sources import open_dataset
@@ -114,6 +118,31 @@ def test_predictions_of_all_images_are_a_table(hostile):
     assert table["predicted"] == [*HOSTILE[1:], HOSTILE[0]]
     assert table["confidence"] == table[f"p:{HOSTILE[1]}"][:1] * 3 == pytest.approx([0.576] * 3, abs=1e-3)
     assert table["true_probability"] == pytest.approx([0.212] * 3, abs=1e-3)
+
+
+def test_classes_whose_names_are_no_utf8_have_a_column_each(tmp_path):
+    write(tmp_path, [os.fsdecode(b"cat \xff"), os.fsdecode(b"cat \xfe")])
+    table = pq.read_table(tmp_path / "report" / "predictions.parquet")
+    assert table.column_names[-2:] == ["p:cat \\udcff", "p:cat \\udcfe"]
+
+
+def test_thumbnails_have_the_white_of_the_model(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.fromarray(np.full((32, 32), 4000, dtype=np.uint16)).save(tmp_path / "a" / "0.png")
+    source = open_dataset(tmp_path, classes=["a", "b"])
+    outputs = Outputs(logits=np.array([[0, 9]], np.float32), labels=source.labels, indices=np.zeros(1, np.int64), skipped=0)
+    write_report(
+        tmp_path / "report",
+        title="x",
+        source=source,
+        preprocess=Preprocess(size=(32, 32), integer_white=4095, float_white=1.0),
+        outputs=outputs,
+        evaluation=evaluate(outputs),
+        temperature=1.0,
+        facts={},
+    )
+    thumbnail = re.search(r"data:image/jpeg;base64,([^']+)", (tmp_path / "report" / "report.html").read_text())[1]
+    assert np.asarray(Image.open(io.BytesIO(base64.b64decode(thumbnail)))).mean() > 200
 
 
 def test_predictions_are_csv_without_pyarrow(tmp_path, monkeypatch):

@@ -122,6 +122,14 @@ def test_what_cannot_be_is_said_in_one_line(image_folder, tmp_path, options, mes
     assert isinstance(result.exception, SystemExit)
 
 
+def test_a_wrong_folder_of_images_leaves_no_folder_of_a_run(tmp_path):
+    assert run(tmp_path / "imgaes", tmp_path / "run").exit_code == 1
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "own").mkdir()
+    assert run(tmp_path / "imgaes", tmp_path / "own").exit_code == 1
+    assert (tmp_path / "own").is_dir()
+
+
 def test_accumulated_micro_batches_are_one_step(image_folder, tmp_path):
     """A model without BatchNorm, whose statistics are those of each micro-batch."""
     options = ["--epochs", "1", "--optimizer", "adamw", "--drop-path-rate", "0", "--amp", "off"]
