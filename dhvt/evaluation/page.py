@@ -25,7 +25,8 @@ _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 h1{margin:0 0 1rem;font-size:1.6rem}h2{margin:2.2rem 0 .6rem;font-size:1.2rem}.dim{color:var(--dim)}
 .figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(8rem,1fr));gap:.7rem;margin:1rem 0}
-.figure{border:1px solid var(--line);border-radius:8px;padding:.6rem .8rem}.figure b{display:block;font-size:1.2rem;white-space:nowrap}
+.figure{border:1px solid var(--line);border-radius:8px;padding:.6rem .8rem}
+.figure b{display:block;font-size:1.2rem;white-space:nowrap}
 .note{border-left:5px solid #d9822b;padding:.3rem .8rem;background:#d9822b14;border-radius:4px}
 .images{display:flex;flex-wrap:wrap;gap:1rem}
 figure{margin:0;width:9.5rem}figure img{height:7rem;width:9.5rem;object-fit:contain;background:#8882;border-radius:4px}
