@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dhvt.artifact import ModelCard
     from dhvt.data.fingerprint import Fingerprint
     from dhvt.data.sources import ImageSource
+    from dhvt.evaluation.metrics import Evaluation
 
 
 @click.command()
@@ -78,11 +79,7 @@ def evaluate(
             running.predict, source, card.preprocess, batch_size=batch_size, on_error=on_error, on_progress=bar.update
         )
     result = measure(outputs, card.temperature)
-    click.echo(
-        f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, balanced accuracy {result.balanced_accuracy:.2f} %, "
-        f"macro-F1 {result.macro_f1:.2f} %, log loss {result.nll:.4f}, calibration error {result.ece:.2f} % "
-        f"of {result.images} images ({result.skipped} left out)"
-    )
+    click.echo(_describe(result))
     if report is not None:
         _write_report(
             report,
@@ -99,6 +96,14 @@ def evaluate(
         is_test = measured_split == WHOLE and max(overlaps.values(), default=0.0) <= TOLERATED_OVERLAP
         entry = measured | ({"overlap": overlaps} if overlaps else {})
         _record(artifact.path, card, "test" if is_test else measured_split, entry, images, source)
+
+
+def _describe(result: Evaluation) -> str:
+    return (
+        f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, balanced accuracy {result.balanced_accuracy:.2f} %, "
+        f"macro-F1 {result.macro_f1:.2f} %, log loss {result.nll:.4f}, calibration error {result.ece:.2f} % "
+        f"of {result.images} images ({result.skipped} left out)"
+    )
 
 
 def _leave_out(source: ImageSource, path: Path) -> ImageSource:

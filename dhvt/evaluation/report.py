@@ -65,13 +65,11 @@ def write_report(
             figures = {"curves": ("Learning curves", draw_curves(history))} | figures
         for name, (_, figure) in figures.items():
             figure.savefig(folder / f"{name}.png", bbox_inches="tight")
-    predictions = write_predictions(folder, source, outputs, temperature)
-    results = _results(evaluation, temperature)
     content = PageContent(
         title=title,
         note=note,
-        figures=results,
-        facts={**facts, "every image's prediction": predictions.name},
+        figures=_results(evaluation, temperature),
+        facts={**facts, "every image's prediction": write_predictions(folder, source, outputs, temperature).name},
         plots=[(heading, folder / f"{name}.png") for name, (heading, _) in figures.items() if name != "mistakes"],
         rows=_class_rows(matrix, classes),
         classes=classes,

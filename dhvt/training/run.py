@@ -134,9 +134,9 @@ def _open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
 
 @contextmanager
 def _folder_made(options: RunOptions) -> Iterator[None]:
-    """The run's folder is made before its images are read, and removed if that fails, unless it was there or is not empty."""
-    was_there = options.out.exists()
+    """The run's folder is made before its images are read, and what was made is removed if that fails, while it is empty."""
     try:
+        missing = [folder for folder in (options.out, *options.out.parents) if not folder.exists()]
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainError(f"cannot make the folder {options.out}: {error.strerror}; choose another --out") from error
@@ -146,9 +146,9 @@ def _folder_made(options: RunOptions) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if not was_there:
-            with suppress(OSError):  # another process has removed it, or written into it
-                options.out.rmdir()
+        with suppress(OSError):  # another process has removed one, or written into it
+            for folder in missing:
+                folder.rmdir()
         raise
 
 

@@ -123,8 +123,8 @@ def test_what_cannot_be_is_said_in_one_line(image_folder, tmp_path, options, mes
 
 
 def test_a_wrong_folder_of_images_leaves_no_folder_of_a_run(tmp_path):
-    assert run(tmp_path / "imgaes", tmp_path / "run").exit_code == 1
-    assert not (tmp_path / "run").exists()
+    assert run(tmp_path / "imgaes", tmp_path / "runs" / "mine").exit_code == 1
+    assert not (tmp_path / "runs").exists()
     (tmp_path / "own").mkdir()
     assert run(tmp_path / "imgaes", tmp_path / "own").exit_code == 1
     assert (tmp_path / "own").is_dir()
