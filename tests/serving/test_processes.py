@@ -60,7 +60,7 @@ def test_sigterm_answers_what_was_accepted(artifact_path, tmp_path):
 
 def test_sigterm_does_not_wait_for_ever_for_clients_that_read_nothing(artifact_path, tmp_path):
     """One has asked for more than the sockets hold, and takes nothing of it."""
-    settings = {"DHVT_MODEL": str(artifact_path), "DHVT_REQUEST_TIMEOUT_S": "1", "DHVT_BATCH_TIMEOUT_S": "3"}
+    settings = {"DHVT_MODEL": str(artifact_path), "DHVT_REQUEST_TIMEOUT_S": "1", "DHVT_BATCH_TIMEOUT_S": "6"}
     with serving(tmp_path / "log", **settings) as url, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         host, port = url.removeprefix("http://").split(":")
@@ -74,7 +74,7 @@ def test_sigterm_does_not_wait_for_ever_for_clients_that_read_nothing(artifact_p
         server = psutil.Process(worker_pids(url)[0]).parent()
         server.send_signal(signal.SIGTERM)
         server.wait(30)
-    assert "connections that are still open after 3 s are closed" in (tmp_path / "log").read_text()
+    assert "connections that are still open after 6 s are closed" in (tmp_path / "log").read_text()
 
 
 def test_a_client_that_has_gone_takes_no_place_in_a_long_queue(artifact_path, tmp_path):
