@@ -37,7 +37,7 @@ def grey(values, white=OLD, file_format="TIFF"):
 def test_models_that_recorded_nothing_read_as_before():
     assert np.array_equal(grey(RAMP * 257), RAMP)
     assert np.array_equal(grey(RAMP * 16, file_format="PNG"), RAMP >> 4)
-    assert np.array_equal(grey(RAMP.astype(np.int32) * 300), np.minimum(RAMP * np.int64(300), 65535) >> 8)
+    assert np.array_equal(grey(RAMP.astype(np.int32) * 300), np.minimum(RAMP.astype(np.int64) * 300, 65535) >> 8)
     floats = RAMP.astype(np.float32) * 2 - 1
     floats[0, 0] = np.nan
     assert np.array_equal(grey(floats), np.nan_to_num(floats).clip(0, 255).astype(np.uint8))
