@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from dhvt.data.decode import decode_rgb
-from dhvt.data.inspection.text import printable
+from dhvt.data.inspection.markup import THUMBNAIL, embed, text, thumbnail
 from dhvt.data.levels import WhiteLevels
 from dhvt.data.sources import ImageSource
-from dhvt.errors import ImageError
 from dhvt.evaluation.suspects import Prediction
-
-_THUMBNAIL = 112  # pixels
 
 _STYLE = """
 :root{--line:#8884;--dim:#666}
@@ -76,13 +68,13 @@ class PageContent(NamedTuple):
 def build_page(content: PageContent, source: ImageSource, white: WhiteLevels) -> str:
     """The page's HTML; ``white`` is the model's, for images of more than 8 bits."""
     numbers = "".join(
-        f"<div class=figure><span class=dim>{_text(name)}</span><b>{_text(value)}</b></div>"
+        f"<div class=figure><span class=dim>{text(name)}</span><b>{text(value)}</b></div>"
         for name, value in content.figures.items()
     )
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        f"<title>{_text(content.title)}</title><style>{_STYLE}</style><h1>{_text(content.title)}</h1>",
-        f"<p class=note>{_text(content.note)}</p>" if content.note else "",
+        f"<title>{text(content.title)}</title><style>{_STYLE}</style><h1>{text(content.title)}</h1>",
+        f"<p class=note>{text(content.note)}</p>" if content.note else "",
         f"<div class=figures>{numbers}</div>",
         f"<h2>Suspicious labels ({_shown(content.suspects, content.suspect_count)})</h2>",
         "<p class=dim>Another class is as likely as for its own images, and likelier than the label: look whether the label is "
@@ -94,18 +86,14 @@ def build_page(content: PageContent, source: ImageSource, white: WhiteLevels) ->
         *_table(content.rows),
         "<div class=plots>",
         *(
-            f"<div><h2>{_text(heading)}</h2><img alt='' src='{_embed(path.read_bytes(), 'png')}'></div>"
+            f"<div><h2>{text(heading)}</h2><img alt='' src='{embed(path.read_bytes(), 'png')}'></div>"
             for heading, path in content.plots
         ),
         "</div><h2>How it came about</h2><table>",
-        *(f"<tr><td>{_text(name)}<td>{_text(value)}" for name, value in content.facts.items()),
+        *(f"<tr><td>{text(name)}<td>{text(value)}" for name, value in content.facts.items()),
         "</table>",
     ]
     return "\n".join(parts)
-
-
-def _text(text: str) -> str:
-    return escape(printable(text))
 
 
 def _shown(shown: Sequence[Prediction], total: int) -> str:
@@ -121,35 +109,24 @@ def _images(
     yield "<div class=images>"
     for found in predictions:
         yield (
-            f"<figure>{_thumbnail(source, found.place, white)}<figcaption>{_text(source.name(found.place))}<br>"
-            f"true <b>{_text(classes[found.true])}</b> ({found.true_probability:.0%})<br>"
-            f"predicted <b class=bad>{_text(classes[found.predicted])}</b> ({found.confidence:.0%})</figcaption></figure>"
+            f"<figure>{_thumbnail(source, found.place, white)}<figcaption>{text(source.name(found.place))}<br>"
+            f"true <b>{text(classes[found.true])}</b> ({found.true_probability:.0%})<br>"
+            f"predicted <b class=bad>{text(classes[found.predicted])}</b> ({found.confidence:.0%})</figcaption></figure>"
         )
     yield "</div>"
 
 
 def _thumbnail(source: ImageSource, index: int, white: WhiteLevels) -> str:
-    try:
-        small = decode_rgb(source.read(index), at_least=(_THUMBNAIL, _THUMBNAIL), white=white)
-    except ImageError:  # it was removed since
-        return "<img alt='cannot be read'>"
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
-    return f"<img alt='' src='{_embed(buffer.getvalue(), 'jpeg')}'>"
-
-
-def _embed(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return thumbnail(lambda: decode_rgb(source.read(index), at_least=(THUMBNAIL, THUMBNAIL), white=white))
 
 
 def _table(rows: Sequence[ClassRow]) -> Iterator[str]:
     yield "<table><tr><th>class<th class=n>images<th class=n>recall<th><th class=n>precision<th>most often taken for"
     for row in rows:
         bar = "" if row.recall is None else f"<div class=bar style='width:{100 * row.recall:.0f}%'></div>"
-        taken = f"{_text(row.taken_for)} ({row.taken_count})" if row.taken_for is not None else ""
+        taken = f"{text(row.taken_for)} ({row.taken_count})" if row.taken_for is not None else ""
         yield (
-            f"<tr><td>{_text(row.name)}<td class=n>{row.images:,}<td class=n>{percent(row.recall)}<td style='width:25%'>{bar}"
+            f"<tr><td>{text(row.name)}<td class=n>{row.images:,}<td class=n>{percent(row.recall)}<td style='width:25%'>{bar}"
             f"<td class=n>{percent(row.precision)}<td>{taken}"
         )
     yield "</table>"

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from html import escape
-
-from PIL import Image
 
 from dhvt.data.decode import decode
 from dhvt.data.inspection.facts import to_visible_rgb
 from dhvt.data.inspection.findings import Finding, Level, describe_splits
 from dhvt.data.inspection.inspection import CheckedImage, Inspection
-from dhvt.data.inspection.text import count, printable
+from dhvt.data.inspection.markup import THUMBNAIL, text, thumbnail
+from dhvt.data.inspection.text import count
 from dhvt.data.splits import WHOLE
-from dhvt.errors import ImageError
 
 MOST_LINES = 200
 """Names shown of a finding; ``check.json`` has all."""
@@ -24,7 +19,6 @@ MOST_LINES = 200
 MOST_GROUPS, MOST_IN_GROUP = 24, 8
 """Groups of a finding, and images of a group, that are shown."""
 
-_THUMBNAIL = 112
 _EXAMPLES = 6  # images shown of each class
 _MOST_CLASSES = 40  # of which examples are shown
 _BADGES: dict[Level, str] = {"fix": "must be fixed", "look": "worth a look", "note": "noted"}
@@ -56,29 +50,25 @@ def build_page(inspection: Inspection, findings: Sequence[Finding], advice: Sequ
     summary = f"{pressing['fix'] or 'nothing'} must be fixed, {pressing['look'] or 'nothing'} worth a look"
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        f"<title>dhvt check: {_text(inspection.data)}</title><style>{_STYLE}</style>",
-        f"<h1>{_text(inspection.data)}</h1><p class=dim>{' · '.join(map(_text, describe_splits(inspection)))}</p>",
+        f"<title>dhvt check: {text(inspection.data)}</title><style>{_STYLE}</style>",
+        f"<h1>{text(inspection.data)}</h1><p class=dim>{' · '.join(map(text, describe_splits(inspection)))}</p>",
         f"<h2>What was found: {summary}</h2>",
         *map(_finding, findings),
         "<h2>Advice</h2><ul>",
-        *(f"<li>{_text(line)}" for line in advice),
+        *(f"<li>{text(line)}" for line in advice),
         "</ul><h2>Classes</h2>",
         *_classes(inspection),
     ]
     return "\n".join(parts)
 
 
-def _text(text: str) -> str:
-    return escape(printable(text))
-
-
 def _finding(finding: Finding) -> str:
     parts = [f"<section class='finding {finding.level}'><span class=badge>{_BADGES[finding.level]}</span>"]
-    parts.append(f"<h3>{_text(finding.title)}</h3>")
+    parts.append(f"<h3>{text(finding.title)}</h3>")
     if finding.advice:
-        parts.append(f"<p>{_text(finding.advice)}</p>")
+        parts.append(f"<p>{text(finding.advice)}</p>")
     if finding.lines:
-        items = "".join(f"<li>{_text(line)}" for line in finding.lines[:MOST_LINES])
+        items = "".join(f"<li>{text(line)}" for line in finding.lines[:MOST_LINES])
         is_open = " open" if finding.level == "fix" or len(finding.lines) <= 5 else ""
         parts.append(f"<details{is_open}><summary>{_listed(len(finding.lines))}</summary><ul>{items}</ul></details>")
     if finding.groups:
@@ -96,11 +86,11 @@ def _group(group: Sequence[CheckedImage]) -> str:
     shown = _spread(group)
     figures = []
     for image in shown:
-        split = "" if image.split == WHOLE else f" <span class=dim>{_text(image.split)}</span>"
+        split = "" if image.split == WHOLE else f" <span class=dim>{text(image.split)}</span>"
         size = f"{image.facts.width}×{image.facts.height}"
         figures.append(
-            f"<figure>{_thumbnail(image)}<figcaption><b>{_text(image.label)}</b>{split} {size}<br>"
-            f"{_text(image.source.name(image.index))}</figcaption></figure>"
+            f"<figure>{_thumbnail(image)}<figcaption><b>{text(image.label)}</b>{split} {size}<br>"
+            f"{text(image.source.name(image.index))}</figcaption></figure>"
         )
     more = len(group) - len(shown)
     return f"<div class=group>{''.join(figures)}{f'<p class=dim>and {more:,} more</p>' if more else ''}</div>"
@@ -118,14 +108,8 @@ def _spread(group: Sequence[CheckedImage]) -> list[CheckedImage]:
 
 
 def _thumbnail(image: CheckedImage) -> str:
-    try:
-        small = to_visible_rgb(decode(image.source.read(image.index), at_least=(_THUMBNAIL, _THUMBNAIL)))
-    except ImageError:  # it was removed since
-        return "<img alt='cannot be read'>"
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=82)
-    return f"<img alt='' src='data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}'>"
+    size = (THUMBNAIL, THUMBNAIL)
+    return thumbnail(lambda: to_visible_rgb(decode(image.source.read(image.index), at_least=size)))
 
 
 def _classes(inspection: Inspection) -> Iterator[str]:
@@ -134,9 +118,9 @@ def _classes(inspection: Inspection) -> Iterator[str]:
     names = sorted({name for split in counts.values() for name in split})
     most = max((number for split in counts.values() for number in split.values()), default=1) or 1
     examples = _examples(inspection) if len(names) <= _MOST_CLASSES else {}
-    yield "<table><tr><th>class" + "".join(f"<th class=dim>{'' if split == WHOLE else _text(split)}<th>" for split in counts)
+    yield "<table><tr><th>class" + "".join(f"<th class=dim>{'' if split == WHOLE else text(split)}<th>" for split in counts)
     for name in names:
-        yield f"<tr><td>{_text(name)}"
+        yield f"<tr><td>{text(name)}"
         for split, numbers in counts.items():
             style = f"width:{100 * numbers[name] / most:.1f}%;background:{_COLORS.get(split, _COLORS['train'])}"
             yield f"<td class=n>{numbers[name]:,}<td class=b><div class=bar style='{style}'></div>"
