@@ -28,6 +28,7 @@ _MARKS: dict[Level, tuple[str, str]] = {"fix": ("FIX ", "red"), "look": ("LOOK",
 @click.argument("data")
 @click.option("--val", help="Images to validate on, where they are elsewhere; as for dhvt train.")
 @field_option(RunOptions, "group_by")
+@field_option(RunOptions, "white")
 @exclude_option
 @click.option("--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Write report.html, to look at, and check.json.")
 @click.option(
@@ -38,6 +39,7 @@ def check(
     data: str,
     val: str | None,
     group_by: str | None,
+    white: float | None,
     exclude: str | None,
     out: Path | None,
     fix_list: Path | None,
@@ -60,7 +62,7 @@ def check(
     from dhvt.training.advice import advise
 
     listed = None if exclude is None else ExcludeList(Path(exclude))
-    inspection = _inspect(data, val, _count_processes(num_workers), group_by=group_by, exclude=listed)
+    inspection = _inspect(data, val, _count_processes(num_workers), group_by=group_by, white=white, exclude=listed)
     findings, advice = find_all(inspection), advise(inspection)
     _print("\n".join(describe_splits(inspection)))
     if listed is not None and (unmatched := listed.describe_unmatched()):
@@ -104,13 +106,13 @@ def _count_processes(text: str) -> int:
 
 
 def _print(text: str) -> None:
-    from dhvt.data.inspection.text import printable
+    from dhvt.data.text import printable
 
     click.echo("\n".join(map(printable, text.split("\n"))))
 
 
 def _print_finding(finding: Finding) -> None:
-    from dhvt.data.inspection.text import printable
+    from dhvt.data.text import printable
 
     mark, color = _MARKS[finding.level]
     click.echo(f"\n{click.style(mark, fg=color, bold=finding.level == 'fix')}  {printable(finding.title)}")
@@ -142,7 +144,7 @@ def _write_pages(folder: Path, inspection: Inspection, findings: Sequence[Findin
 
 def _write_fix_list(path: Path, inspection: Inspection) -> None:
     from dhvt.data.inspection.fix_list import count_listed, format_fix_list
-    from dhvt.data.inspection.text import count
+    from dhvt.data.text import count
 
     text = format_fix_list(inspection)
     _write(path, text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dhvt.cli.options import engine_options, exclude_option, on_broken_option, open_model
-from dhvt.errors import ConfigError, DataError
+from dhvt.errors import ConfigError
 
 if TYPE_CHECKING:
     from dhvt.artifact import ModelCard
@@ -108,15 +108,13 @@ def _describe(result: Evaluation) -> str:
 
 def _leave_out(source: ImageSource, path: Path) -> ImageSource:
     from dhvt.data.exclusion import ExcludeList
-    from dhvt.data.inspection.text import count
+    from dhvt.data.text import count
 
     listed = ExcludeList(path)
     source, names = listed.leave_out(source)
     click.echo(f"{count(len(names), 'image')} left out, as listed in {path}", err=True)
     if unmatched := listed.describe_unmatched():
         click.echo(unmatched, err=True)
-    if not len(source):
-        raise DataError(f"--exclude {path} lists all images of {source.origin}; none is left to measure on")
     return source
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from dhvt.data.sources import ImageSource, Subset
-from dhvt.errors import ConfigError
+from dhvt.data.text import count
+from dhvt.errors import ConfigError, DataError
 
 
 class ExcludeList:
@@ -48,13 +49,19 @@ class ExcludeList:
         return bool(found)
 
     def leave_out(self, source: ImageSource) -> tuple[ImageSource, list[str]]:
-        """The other images, and the names of those that are left out."""
+        """The other images, and the names of those that are left out.
+
+        Raises:
+            DataError: none is left.
+        """
         kept, names = [], []
         for index in range(len(source)):
             if self.matches(source, index):
                 names.append(source.name(index))
             else:
                 kept.append(index)
+        if names and not kept:
+            raise DataError(f"--exclude {self.path} lists all images of {source.origin}; none is left")
         return (keep(source, kept) if names else source), names
 
     @property
@@ -68,7 +75,7 @@ class ExcludeList:
         if not left:
             return None
         names = ", ".join(map(format_entry, left[:5])) + (", …" if len(left) > 5 else "")
-        return f"{self.path}: {len(left)} of {len(self.entries)} entries name no image of these data: {names}"
+        return f"{self.path}: {len(left)} of {count(len(self.entries), 'entry')} name no image of these data: {names}"
 
 
 def format_entry(name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dhvt.data.text import count
 from dhvt.errors import DataError, ImageError
 
 Kind = Literal["integer", "float", "colour"]
@@ -119,8 +120,8 @@ def find_white_levels(ranges: Iterable[ValueRange], given: float | None = None) 
     colour = max((values.highest for values in by_kind["colour"]), default=FULL_INTEGER)
     if given is None and colour < _COLOUR_DARK * 256:
         raise DataError(
-            f"the images in colour of 16 bits have values up to {colour:g} of 65535, as of a camera with 14 bits or fewer; of "
-            "colours only the upper 8 bits can be read: save them with 8 bits, or give --white 65535 if they are that dark"
+            f"colours of 16 bits have values up to {colour:g} of 65535, as of a camera with 14 bits or fewer; of colours only "
+            "the upper 8 bits can be read: save them with 8 bits, or give --white 65535 if they are that dark"
         )
     integers, floats = FULL_INTEGER, FULL_FLOAT
     if given is not None:
@@ -133,6 +134,36 @@ def find_white_levels(ranges: Iterable[ValueRange], given: float | None = None) 
     return WhiteLevels(integers, floats)
 
 
+def fit_white_levels(ranges: Sequence[ValueRange], given: float | None = None) -> tuple[WhiteLevels, list[str | None]]:
+    """The white levels of a data set, and for each image why it cannot be scaled by them; None for one that can.
+
+    Images that fit no level by themselves do not decide it.
+
+    Args:
+        ranges, given: as for :func:`find_white_levels`.
+    """
+    problems = [_problem(values, given) for values in ranges]
+    fitting = [values for values, problem in zip(ranges, problems, strict=True) if problem is None]
+    white = find_white_levels(fitting, given)
+    kinds = {values.kind for values in fitting}
+    reasons = [
+        white.refusal(values) if problem is None or values.kind in kinds else problem
+        for values, problem in zip(ranges, problems, strict=True)
+    ]
+    return white, reasons
+
+
+def _problem(values: ValueRange, given: float | None) -> str | None:
+    """Why no level fits a single image."""
+    if not (isfinite(values.lowest) and isfinite(values.highest)):
+        return "the image has values that are not finite"
+    try:
+        find_white_levels([values], given)
+    except DataError as error:
+        return str(error)
+    return None
+
+
 def _choose(what: str, ranges: Sequence[ValueRange], levels: Sequence[int], overshoot: float) -> int:
     """The smallest level that holds all values."""
     low, high = min(values.lowest for values in ranges), max(values.highest for values in ranges)
@@ -140,7 +171,7 @@ def _choose(what: str, ranges: Sequence[ValueRange], levels: Sequence[int], over
     # Floats a little above 1 are of neither range.
     if level is None or low < -overshoot * level or (level == FULL_FLOAT and what == "floats" and high < _COLOUR_DARK):
         raise DataError(
-            f"images have {what} from {low:g} to {high:g}; expected 0 for black, and for white one of "
+            f"there are {what} from {low:g} to {high:g}; expected 0 for black, and for white one of "
             f"{', '.join(map(str, levels))}: give the value that is white with --white, or scale them"
         )
     return level
@@ -153,5 +184,6 @@ def describe_levels(ranges: Sequence[ValueRange], white: WhiteLevels) -> str | N
         found = [values for values in ranges if values.kind == kind]
         if found:
             highest = max(values.highest for values in found)
-            lines.append(f"{len(found)} images have {what} up to {highest:g}: white is {level:g} (--white gives another)")
+            has = f"{count(len(found), 'image')} {'has' if len(found) == 1 else 'have'}"
+            lines.append(f"{has} {what} up to {highest:g}: white is {level:g} (--white gives another)")
     return "\n".join(lines) or None

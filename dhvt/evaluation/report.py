@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dhvt.data.inspection.text import printable
 from dhvt.data.preprocess import Preprocess
 from dhvt.data.sources import ImageSource
+from dhvt.data.text import printable
 from dhvt.evaluation.figures import draw_confusion, draw_curves, draw_mistakes, draw_reliability, figure_style
 from dhvt.evaluation.fonts import choose_fonts
 from dhvt.evaluation.metrics import Evaluation, Outputs, confusion_matrix

@@ -6,9 +6,9 @@ from statistics import median
 from typing import Any
 
 from dhvt.data.inspection.inspection import Inspection
-from dhvt.data.inspection.text import count
 from dhvt.data.splits import DEFAULT_VAL_FRACTION, count_held_out
 from dhvt.data.statistics import IMBALANCE
+from dhvt.data.text import count
 from dhvt.hardware.cpus import available_cpus
 from dhvt.hardware.gpus import count_visible_gpus, read_driver
 from dhvt.training.automatic import (

@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from dhvt.data.exclusion import ExcludeList, keep, pack_names
 from dhvt.data.first_look import Seen, look_at
-from dhvt.data.inspection.text import count, printable
-from dhvt.data.levels import WhiteLevels, describe_levels, find_white_levels
+from dhvt.data.levels import WhiteLevels, describe_levels, fit_white_levels
 from dhvt.data.record import record_training_data
 from dhvt.data.sources import ImageSource
 from dhvt.data.splits import TrainingData, open_training_data
+from dhvt.data.text import count, printable
 from dhvt.errors import DataError
 from dhvt.training.config import RunOptions
 from dhvt.training.progress import log
@@ -99,12 +99,15 @@ class _Selection:
         """Finds the white levels, and marks the images as broken that they do not fit."""
         ranges = [seen.values for seen in found if seen.values is not None]
         if self.white is None:
-            self.white = find_white_levels(ranges, self.options.white)
-            line = describe_levels(ranges, self.white)
-            if line is not None:
+            self.white, reasons = fit_white_levels(ranges, self.options.white)
+            fitting = [values for values, reason in zip(ranges, reasons, strict=True) if reason is None]
+            if (line := describe_levels(fitting, self.white)) is not None:
                 log(line)
-        reasons = [None if seen.values is None else self.white.refusal(seen.values) for seen in found]
-        return [seen if reason is None else Seen(None, reason) for seen, reason in zip(found, reasons, strict=True)]
+        else:
+            reasons = list(map(self.white.refusal, ranges))
+        remaining = iter(reasons)
+        judged = [(seen, None if seen.values is None else next(remaining)) for seen in found]
+        return [seen if reason is None else Seen(None, reason) for seen, reason in judged]
 
     def finish(self) -> None:
         """After the last split: reports what was left out.

@@ -11,10 +11,10 @@ from typing import Literal
 
 from dhvt.data.formats import describe_unread
 from dhvt.data.inspection.inspection import CheckedImage, Inspection
-from dhvt.data.inspection.text import count
 from dhvt.data.inspection.values import find_deep_values
 from dhvt.data.splits import DEFAULT_VAL_FRACTION, WHOLE
 from dhvt.data.statistics import IMBALANCE
+from dhvt.data.text import count
 
 Level = Literal["fix", "look", "note"]
 
@@ -80,16 +80,9 @@ def _unreadable(inspection: Inspection) -> Iterator[Finding]:
 
 def _levels(inspection: Inspection) -> Iterator[Finding]:
     found = find_deep_values(inspection)
-    if found.problem is not None:
-        lines = [
-            f"{image.place}: {values.lowest:g} to {values.highest:g}"
-            for image in found.images
-            if (values := image.facts.values) is not None
-        ]
-        yield Finding("levels", "fix", "the values of images of more than 8 bits cannot be scaled", found.problem, lines)
     if found.refused:
-        title = f"{count(len(found.refused), 'image')} of values that do not fit the others'"
-        advice = "Training cannot read them beside the others; --fix-list lists them."
+        title = f"{count(len(found.refused), 'image')} of values that fit no white level"
+        advice = "Training cannot read them: --fix-list lists them; or give the value that is white with --white, here too."
         yield Finding("values", "fix", title, advice, [f"{image.place}: {reason}" for image, reason in found.refused])
     if found.description is not None:
         title = f"{count(len(found.images), 'image')} of more than 8 bits"

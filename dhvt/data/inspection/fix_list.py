@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dhvt.data.exclusion import format_entry
 from dhvt.data.inspection.findings import is_across
 from dhvt.data.inspection.inspection import CheckedImage, Inspection
-from dhvt.data.inspection.text import count, printable
 from dhvt.data.inspection.values import find_deep_values
+from dhvt.data.text import count, printable
 
 _KEPT_FIRST = ("test", "val", "train")
 """Of copies in several splits, the one in the first of these is kept: what is measured stays the same."""

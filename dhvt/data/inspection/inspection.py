@@ -47,6 +47,7 @@ class Inspection:
         exact, near: groups of duplicates, see :mod:`dhvt.data.inspection.duplicates`.
         unused: the files that are no images of a split.
         shared_groups: by two splits, the groups of ``--group-by`` that are in both.
+        white: what the user says is white, see :func:`dhvt.data.levels.find_white_levels`.
     """
 
     data: str
@@ -57,6 +58,7 @@ class Inspection:
     near: list[list[CheckedImage]]
     unused: UnusedFiles
     shared_groups: dict[tuple[str, str], list[str]]
+    white: float | None = None
 
     @cached_property
     def readable(self) -> list[CheckedImage]:
@@ -106,6 +108,7 @@ def inspect(
     val: str | None = None,
     *,
     group_by: str | None = None,
+    white: float | None = None,
     exclude: ExcludeList | None = None,
     processes: int = 1,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -114,6 +117,7 @@ def inspect(
 
     Args:
         data, val, group_by: as for :func:`dhvt.data.splits.open_training_data`; all splits of ``data`` are read.
+        white: what the user says is white, in images of more than 8 bits.
         exclude: images that are left out.
         processes: that decode.
         on_progress: called with the number of images done since the last call, and that of all.
@@ -143,6 +147,7 @@ def inspect(
         near=[[images[index] for index in group] for group in group_near(every)],
         unused=unused,
         shared_groups=shared,
+        white=white,
     )
 
 

@@ -9,7 +9,7 @@ from html import escape
 
 from PIL import Image
 
-from dhvt.data.inspection.text import printable
+from dhvt.data.text import printable
 from dhvt.errors import ImageError
 
 THUMBNAIL = 112

@@ -10,8 +10,8 @@ from dhvt.data.inspection.facts import to_visible_rgb
 from dhvt.data.inspection.findings import Finding, Level, describe_splits
 from dhvt.data.inspection.inspection import CheckedImage, Inspection
 from dhvt.data.inspection.markup import THUMBNAIL, text, thumbnail
-from dhvt.data.inspection.text import count
 from dhvt.data.splits import WHOLE
+from dhvt.data.text import count
 
 MOST_LINES = 200
 """Names shown of a finding; ``check.json`` has all."""

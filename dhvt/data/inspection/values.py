@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from dhvt.data.inspection.inspection import CheckedImage, Inspection
-from dhvt.data.levels import describe_levels, find_white_levels
-from dhvt.errors import DataError
+from dhvt.data.levels import describe_levels, fit_white_levels
 
 
 class DeepValues(NamedTuple):
@@ -15,24 +14,23 @@ class DeepValues(NamedTuple):
     Args:
         images: those of more than 8 bits that are trained on.
         description: what is white, in words; None where all images have 8 bits.
-        problem: why no white level fits; None where one does.
         refused: images of any split that do not fit it, and why.
     """
 
     images: list[CheckedImage]
     description: str | None
-    problem: str | None
     refused: list[tuple[CheckedImage, str]]
 
 
 def find_deep_values(inspection: Inspection) -> DeepValues:
-    """The values of an inspection's images, as the training without ``--white`` would take them."""
+    """The values of an inspection's images, as a training with the same ``--white`` would take them."""
     deep = [(image, image.facts.values) for image in inspection.readable if image.facts.values is not None]
     trained = [(image, values) for image, values in deep if image.split == inspection.training_split]
-    images, ranges = [image for image, _ in trained], [values for _, values in trained]
-    try:
-        white = find_white_levels(ranges)
-    except DataError as error:
-        return DeepValues(images, None, str(error), [])
-    refused = [(image, reason) for image, values in deep if (reason := white.refusal(values))]
-    return DeepValues(images, describe_levels(ranges, white), None, refused)
+    ranges = [values for _, values in trained]
+    white, reasons = fit_white_levels(ranges, inspection.white)
+    fitting = [values for values, reason in zip(ranges, reasons, strict=True) if reason is None]
+    others = [(image, values) for image, values in deep if image.split != inspection.training_split]
+    judged = [(image, reason) for (image, _), reason in zip(trained, reasons, strict=True)]
+    judged += [(image, white.refusal(values)) for image, values in others]
+    refused = [(image, reason) for image, reason in judged if reason is not None]
+    return DeepValues([image for image, _ in trained], describe_levels(fitting, white), refused)

@@ -10,6 +10,7 @@ from typing import ClassVar, NoReturn
 
 from dhvt.data.formats import SUFFIXES, count_unread, describe_unread
 from dhvt.data.sources.base import FileSource, ImageSource, is_hidden, split_of_word
+from dhvt.data.text import count
 from dhvt.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -89,11 +90,12 @@ def _warn_of_others(root: Path, files: Sequence[Path]) -> None:
     """Logs which files of a data set's folders are not taken."""
     unread = count_unread(files)
     if unread:
-        kinds = ", ".join(f"{count} {suffix} ({describe_unread(f'_{suffix}')})" for suffix, count in unread.items())
-        _log.warning("%s: left out %d images of formats that are not read: %s", root, sum(unread.values()), kinds)
+        kinds = ", ".join(f"{number} {suffix} ({describe_unread(f'_{suffix}')})" for suffix, number in unread.items())
+        images = count(sum(unread.values()), "image")
+        _log.warning("%s: left out %s of formats that are not read: %s", root, images, kinds)
     others = len(files) - sum(unread.values())
     if others:
-        _log.warning("%s: left out %d files whose names do not end as an image's, such as .jpg", root, others)
+        _log.warning("%s: left out %s with another ending than an image's, such as .jpg", root, count(others, "file"))
 
 
 def _is_image(path: Path) -> bool:

@@ -178,12 +178,17 @@ def test_values_that_do_not_fit_are_named(tmp_path):
             Image.fromarray(values.astype(np.uint16)).save(tmp_path / split / name / "0.png")
     result = check(tmp_path)
     assert result.exit_code == 1
-    assert "1 image of values that do not fit the others'" in result.output
+    assert "1 image of values that fit no white level" in result.output
     assert "dog/0.png: the image has whole numbers from" in result.output
     check(tmp_path, "--fix-list", tmp_path / "bad.txt")
     assert f"\n{tmp_path}/val/dog/0.png\n" in (tmp_path / "bad.txt").read_text()
+    given = check(tmp_path, "--white", "65535")
+    assert given.exit_code == 0, given.output
+    assert "white is 65535" in given.output
     Image.fromarray(np.full((40, 40), 4.99, dtype=np.float32)).save(tmp_path / "train" / "cat" / "odd.tiff")
-    assert "cat/odd.tiff: 4.99 to 4.99" in check(tmp_path).output
+    check(tmp_path, "--fix-list", tmp_path / "bad.txt")
+    assert f"\n{tmp_path}/train/cat/odd.tiff\n" in (tmp_path / "bad.txt").read_text()
+    assert "cat/odd.tiff: there are floats from 4.99 to 4.99; expected" in check(tmp_path).output
 
 
 def test_what_a_training_refuses_must_be_fixed(image_folder, tmp_path):

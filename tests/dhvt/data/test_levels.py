@@ -94,7 +94,7 @@ def test_colour_of_16_bits_is_read_by_its_upper_8():
         decode_rgb(data, white=WhiteLevels(4095, 1))
     assert decode(data).values() == ValueRange("colour", 0, 65535)
     dim = decode(png_of_16_bits(colours // 16)).values()
-    with pytest.raises(DataError, match="in colour of 16 bits have values up to 4095 of 65535"):
+    with pytest.raises(DataError, match="colours of 16 bits have values up to 4095 of 65535"):
         find_white_levels([dim])
     assert find_white_levels([dim], 65535).integers == 65535
     assert decode(encode(Image.new("RGB", (2, 2)))).values() is None

@@ -53,3 +53,15 @@ def test_validation_images_beyond_the_training_images_white_are_named(tmp_path):
         open_run(options(data, tmp_path / "run", **changes), Recipe(), "")
     run = open_run(options(data, tmp_path / "run", white=16383, **changes), Recipe(), "")
     assert run.preprocess.integer_white == 16383
+
+
+def test_an_image_that_fits_no_white_level_is_named_and_skipped_and_decides_nothing(tmp_path):
+    data = write(tmp_path / "deep", in_12_bits)
+    Image.fromarray(np.full((9, 9), 70000, np.int32)).save(data / "circle" / "beyond.tiff")
+    Image.fromarray(np.full((9, 9), 3.7, np.float32)).save(data / "circle" / "odd.tiff")
+    with pytest.raises(DataError, match=r"2 images cannot be read:\n.*beyond\.tiff: .* to 70000(.|\n)*odd\.tiff: .*--white"):
+        open_run(options(data, tmp_path / "run"), Recipe(), "")
+    run = open_run(options(data, tmp_path / "run", on_broken="skip"), Recipe(), "")
+    assert run.preprocess.integer_white == 4095
+    assert len(run.images.train) + len(run.images.val) == 12
+    assert len(run.broken) == 2

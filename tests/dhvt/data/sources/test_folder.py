@@ -63,7 +63,7 @@ def test_jpegs_by_their_rarer_endings_are_taken_and_other_files_counted(tmp_path
     images, others = caplog.messages
     assert "left out 3 images of formats that are not read: 2 .cr2 (a camera's RAW: convert it" in images
     assert "1 .jxl (JPEG XL" in images
-    assert "left out 1 files" in others
+    assert "left out 1 file with another ending" in others
 
 
 def test_a_heic_is_an_image_of_the_data_where_it_cannot_be_decoded_too(tmp_path, monkeypatch):
