@@ -89,10 +89,15 @@ def export(
         The model folder, which a layout alone may not need.
     """
     from dhvt.artifact import load_artifact
+    from dhvt.evaluation.calibration import describe_limit
     from dhvt.model.checkpoint import Checkpoint, load_checkpoint
 
     source = find_checkpoint(source)
     loaded: Checkpoint | Artifact = load_artifact(source) if source.is_dir() else load_checkpoint(source)
+    if isinstance(loaded, Checkpoint) and "val_images" in loaded.metrics:
+        warning = describe_limit(loaded.temperature, loaded.metrics["val_images"])
+        if warning is not None:
+            click.echo(warning, err=True)
     if isinstance(loaded, Artifact) and out is not None:
         raise ExportError(f"--out is for a checkpoint; what is exported goes into {source}, which is a model folder")
     folder = source if isinstance(loaded, Artifact) else out or source.parent / "artifact"

@@ -5,6 +5,7 @@ Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv 1706.04599.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -76,25 +77,44 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
     return _fit_temperature(np.asarray(logits, dtype=np.float64), labels, 1.0)
 
 
+def describe_limit(temperature: float, images: int) -> str | None:
+    """A warning where :func:`fit_temperature` went as far as it goes; None where it did not."""
+    low, high = _TEMPERATURES
+    if low * 1.01 < temperature < high / 1.01:
+        return None
+    scores = "near 0 and 1" if temperature < 1 else "nearly the same for all classes"
+    return (
+        f"the temperature is {temperature:.3g}, the limit of what is fitted, so that scores are {scores}: {images} validation "
+        "images are too few to tell, or the model has learned nothing; validate on more, with --val or a larger --val-fraction"
+    )
+
+
 def cross_fit_temperatures(
-    logits: NDArray[np.floating], labels: NDArray[np.int64], folds: int = FOLDS, seed: int = 0
+    logits: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    folds: int = FOLDS,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
 ) -> NDArray[np.float64]:
     """For each image the temperature that was fitted on the others, ``(N,)``.
 
     A calibration error that is measured with one temperature on the images that it was fitted on is too small. The images
-    are dealt into folds at random; each fold's temperature is :func:`fit_temperature` of all other folds.
+    are dealt into folds at random, groups whole; each fold's temperature is :func:`fit_temperature` of all other folds.
 
     Args:
         logits: ``(N, classes)``, of images that were not trained on.
         labels: ``(N,)``.
-        folds: at most; of fewer images there are as many folds. A single image keeps the temperature 1.
+        folds: at most; of fewer groups there are as many folds. A single group keeps the temperature 1.
         seed: of the deal.
+        groups: ``(N,)``, the group of each image, such as a person; by default each image is one.
     """
     scores = np.asarray(logits, dtype=np.float64)
     start = _fit_temperature(scores, labels, 1.0)
     temperatures = np.ones(len(labels))
-    fold = np.random.default_rng(seed).permutation(len(labels)) % min(folds, len(labels))
-    for number in range(fold.max() + 1 if len(labels) > 1 else 0):
+    group = np.arange(len(labels)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    count = int(group.max()) + 1
+    fold = (np.random.default_rng(seed).permutation(count) % min(folds, count))[group]
+    for number in range(fold.max() + 1 if count > 1 else 0):
         others = fold != number
         temperatures[~others] = _fit_temperature(scores[others], labels[others], start)
     return temperatures

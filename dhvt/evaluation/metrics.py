@@ -171,11 +171,15 @@ def macro_f1(matrix: NDArray[np.int64]) -> float:
     return 100 * float((2 * matrix.diagonal()[named > 0] / named[named > 0]).mean())
 
 
-def calibrate(outputs: Outputs) -> tuple[Evaluation, float]:
+def calibrate(outputs: Outputs, groups: Sequence[str] | None = None) -> tuple[Evaluation, float]:
     """The figures on held-out images, and the temperature for serving, which is fitted on all of them.
 
     Calibration error and log loss are cross-fitted: each image is scored at a temperature that was fitted on others, see
     :func:`cross_fit_temperatures`. Otherwise they would be too good.
+
+    Args:
+        groups: of all images of the source, which folds do not divide; by default each image is one.
     """
-    evaluation = evaluate(outputs, cross_fit_temperatures(outputs.logits, outputs.labels))
+    own = None if groups is None else [groups[index] for index in outputs.indices]
+    evaluation = evaluate(outputs, cross_fit_temperatures(outputs.logits, outputs.labels, groups=own))
     return evaluation, fit_temperature(outputs.logits, outputs.labels)

@@ -86,9 +86,10 @@ def measure(
         on_error: called with a message for each image that cannot be read, which is then omitted.
 
     Raises:
-        DataError: an image cannot be read, without ``on_error``.
+        DataError: an image cannot be read, without ``on_error``; or has no group of the training's ``--group-by``.
     """
     preprocess = checkpoint.build_preprocess()
     inference_model = InferenceModel(checkpoint.build_model(), preprocess).eval()
     outputs = collect_outputs(torch_predict(inference_model), source, preprocess, on_progress=on_progress, on_error=on_error)
-    return calibrate(outputs)
+    by = checkpoint.data.get("validation", {}).get("group_by")
+    return calibrate(outputs, None if by is None else source.groups(by))

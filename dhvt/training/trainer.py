@@ -13,6 +13,7 @@ from typing import Any
 
 from dhvt.data.statistics import is_uneven
 from dhvt.errors import ConfigError, DataError
+from dhvt.evaluation.calibration import describe_limit
 from dhvt.model.checkpoint import Checkpoint
 from dhvt.model.factory import size_multiple
 from dhvt.training.broken_images import BrokenImages
@@ -75,6 +76,8 @@ def train(options: RunOptions, recipe: Recipe | None = None, *, command: str = "
     checkpoint = trainer.train()
     if trainer.validation is not None and run.accelerator.is_main_process:
         write_run_report(run, checkpoint, trainer.validation)
+        if (warning := describe_limit(trainer.validation.temperature, trainer.validation.evaluation.images)) is not None:
+            log(warning)
     run.accelerator.end_training()
     return checkpoint
 

@@ -71,7 +71,8 @@ def validate(run: Run, model: nn.Module, broken: BrokenImages, pixels: Iterable[
         on_error=broken.report,
     )
     broken.gather()
-    evaluation, temperature = calibrate(outputs)
+    by = run.images.group_by
+    evaluation, temperature = calibrate(outputs, None if by is None else run.images.val.groups(by))
     return Validation(outputs=outputs, evaluation=evaluation, temperature=temperature, broken_images=len(broken))
 
 

@@ -30,12 +30,15 @@ def folder(checkpoint, tmp_path):
     return path
 
 
-def test_a_checkpoint_becomes_an_artifact(folder):
+def test_a_checkpoint_becomes_an_artifact(checkpoint, folder):
+    save_checkpoint(replace(checkpoint, temperature=20.0, metrics={"val_images": 6}), folder / "ckpt.pt")
     result = dhvt("export", folder / "ckpt.pt", "--resize-mode", "squash", "--opset-version", "19")
     assert result.exit_code == 0, result.output
     where = shlex.quote(str(folder / "artifact"))
     assert result.output.splitlines()[-1].endswith(f"serve it with DHVT_MODEL={where} bentoml serve")
     card = load_artifact(folder / "artifact").card
+    assert "20, the limit of what is fitted" in result.output
+    assert "6 validation images are too few" in result.output
     assert (card.preprocess.resize_mode, card.versions["onnx_opset"]) == ("squash", "19")
     (entry,) = card.provenance["exports"]
     assert (entry["targets"], entry["resize_mode"]) == (["onnx"], "squash")

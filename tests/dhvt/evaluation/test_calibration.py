@@ -4,6 +4,7 @@ import pytest
 from dhvt.evaluation.calibration import (
     FOLDS,
     cross_fit_temperatures,
+    describe_limit,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
@@ -75,6 +76,30 @@ def test_each_temperature_is_fitted_without_its_image(calibrated):
     image = 7
     fold = temperatures == temperatures[image]
     assert temperatures[image] == pytest.approx(fit_temperature(logits[~fold], labels[~fold]), rel=1e-4)
+
+
+def test_images_of_one_group_have_one_temperature(calibrated):
+    """Fitted without any of them: what is alike is not on both sides."""
+    logits, labels = calibrated[0][:100], calibrated[1][:100]
+    groups = [f"p{number // 7}" for number in range(100)]
+    temperatures = cross_fit_temperatures(logits, labels, groups=groups)
+    assert len(np.unique(temperatures)) == FOLDS
+    assert all(len(np.unique(temperatures[start : start + 7])) == 1 for start in range(0, 100, 7))
+    others = temperatures != temperatures[0]
+    assert temperatures[0] == pytest.approx(fit_temperature(logits[others], labels[others]), rel=1e-4)
+    assert (cross_fit_temperatures(logits, labels, groups=["p"] * 100) == 1).all()
+    shuffled = Outputs(logits=logits, labels=labels, indices=np.arange(100)[::-1] + 5, skipped=5)
+    evaluation, _ = calibrate(shuffled, ["?"] * 5 + groups[::-1])
+    assert evaluation == evaluate(shuffled, temperatures)
+
+
+def test_a_temperature_at_its_limit_is_told():
+    contradictory = fit_temperature(np.tile([[5.0, 0]], (4, 1)), np.array([0, 1, 1, 1]))
+    assert "the temperature is 20, the limit of what is fitted" in describe_limit(contradictory, 4)
+    assert "4 validation images are too few" in describe_limit(contradictory, 4)
+    nearly = np.array([[0.5, 0]] * 30 + [[0, 1e-6]])
+    assert "scores are near 0 and 1" in describe_limit(fit_temperature(nearly, np.zeros(31, dtype=np.int64)), 31)
+    assert describe_limit(1.0, 4) is None
 
 
 @pytest.mark.parametrize("images", [1, 2, 3])

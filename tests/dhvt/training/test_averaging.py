@@ -13,6 +13,7 @@ from dhvt.cli.main import main
 from dhvt.data.batches import iterate_batches
 from dhvt.data.sources import Subset, open_dataset
 from dhvt.errors import DataError
+from dhvt.evaluation.metrics import calibrate
 from dhvt.model.checkpoint import load_checkpoint
 from dhvt.model.inference import Normalize
 from dhvt.training import averaging
@@ -134,6 +135,24 @@ def test_validation_images_of_their_own_and_a_broken_training_image(image_folder
     refused = average(data, tmp_path / "other.pt", *ends, "--val", val)
     assert (refused.exit_code, "12.png: not an image" in refused.output) == (1, True)
     assert average(data, tmp_path / "other.pt", *ends, "--val", val, "--on-broken", "skip").exit_code == 0
+
+
+def test_groups_of_the_training_are_whole_in_the_folds_of_its_temperature(image_folder, tmp_path, monkeypatch):
+    given = []
+
+    def spy(outputs, groups=None):
+        given.append(groups)
+        return calibrate(outputs, groups)
+
+    for module in ("validation", "averaging"):
+        monkeypatch.setattr(f"dhvt.training.{module}.calibrate", spy)
+    options = ["--epochs", "1", "--val-fraction", "0.2", "--group-by", r"(\d)\.png"]
+    assert run(image_folder, tmp_path, *SMALL, *options).exit_code == 0
+    result = average(image_folder, tmp_path / "mean.pt", tmp_path / "ckpt.pt", tmp_path / "best.pt")
+    assert result.exit_code == 0, result.output
+    assert len(given) > 2
+    assert all(groups == given[0] for groups in given)
+    assert (len(given[0]), len(set(given[0]))) == (12, 2)
 
 
 def test_an_average_is_not_resumed(image_folder, ends, tmp_path):

@@ -38,7 +38,7 @@ def pretend_losses(patch):
         class Pretended(Validation):
             loss = LOSSES[epoch]
 
-        return Pretended(**vars(original(run, *arguments)))
+        return Pretended(**vars(original(run, *arguments)) | {"temperature": 20.0})
 
     patch.setattr(trainer, "validate", validate)
 
@@ -57,6 +57,7 @@ def test_a_run_stops_where_the_validation_loss_no_longer_falls_and_keeps_the_bes
     assert [row["val_loss"] for row in rows] == [1.0, 0.5, 0.7, 0.5]
     assert {row["val_weights"] for row in rows} == {"averaged"}
     assert "validation of the averaged weights: loss 0.500" in result.output
+    assert result.output.count("the temperature is 20, the limit of what is fitted") == 1
 
 
 def test_a_stopped_run_is_finished_until_it_has_more_patience(image_folder, stopped, tmp_path, monkeypatch):
