@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from dhvt.data.preprocess import Preprocess, preprocess_image
 from dhvt.data.sources import ImageSource
+from dhvt.errors import ImageError
 from dhvt.evaluation.calibration import BINS, reliability
 from dhvt.evaluation.metrics import Outputs
 from dhvt.evaluation.suspects import Prediction
 
-_MAX_NAMED_CLASSES = 40  # more would overlap on the confusion matrix's axes
+MAX_NAMED_CLASSES = 40
+"""Classes that the confusion matrix names; more would overlap on its axes, which have their numbers then."""
+
 _TITLE_LENGTH = 24  # characters below an image
 
 
@@ -60,7 +63,7 @@ def draw_confusion(matrix: NDArray[np.int64], classes: Sequence[str]) -> Figure:
     figure, axes = _axes(side, side)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted class", ylabel="true class")
-    if len(classes) <= _MAX_NAMED_CLASSES:
+    if len(classes) <= MAX_NAMED_CLASSES:
         axes.set_xticks(range(len(classes)), classes, rotation=90)
         axes.set_yticks(range(len(classes)), classes)
     if len(classes) <= 20:
@@ -98,7 +101,10 @@ def draw_mistakes(
     for axes in grid.flat:
         axes.axis("off")
     for axes, mistake, name in zip(grid.flat, mistakes, names, strict=False):
-        axes.imshow(preprocess_image(source.read(mistake.place), preprocess))
+        try:
+            axes.imshow(preprocess_image(source.read(mistake.place), preprocess))
+        except ImageError:  # removed since it was measured
+            axes.text(0.5, 0.5, "cannot be read", ha="center")
         true, predicted = _shorten(classes[mistake.true]), _shorten(classes[mistake.predicted])
         axes.set_title(f"{_shorten(name)}\ntrue {true}\npredicted {predicted} ({mistake.confidence:.0%})", fontsize=7)
     if not mistakes:

@@ -49,6 +49,7 @@ class PageContent(NamedTuple):
         figures: headline numbers, by name.
         facts: rows of the last table.
         plots: heading and PNG file of each plot.
+        legend: the names of classes that are numbers in the plots, in words; empty where none are.
         mistakes, suspects: those that are shown; ``mistake_count`` and ``suspect_count`` are all.
     """
 
@@ -57,6 +58,7 @@ class PageContent(NamedTuple):
     figures: Mapping[str, str]
     facts: Mapping[str, str]
     plots: Sequence[tuple[str, Path]]
+    legend: str
     rows: Sequence[ClassRow]
     classes: Sequence[str]
     mistakes: Sequence[Prediction]
@@ -89,7 +91,9 @@ def build_page(content: PageContent, source: ImageSource, white: WhiteLevels) ->
             f"<div><h2>{text(heading)}</h2><img alt='' src='{embed(path.read_bytes(), 'png')}'></div>"
             for heading, path in content.plots
         ),
-        "</div><h2>How it came about</h2><table>",
+        "</div>",
+        f"<p class=dim>{text(content.legend)}</p>" if content.legend else "",
+        "<h2>How it came about</h2><table>",
         *(f"<tr><td>{text(name)}<td>{text(value)}" for name, value in content.facts.items()),
         "</table>",
     ]

@@ -21,6 +21,8 @@ def write_predictions(folder: Path, source: ImageSource, outputs: Outputs, tempe
     ``true_probability``, and ``p:<class>`` for each class; probabilities are those at the temperature, as served.
     """
     columns = _columns(source, outputs, temperature)
+    for name in ("predictions.parquet", "predictions.csv"):
+        (folder / name).unlink(missing_ok=True)  # of an older report, which may have been written in the other format
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from dhvt.data.preprocess import Preprocess
 from dhvt.data.sources import ImageSource
 from dhvt.data.text import printable
-from dhvt.evaluation.figures import draw_confusion, draw_curves, draw_mistakes, draw_reliability, figure_style
+from dhvt.evaluation.figures import (
+    MAX_NAMED_CLASSES,
+    draw_confusion,
+    draw_curves,
+    draw_mistakes,
+    draw_reliability,
+    figure_style,
+)
 from dhvt.evaluation.fonts import choose_fonts
 from dhvt.evaluation.metrics import Evaluation, Outputs, confusion_matrix
 from dhvt.evaluation.page import ClassRow, PageContent, build_page, percent
@@ -70,6 +77,7 @@ def write_report(
         note=note,
         figures=_results(evaluation, temperature),
         facts={**facts, "every image's prediction": write_predictions(folder, source, outputs, temperature).name},
+        legend=_legend(labels, classes),
         plots=[(heading, folder / f"{name}.png") for name, (heading, _) in figures.items() if name != "mistakes"],
         rows=_class_rows(matrix, classes),
         classes=classes,
@@ -81,7 +89,7 @@ def write_report(
     (folder / "report.html").write_text(build_page(content, source, preprocess.white), encoding="utf-8")
     path = folder / "report.md"
     headings = {name: heading for name, (heading, _) in figures.items()}
-    path.write_text("\n".join([*_markdown(content, headings, source), *_legend(labels, classes), ""]), encoding="utf-8")
+    path.write_text("\n".join([*_markdown(content, headings, source), ""]), encoding="utf-8")
     return path
 
 
@@ -108,6 +116,8 @@ def _markdown(content: PageContent, headings: Mapping[str, str], source: ImageSo
     for row in content.rows:
         taken = f"{_plain(row.taken_for)} ({row.taken_count})" if row.taken_for is not None else ""
         yield f"| {_plain(row.name)} | {row.images} | {percent(row.recall)} | {percent(row.precision)} | {taken} |"
+    if content.legend:
+        yield from ("", _plain(content.legend))
 
 
 def _prediction_table(predictions: Sequence[Prediction], classes: Sequence[str], source: ImageSource) -> Iterator[str]:
@@ -127,17 +137,19 @@ def _plain(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", printable(text))
 
 
-def _legend(labels: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """The names of the classes that are numbers in the plots."""
-    numbered = [f"{label} is {_plain(name)}" for label, name in zip(labels, classes, strict=True) if label != name]
+def _legend(labels: Sequence[str], classes: Sequence[str]) -> str:
+    """The names of the classes that are numbers in the plots, and why they are; empty where none are."""
+    if len(classes) > MAX_NAMED_CLASSES:
+        listed = ", ".join(f"{label} is {name}" for label, name in enumerate(classes))
+        return f"In the confusion matrix classes are numbers, because there are more than {MAX_NAMED_CLASSES}: {listed}."
+    numbered = [f"{label} is {name}" for label, name in zip(labels, classes, strict=True) if label != name]
     if not numbered:
-        return []
-    return [
-        "",
-        "In the images above some classes are numbers, because no installed font has the characters of their names: "
+        return ""
+    return (
+        "In the plots some classes are numbers, because no installed font has the characters of their names: "
         f"{', '.join(numbered)}. Fonts such as Noto Sans CJK (fonts-noto-cjk on Debian and Ubuntu) have those of Chinese, "
-        "Japanese and Korean.",
-    ]
+        "Japanese and Korean."
+    )
 
 
 def _results(evaluation: Evaluation, temperature: float) -> dict[str, str]:

@@ -58,21 +58,24 @@ def write(tmp_path, names):
         (tmp_path / "data" / name).mkdir(parents=True)
         draw(label, 0).save(tmp_path / "data" / name / "0.png")
     source = open_dataset(tmp_path / "data", classes=names)
-    logits = np.roll(np.eye(len(names), dtype=np.float32), 1, axis=1)
-    outputs = Outputs(logits=logits, labels=source.labels, indices=np.arange(len(names)), skipped=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns of glyphs that are missing
-        path = write_report(
-            tmp_path / "report",
-            title="x",
-            source=source,
-            preprocess=Preprocess(size=(32, 32)),
-            outputs=outputs,
-            evaluation=evaluate(outputs),
-            temperature=1.0,
-            facts={},
-        )
-    return path.read_text()
+        return report(tmp_path / "report", source, np.roll(np.eye(len(names), dtype=np.float32), 1, axis=1)).read_text()
+
+
+def report(folder, source, logits, **preprocess):
+    """The path of the report on all images of a source."""
+    outputs = Outputs(logits=logits, labels=source.labels, indices=np.arange(len(source)), skipped=0)
+    return write_report(
+        folder,
+        title="x",
+        source=source,
+        preprocess=Preprocess(size=(32, 32), **preprocess),
+        outputs=outputs,
+        evaluation=evaluate(outputs),
+        temperature=1.0,
+        facts={},
+    )
 
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "a|b](c) *d*", "'quoted' & \"more\""]
@@ -129,24 +132,16 @@ def test_classes_whose_names_are_no_utf8_have_a_column_each(tmp_path):
 def test_thumbnails_have_the_white_of_the_model(tmp_path):
     (tmp_path / "a").mkdir()
     Image.fromarray(np.full((32, 32), 4000, dtype=np.uint16)).save(tmp_path / "a" / "0.png")
-    source = open_dataset(tmp_path, classes=["a", "b"])
-    outputs = Outputs(logits=np.array([[0, 9]], np.float32), labels=source.labels, indices=np.zeros(1, np.int64), skipped=0)
-    write_report(
-        tmp_path / "report",
-        title="x",
-        source=source,
-        preprocess=Preprocess(size=(32, 32), integer_white=4095, float_white=1.0),
-        outputs=outputs,
-        evaluation=evaluate(outputs),
-        temperature=1.0,
-        facts={},
-    )
+    logits = np.array([[0, 9]], np.float32)
+    report(tmp_path / "report", open_dataset(tmp_path, classes=["a", "b"]), logits, integer_white=4095, float_white=1.0)
     thumbnail = re.search(r"data:image/jpeg;base64,([^']+)", (tmp_path / "report" / "report.html").read_text())[1]
     assert np.asarray(Image.open(io.BytesIO(base64.b64decode(thumbnail)))).mean() > 200
 
 
 def test_predictions_are_csv_without_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "predictions.parquet").write_bytes(b"of an older report")
     write(tmp_path, HOSTILE)
     assert not (tmp_path / "report" / "predictions.parquet").exists()
     with (tmp_path / "report" / "predictions.csv").open(newline="") as file:
@@ -187,6 +182,27 @@ def test_names_that_no_font_has_are_numbers_with_a_legend(tmp_path, monkeypatch)
     text = write(tmp_path, CHINESE)
     assert "no installed font has the characters of their names: 0 is 猫, 1 is 狗. Fonts such as" in text
     assert "| 猫 | 1 |" in text
+    assert "characters of their names: 0 is 猫, 1 is 狗. Fonts" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_more_classes_than_the_confusion_matrix_names_are_numbers_with_a_legend(tmp_path):
+    (tmp_path / "c00").mkdir()
+    draw(0, 0).save(tmp_path / "c00" / "0.png")
+    names = [f"c{number:02}" for number in range(41)]
+    report(tmp_path / "report", open_dataset(tmp_path, classes=names), np.eye(41, dtype=np.float32)[:1])
+    for name in ("report.md", "report.html"):
+        assert "more than 40: 0 is c00, 1 is c01, " in (tmp_path / "report" / name).read_text()
+
+
+def test_an_image_that_was_removed_meanwhile_is_named_all_the_same(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        draw(0, 0).save(tmp_path / name / "0.png")
+    source = open_dataset(tmp_path, classes=["a", "b"])
+    (tmp_path / "a" / "0.png").unlink()
+    text = report(tmp_path / "report", source, np.eye(2, dtype=np.float32)[::-1]).read_text()
+    assert "| a/0.png | a (27%) | b (73%) |" in text
+    assert (tmp_path / "report" / "mistakes.png").stat().st_size
 
 
 def test_a_font_that_has_the_names_is_used(tmp_path, cat_font):
