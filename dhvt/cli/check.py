@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +62,8 @@ def check(
     from dhvt.data.inspection.findings import describe_splits, find_all
     from dhvt.training.advice import advise
 
+    for path in ([] if out is None else [out / "report.html"]) + ([] if fix_list is None else [fix_list]):
+        _require_writable(path)
     listed = None if exclude is None else ExcludeList(Path(exclude))
     inspection = _inspect(data, val, _count_processes(num_workers), group_by=group_by, white=white, exclude=listed)
     findings, advice = find_all(inspection), advise(inspection)
@@ -149,6 +152,18 @@ def _write_fix_list(path: Path, inspection: Inspection) -> None:
     text = format_fix_list(inspection)
     _write(path, text)
     _print(f"\n{path}: {count(count_listed(text), 'image')} to leave out, with dhvt train --exclude {path}")
+
+
+def _require_writable(path: Path) -> None:
+    """Refuses a file that cannot be written, before all images are read for it. Nothing is created."""
+    place = next(place for place in (path, *path.absolute().parents) if place.exists())
+    problem = "is a folder" if place is path and path.is_dir() else None
+    if place is not path and not place.is_dir():
+        problem = f"{place} is a file"
+    elif not os.access(place, os.W_OK):
+        problem = f"{place} is not writable"
+    if problem is not None:
+        raise ConfigError(f"cannot write {path}: {problem}; choose another place")
 
 
 def _write(path: Path, text: str) -> None:

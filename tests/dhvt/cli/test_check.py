@@ -215,3 +215,19 @@ def test_groups_in_several_splits_are_named(tmp_path):
     assert "1 group of --group-by in both train and test" in result.output
     assert "- student2\n" in result.output
     assert "finds no group" in check(tmp_path, "--group-by", "teacher").output
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_any_image_is_read(image_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("dhvt.data.inspection.inspection.scan", None)
+    (tmp_path / "file").touch()
+    for option, path, reason in (
+        ("--out", tmp_path / "file", "file is a file"),
+        ("--out", tmp_path / "file" / "deeper", "file is a file"),
+        ("--fix-list", tmp_path, "is a folder"),
+    ):
+        result = check(image_folder, option, path)
+        assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+        assert reason in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert f"{tmp_path} is not writable" in check(image_folder, "--out", tmp_path / "new" / "folder").output
