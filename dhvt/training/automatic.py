@@ -25,6 +25,9 @@ from dhvt.model.config import VARIANTS, DHVTConfig
 SIZES = (32, 48, 64, 96, 128, 160, 224)
 """Pixels of a side that ``--img-size auto`` chooses from."""
 
+SMALL_VARIANT = "dhvt_tiny_cifar_patch4"
+"""The tiny DHVT for images of up to 96 pixels; its patches of 4 pixels become 8 for the larger of them."""
+
 FEWEST_TOKENS, MOST_TOKENS = 64, 196
 """Patches of an image. With fewer a model sees little; each twice as many take a bit more than twice the time."""
 
@@ -78,7 +81,7 @@ def patch_size_for(img_size: int) -> int:
 def default_variant(img_size: int) -> tuple[str, dict[str, int]]:
     """The tiny DHVT whose patches fit an image size: a variant's name and the model options that change it."""
     patch = patch_size_for(img_size)
-    name = "dhvt_tiny_domain_patch16" if patch == 16 else "dhvt_tiny_cifar_patch4"
+    name = "dhvt_tiny_domain_patch16" if patch == 16 else SMALL_VARIANT
     return name, {} if patch == VARIANTS[name].patch_size else {"patch_size": patch}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import timm
@@ -19,8 +19,10 @@ from dhvt.hardware.cpus import available_cpus
 from dhvt.model.checkpoint import FORMAT, load_checkpoint, read_file
 from dhvt.model.config import VARIANTS, DHVTConfig
 from dhvt.model.factory import DEFAULT_IMG_SIZE, build, configure
+from dhvt.model.pretrained import published_preprocessing, published_size
 from dhvt.training.automatic import (
     SIZES,
+    SMALL_VARIANT,
     SizeChoice,
     choose_epochs,
     choose_size,
@@ -35,15 +37,32 @@ from dhvt.training.config import Recipe, RunOptions
 from dhvt.training.fields import AUTO, UNCHOSEN
 from dhvt.training.progress import log
 
+_NORMALIZATION = ("mean", "std", "interpolation")  # fields of a Preprocess
 _SET_BY_THE_RUN = ("num_classes", "img_size", "drop_path_rate")  # fields of a DHVTConfig that are no model options
+
+
+class Choice(NamedTuple):
+    """What a run starts with.
+
+    Args:
+        options, recipe: with a name or a number for each ``auto``.
+        keeps_stem: whether the first layers of timm's model stay as they are for small images too, as its weights need.
+        normalization: the fields of ``Preprocess`` that its weights expect to be other than by default.
+    """
+
+    options: RunOptions
+    recipe: Recipe
+    keeps_stem: bool
+    normalization: dict[str, Any]
 
 
 def choose_automatically(
     options: RunOptions, recipe: Recipe, images: ImageSource, accelerator: Accelerator, checkpoint: Path
-) -> tuple[RunOptions, Recipe]:
-    """The options and the recipe with a name or a number for each ``auto``; the same in every process.
+) -> Choice:
+    """What the options leave open; the same in every process.
 
-    A resumed run keeps what its checkpoint has. ``--init`` with a checkpoint of this package keeps its model and image size.
+    A resumed run keeps what its checkpoint has. ``--init`` with a checkpoint of this package keeps its model, image size and
+    normalisation.
 
     Args:
         images: to train on.
@@ -53,8 +72,6 @@ def choose_automatically(
         CheckpointError: the file to resume or start from cannot be read.
         ConfigError: the model cannot be built.
     """
-    if UNCHOSEN not in (recipe.epochs, options.img_size) and options.variant != AUTO:
-        return options, recipe
     chosen = [_choose(options, recipe, images, accelerator, checkpoint) if accelerator.is_main_process else None]
     if accelerator.num_processes > 1:
         broadcast_object_list(chosen)
@@ -62,27 +79,55 @@ def choose_automatically(
     return chosen[0]
 
 
-def _choose(
-    options: RunOptions, recipe: Recipe, images: ImageSource, accelerator: Accelerator, checkpoint: Path
-) -> tuple[RunOptions, Recipe]:
-    resumed = load_checkpoint(checkpoint) if options.resume and checkpoint.exists() else None
+def _choose(options: RunOptions, recipe: Recipe, images: ImageSource, accelerator: Accelerator, checkpoint: Path) -> Choice:
+    is_open = UNCHOSEN in (recipe.epochs, options.img_size) or options.variant == AUTO
+    resumed = None
+    if options.resume and checkpoint.exists() and (is_open or options.init is not None):
+        resumed = load_checkpoint(checkpoint)
     if recipe.epochs == UNCHOSEN:
         epochs = None if resumed is None else resumed.recipe.get("epochs")  # an imported model has no recipe
         recipe = replace(recipe, epochs=_choose_epochs(recipe, len(images)) if epochs is None else epochs)
-    initial = None
-    if resumed is None and options.init is not None and options.init.suffix != ".safetensors":
-        initial = read_file(options.init)
-    if resumed is not None:
-        options = _keep(options, resumed.name, resumed.config)
-    elif isinstance(initial, dict) and initial.get("format") == FORMAT:
-        options = _keep(options, initial["name"], initial["config"])
-    elif options.init is not None and options.variant == AUTO:
-        options = replace(options, variant="dhvt_tiny_cifar_patch4")
+    origin = _Origin(resumed.name, resumed.config, resumed.preprocess) if resumed is not None else _read_origin(options)
+    if origin is not None:
+        options = _keep(options, origin.name, origin.config)
+    if options.pretrained and options.img_size == UNCHOSEN:
+        options = replace(options, img_size=published_size(options.variant))
+    options = _choose_size(options, recipe, images, accelerator)
+    if options.pretrained:
+        return Choice(options, recipe, True, published_preprocessing(options.variant))
+    if options.init is None or origin is None or origin.name != options.variant:
+        return Choice(options, recipe, False, {})
+    normalization = {name: origin.preprocess[name] for name in _NORMALIZATION if name in origin.preprocess}
+    return Choice(options, recipe, bool(origin.config.get("keeps_stem")), normalization)
+
+
+class _Origin(NamedTuple):
+    """The model of a checkpoint."""
+
+    name: str
+    config: dict[str, Any]
+    preprocess: dict[str, Any]
+
+
+def _read_origin(options: RunOptions) -> _Origin | None:
+    """The model of ``--init``, if that is a checkpoint of this package."""
+    if options.init is None or options.pretrained or options.init.suffix == ".safetensors":
+        return None
+    initial = read_file(options.init)
+    if not isinstance(initial, dict) or initial.get("format") != FORMAT:
+        return None
+    return _Origin(initial["name"], initial["config"], initial["preprocess"])
+
+
+def _choose_size(options: RunOptions, recipe: Recipe, images: ImageSource, accelerator: Accelerator) -> RunOptions:
+    """The options with a variant and an image size."""
+    if options.init is not None and options.variant == AUTO:
+        options = replace(options, variant=SMALL_VARIANT)
     if options.img_size != UNCHOSEN and options.variant != AUTO:
-        return options, recipe
+        return options
     if options.init is not None and options.variant in VARIANTS:
-        return replace(options, img_size=VARIANTS[options.variant].img_size[0]), recipe
-    return _choose_model(options, recipe, images, accelerator), recipe
+        return replace(options, img_size=VARIANTS[options.variant].img_size[0])
+    return _choose_model(options, recipe, images, accelerator)
 
 
 def _keep(options: RunOptions, name: str, config: dict[str, Any]) -> RunOptions:
@@ -149,7 +194,7 @@ def _with_default_variant(options: RunOptions, img_size: int) -> RunOptions:
     if options.variant != AUTO:
         return options
     if "patch_size" in options.model_options:
-        return replace(options, variant="dhvt_tiny_cifar_patch4")
+        return replace(options, variant=SMALL_VARIANT)
     name, changes = default_variant(img_size)
     return replace(options, variant=name, model_options={**changes, **options.model_options})
 

@@ -17,7 +17,7 @@ from dhvt.data.splits import TrainingData
 from dhvt.data.statistics import describe_balance
 from dhvt.errors import CheckpointError, DataError, TrainError
 from dhvt.model.factory import configure
-from dhvt.model.pretrained import published_preprocessing, published_size, require_published_weights
+from dhvt.model.pretrained import require_published_weights
 from dhvt.training.choose import choose_automatically
 from dhvt.training.config import Recipe, RunOptions
 from dhvt.training.distributed import any_process, open_accelerator
@@ -86,18 +86,17 @@ def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
 def _open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
     if options.pretrained:
         require_published_weights(options.variant)
-        if options.img_size == UNCHOSEN:
-            options = replace(options, img_size=published_size(options.variant))
     accelerator = open_accelerator(options.device, options.amp, **tracking_options(options))
     images, data, broken, white = open_images(options, recipe.seed, accelerator)
-    options, recipe = choose_automatically(options, recipe, images.train, accelerator, options.out / CHECKPOINT_NAME)
+    choice = choose_automatically(options, recipe, images.train, accelerator, options.out / CHECKPOINT_NAME)
+    options, recipe = choice.options, choice.recipe
     config = configure(
         options.variant,
         num_classes=len(images.train.classes),
         img_size=options.img_size,
         drop_path_rate=recipe.drop_path_rate,
         options=options.model_options,
-        pretrained=options.pretrained,
+        pretrained=choice.keeps_stem,
     )
     run = Run(
         options=options,
@@ -114,7 +113,7 @@ def _open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
             crop_pct=recipe.crop_pct,
             integer_white=white.integers,
             float_white=white.floats,
-            **(published_preprocessing(options.variant) if options.pretrained else {}),
+            **choice.normalization,
         ),
     )
     if options.num_workers == UNCHOSEN:

@@ -39,6 +39,25 @@ def test_a_downloaded_file_gives_weights_normalisation_and_first_layers(image_fo
     assert resumed.exit_code == 0, resumed.output
 
 
+def test_a_run_that_starts_from_or_resumes_a_pretrained_one_keeps_its_first_layers_normalisation_and_size(
+    image_folder, published, tmp_path
+):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(image_folder, first, *TINY, *STILL, "--pretrained", "--init", str(published[0])).exit_code == 0
+    open_size = ["--variant", "test_resnet", "--img-size", "auto", "--epochs", "1", *STILL]
+    resumed = run(image_folder, first, *open_size, "--pretrained", "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    for options in (TINY, ["--img-size", "auto", "--epochs", "1"]):
+        out = second / options[1]
+        result = run(image_folder, out, *options, *STILL, "--init", str(first / "ckpt.pt"))
+        assert result.exit_code == 0, result.output
+        assert "re-initialised: nothing" in result.output
+        saved, original = load_checkpoint(out / "ckpt.pt"), load_checkpoint(first / "ckpt.pt")
+        assert (saved.preprocess, saved.config) == (original.preprocess, original.config)
+        again = run(image_folder, out, *options, *STILL, "--init", str(tmp_path / "gone.pt"), "--resume")
+        assert again.exit_code == 0, again.output
+
+
 def test_the_image_size_is_by_default_that_of_the_weights():
     assert published_size("test_resnet") == 160
     assert configure("test_resnet", num_classes=3, pretrained=True)["img_size"] == (160, 160)
