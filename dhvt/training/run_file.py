@@ -6,7 +6,7 @@ import json
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict
+from dataclasses import MISSING
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from dhvt.configuration import from_dict
 from dhvt.errors import ConfigError, TrainError
 from dhvt.training.config import Recipe, RunOptions, preset_values
-from dhvt.training.fields import options_of
+from dhvt.training.fields import AUTO, UNCHOSEN, Option, options_of
 
 CONFIG_NAME = "config.toml"
 
@@ -39,6 +39,8 @@ def read_config(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path} has the unknown key {name!r}; {hint}")
         try:
             known[name].convert(value)
+            if known[name].auto and value == UNCHOSEN:  # which stands for auto in Python alone
+                raise ConfigError(f'{name} is {value}; it must be at least {known[name].minimum}, or "{AUTO}"')
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from error
     return values
@@ -72,12 +74,12 @@ def write_config(path: Path, options: RunOptions, recipe: Recipe) -> None:
     Raises:
         TrainError: the file cannot be written; an older one is unchanged then.
     """
-    given = {entry.name: getattr(options, entry.name) for entry in options_of(RunOptions) if entry.saved}
+    given = {entry.name: _written(entry, options) for entry in options_of(RunOptions) if entry.saved}
     lines = ["# Repeats this run, into another folder: dhvt train --config THIS --out FOLDER"]
     tables = {name: value for name, value in given.items() if isinstance(value, dict)}
     lines += [f"{name} = {_to_toml(value)}" for name, value in given.items() if value is not None and name not in tables]
     lines += ["", "# The recipe"]
-    lines += [f"{name} = {_to_toml(value)}" for name, value in asdict(recipe).items()]
+    lines += [f"{entry.name} = {_to_toml(_written(entry, recipe))}" for entry in options_of(Recipe)]
     for name, table in tables.items():
         lines += ["", f"[{name}]"]  # TOML has no null: None is omitted
         lines += [f"{_quote(key)} = {_to_toml(value)}" for key, value in table.items() if value is not None]
@@ -88,6 +90,11 @@ def write_config(path: Path, options: RunOptions, recipe: Recipe) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise TrainError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _written(entry: Option, configuration: RunOptions | Recipe) -> Any:
+    value = getattr(configuration, entry.name)
+    return AUTO if entry.auto and value == UNCHOSEN else value
 
 
 def _to_toml(value: Any) -> str:

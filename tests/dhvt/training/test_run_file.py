@@ -1,5 +1,6 @@
 """``--config run.toml`` and each run's own ``config.toml``."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ from dhvt.cli.main import main
 from dhvt.errors import ConfigError, TrainError
 from dhvt.model.checkpoint import load_checkpoint, save_checkpoint
 from dhvt.training.config import Recipe, RunOptions
-from dhvt.training.fields import options_of
+from dhvt.training.fields import UNCHOSEN, options_of
 from dhvt.training.run_file import build_config, merge_values, read_config, write_config
 from tests.dhvt.training.commands import SMALL, run
 
@@ -100,6 +101,8 @@ def test_a_config_that_cannot_be_written_leaves_the_older_one(monkeypatch, tmp_p
         ("epoch = 3", "unknown key 'epoch'; did you mean 'epochs'?"),
         ("zzzz = 3", "its keys are the options of dhvt train"),
         ('epochs = "3"', "epochs is '3'; expected a whole number"),
+        ("epochs = -1", 'epochs is -1; it must be at least 1, or "auto"'),
+        ("num_workers = -1", 'num_workers is -1; it must be at least 0, or "auto"'),
         ("epochs = 0", "epochs is 0; it must be at least 1"),
         ('amp = "fp8"', "amp is 'fp8'; choose one of auto, bf16, fp16, off"),
         ("resolutions = [1, 2]", "expected pairs of numbers"),
@@ -120,6 +123,16 @@ def test_a_missing_file_and_missing_options_are_one_line(tmp_path):
     assert "--data and --out must be given" in dhvt_train().output
 
 
+def test_a_file_without_an_image_size_resumes_at_the_run_s(unbroken, tmp_path):
+    """As files of older versions are; by itself auto would take 48 pixels of these images."""
+    out = Path(shutil.copytree(unbroken[2], tmp_path / "run"))
+    lines = (out / "config.toml").read_text().splitlines()
+    (tmp_path / "run.toml").write_text("\n".join(line for line in lines if not line.startswith("img_size")))
+    result = dhvt_train("--config", tmp_path / "run.toml", "--out", out, "--resume")
+    assert result.exit_code == 0, result.output
+    assert "img_size = 32\n" in (out / "config.toml").read_text()
+
+
 def test_every_value_survives_the_file(tmp_path):
     odd = 'a "quoted" \\ name, \n π, \x7f \x01'
     options = RunOptions(
@@ -132,6 +145,7 @@ def test_every_value_survives_the_file(tmp_path):
     )
     recipe = Recipe.preset("short", lr=1.5e-7, seed=2**40)
     write_config(tmp_path / "config.toml", options, recipe)
+    assert (options.num_workers, recipe.epochs) == (UNCHOSEN, UNCHOSEN)  # auto
     assert build_config(read_config(tmp_path / "config.toml")) == (options, recipe)
 
 
