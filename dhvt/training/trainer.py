@@ -142,9 +142,15 @@ class Trainer:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all epochs are done, or the validation loss has not fallen for ``patience`` of them."""
+        """Whether all epochs are done, or the validation loss has not fallen for ``patience`` of them.
+
+        Each process computes the loss for itself, and on other hardware it may differ in the last digits. So they agree on
+        it, and all of them have to ask at the same point.
+        """
         patience = self.run.recipe.patience
-        return self.state.is_finished or bool(patience and self.record.epochs_without_gain() >= patience)
+        if self.state.is_finished or not patience:
+            return self.state.is_finished
+        return self._any_process(self.record.epochs_without_gain() >= patience)
 
     def _save_after_epoch(self, stop: StopRequest) -> Checkpoint:
         """Saves, unless epochs are so short that saving each would take a good part of the time; the last one always.

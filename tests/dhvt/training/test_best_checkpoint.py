@@ -1,12 +1,15 @@
 """``best.pt``, and stopping where the validation loss no longer falls."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dhvt.model.checkpoint import load_checkpoint
 from dhvt.training import checkpoints, trainer
+from dhvt.training.checkpoints import RunRecord
+from dhvt.training.config import Recipe
 from dhvt.training.validation import Validation
 from tests.dhvt.training.commands import SMALL, run
 
@@ -125,3 +128,13 @@ def test_a_best_that_was_deleted_starts_again(image_folder, stopped, tmp_path):
     result = run(image_folder, tmp_path, *changed)
     assert "best.pt is no longer beside" in result.output
     assert load_checkpoint(tmp_path / "best.pt").metrics["epoch"] == 5
+
+
+@pytest.mark.parametrize(("others_are_out_of_patience", "is_finished"), [(1, True), (0, False)])
+def test_a_process_stops_where_another_is_out_of_patience(others_are_out_of_patience, is_finished):
+    accelerator = SimpleNamespace(num_processes=2, device="cpu", reduce=lambda own: own + others_are_out_of_patience)
+    mine = trainer.Trainer.__new__(trainer.Trainer)
+    mine.run = SimpleNamespace(accelerator=accelerator, recipe=Recipe(patience=2))
+    mine.state = SimpleNamespace(is_finished=False)
+    mine.record = RunRecord([], "shapes", metrics={"epoch": 4}, best={"epoch": 3, "val_loss": 0.5})
+    assert mine.is_finished is is_finished
