@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import patch_environment
+from accelerate.utils import gather_object, patch_environment
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, distributed, nn
 
-from dhvt.errors import ConfigError
+from dhvt.errors import ConfigError, DataError
 
 
 def is_main_process() -> bool:
@@ -29,6 +29,21 @@ def any_process(accelerator: Accelerator, flag: bool) -> bool:
         return flag
     flags: Tensor = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device))
     return bool(flags.item())
+
+
+def require_same_images(accelerator: Accelerator, own: Any) -> None:
+    """Compares what tells the images of the processes apart; all of them have to call it at the same point.
+
+    Raises:
+        DataError: another process has something else.
+    """
+    if accelerator.num_processes > 1 and any(other != own for other in gather_object([own])):
+        raise DataError("the processes found different images or classes; every machine needs the same --data and --val")
+
+
+def processes_of_machine(accelerator: Accelerator) -> int:
+    """How many of the processes are on this machine, as the launcher says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if accelerator.num_processes > 1 else 1
 
 
 def open_accelerator(device: str = "auto", amp: str = "auto", **options: Any) -> Accelerator:

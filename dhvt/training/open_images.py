@@ -7,7 +7,6 @@ resumed after such a file was removed, listed or not.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from dhvt.data.splits import TrainingData, open_training_data
 from dhvt.data.text import count, printable
 from dhvt.errors import DataError
 from dhvt.training.config import RunOptions
+from dhvt.training.distributed import processes_of_machine, require_same_images
 from dhvt.training.progress import log
 
 _MOST_NAMED = 100
@@ -132,7 +132,7 @@ class _Selection:
     def _look(self, source: ImageSource) -> list[Seen]:
         """Looks at all images; the processes of one machine share them out."""
         accelerator = self.accelerator
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if accelerator.num_processes > 1 else 1
+        processes = processes_of_machine(accelerator)
         first = accelerator.local_process_index if processes > 1 else 0
         share = range(first, len(source), processes)
         with tqdm(
@@ -154,9 +154,7 @@ def _require_same_names(source: ImageSource, accelerator: Accelerator) -> None:
     digest.update(source.labels.tobytes())
     for index in range(len(source)):
         digest.update(source.name(index).encode("utf-8", "surrogateescape") + b"\0")
-    own = digest.hexdigest()
-    if any(other != own for other in gather_object([own])):
-        raise DataError("the processes found different images or classes; every machine needs the same --data and --val")
+    require_same_images(accelerator, digest.hexdigest())
 
 
 def _describe(messages: Sequence[str]) -> str:

@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 
 from dhvt.data.preprocess import Preprocess
 from dhvt.data.splits import TrainingData
 from dhvt.data.statistics import describe_balance
-from dhvt.errors import CheckpointError, DataError, TrainError
+from dhvt.errors import CheckpointError, TrainError
 from dhvt.model.factory import configure
 from dhvt.model.pretrained import require_published_weights
 from dhvt.training.choose import choose_automatically
 from dhvt.training.config import Recipe, RunOptions
-from dhvt.training.distributed import any_process, open_accelerator
+from dhvt.training.distributed import any_process, open_accelerator, require_same_images
 from dhvt.training.fields import UNCHOSEN
 from dhvt.training.open_images import open_images
 from dhvt.training.progress import log
@@ -120,7 +119,7 @@ def _open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
         share = max(recipe.batch_size // accelerator.num_processes, 1)
         workers = choose_workers(images.train, run.preprocess, accelerator.device, share)
         run = replace(run, options=replace(options, num_workers=workers))
-    _require_same_images(run)
+    require_same_images(accelerator, (run.classes, run.digests))
     if accelerator.is_main_process:
         _remove_unfinished(options.out)
     log(
@@ -156,12 +155,3 @@ def _remove_unfinished(folder: Path) -> None:
     for path in folder.glob(".*.tmp"):
         if _UNFINISHED.fullmatch(path.name):
             path.unlink(missing_ok=True)
-
-
-def _require_same_images(run: Run) -> None:
-    """Compares the images of all processes."""
-    if run.accelerator.num_processes == 1:
-        return
-    own = (run.classes, run.digests)
-    if any(other != own for other in gather_object([own])):
-        raise DataError("the processes found different images or classes; every machine needs the same --data and --val")

@@ -13,6 +13,7 @@ from dhvt.data.sources import ImageSource, Subset
 from dhvt.errors import ConfigError, ImageError
 from dhvt.hardware.memory import available_memory
 from dhvt.training.decoding import DecodedSource
+from dhvt.training.distributed import processes_of_machine
 from dhvt.training.run import Run
 
 _LARGEST_SHARE = 0.25
@@ -53,15 +54,22 @@ def images_fit(run: Run) -> bool:
 
 
 def _free_memory(run: Run) -> int:
-    """Bytes that each process may take: of main memory, where images are decoded, and of its device."""
+    """Bytes that each process may take of its device; a machine's processes share its main memory.
+
+    Each device keeps all images: the order of an epoch deals any of them to any process.
+    """
     accelerator = run.accelerator
-    free = available_memory() // int(accelerator.num_processes)
-    return min(free, int(torch.cuda.mem_get_info(accelerator.device)[0])) if accelerator.device.type == "cuda" else free
+    if accelerator.device.type == "cuda":
+        return int(torch.cuda.mem_get_info(accelerator.device)[0])
+    return available_memory() // processes_of_machine(accelerator)
 
 
 def store_images(run: Run, source: ImageSource) -> StoredImages:
-    """Decodes a source, with a progress bar where it takes long."""
-    pixels = torch.zeros((len(source), *run.preprocess.size, 3), dtype=torch.uint8)
+    """Decodes a source, with a progress bar where it takes long.
+
+    Each image goes to the device at once, so that main memory never holds all of them, once for each process.
+    """
+    pixels = torch.zeros((len(source), *run.preprocess.size, 3), dtype=torch.uint8, device=run.accelerator.device)
     broken: dict[int, str] = {}
     decoded = DecodedSource(source, run.preprocess, run.options.num_workers)
     is_hidden = not run.accelerator.is_main_process
@@ -70,7 +78,7 @@ def store_images(run: Run, source: ImageSource) -> StoredImages:
             broken[index] = f"{source.locate(index)}: {found}"
         else:
             pixels[index] = torch.from_numpy(np.array(found))
-    return StoredImages(pixels.to(run.accelerator.device), broken)
+    return StoredImages(pixels, broken)
 
 
 def open_validation_images(run: Run) -> DecodedSource:
@@ -78,5 +86,5 @@ def open_validation_images(run: Run) -> DecodedSource:
     accelerator = run.accelerator
     share = Subset(run.images.val, np.arange(accelerator.process_index, len(run.images.val), accelerator.num_processes))
     needed = len(share) * run.preprocess.size[0] * run.preprocess.size[1] * 3
-    fits = needed <= available_memory() // accelerator.num_processes * _LARGEST_SHARE
+    fits = needed <= available_memory() // processes_of_machine(accelerator) * _LARGEST_SHARE
     return DecodedSource(share, run.preprocess, run.options.num_workers, keep=run.options.cache is not False and fits)

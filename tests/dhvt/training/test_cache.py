@@ -3,12 +3,14 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from dhvt.data.preprocess import Preprocess
+from dhvt.data.sources import open_dataset
 from dhvt.model.checkpoint import load_checkpoint
 from dhvt.training.config import Recipe
-from dhvt.training.storage import images_fit
+from dhvt.training.storage import images_fit, store_images
 from tests.dhvt.training.commands import run, start
 
 
@@ -32,15 +34,33 @@ def test_images_decoded_by_processes_train_the_same_weights_as_kept_ones(image_f
     assert all(torch.equal(weights[name], expected) for name, expected in unbroken[1].weights.items())
 
 
-def test_images_for_a_gpu_must_fit_into_main_memory_too_where_they_are_decoded(monkeypatch):
+@pytest.mark.parametrize(
+    ("device", "free", "fits"),
+    [("cuda", 10**5, True), ("cpu", 60 * 10**6, True), ("cpu", 20 * 10**6, False)],
+)
+def test_the_memory_that_counts_is_each_devices_own_or_what_a_machines_processes_share(monkeypatch, device, free, fits):
+    """Two of four processes are on this machine; the images take 3 MB."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (10**9, 10**9))
-    run = SimpleNamespace(
-        options=SimpleNamespace(cache=None),
+    monkeypatch.setattr("dhvt.training.storage.available_memory", lambda: free)
+    assert images_fit(pretended_run(device, processes=4)) is fits
+
+
+def test_images_for_another_device_are_not_gathered_in_main_memory(image_folder, monkeypatch):
+    """The device here keeps no data, and no larger tensor than an image is made elsewhere."""
+    made = []
+    original = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, **options: made.append(options["device"]) or original(*size, **options))
+    stored = store_images(pretended_run("meta"), open_dataset(image_folder))
+    assert (stored.pixels.device.type, stored.pixels.shape) == ("meta", (60, 32, 32, 3))
+    assert made == [torch.device("meta")]
+
+
+def pretended_run(device, processes=1):
+    return SimpleNamespace(
+        options=SimpleNamespace(cache=None, num_workers=0),
         recipe=Recipe(),
         preprocess=Preprocess(size=(32, 32)),
         images=SimpleNamespace(train=np.empty(1000)),
-        accelerator=SimpleNamespace(device=torch.device("cuda"), num_processes=2),
+        accelerator=SimpleNamespace(device=torch.device(device), num_processes=processes, is_main_process=True),
     )
-    for free, fits in ((10**9, True), (20 * 10**6, False)):
-        monkeypatch.setattr("dhvt.training.storage.available_memory", lambda free=free: free)
-        assert images_fit(run) is fits

@@ -86,7 +86,8 @@ def test_the_processes_of_a_machine_share_the_look_out(data, tmp_path, monkeypat
         return [own, own] if isinstance(own, str) else [look_at(open_dataset(data), range(0, 60, 2)), own]
 
     monkeypatch.setattr("dhvt.training.open_images.look_at", look)
-    monkeypatch.setattr("dhvt.training.open_images.gather_object", gather)
+    for module in ("open_images", "distributed"):
+        monkeypatch.setattr(f"dhvt.training.{module}.gather_object", gather)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     second = SimpleNamespace(num_processes=2, process_index=1, local_process_index=1, is_main_process=False)
     shared = open_images(RunOptions(data=str(data), out=tmp_path, on_broken="skip"), 0, second)
