@@ -25,7 +25,8 @@ _log = logging.getLogger(__name__)
 class ParquetSource:
     """Images in the rows of Parquet files: ``img`` or ``image`` with ``bytes``, and ``label`` or ``fine_label``.
 
-    Class names come from the file's metadata, else they are the numbers. The encoded images are held in memory.
+    Labels are numbers, whose class names come from the file's metadata, else they are the numbers; or they are the names
+    themselves, numbered in their order. The encoded images are held in memory.
 
     Raises:
         DataError: a file cannot be read, lacks a column or has other classes; or pyarrow is not installed.
@@ -40,8 +41,12 @@ class ParquetSource:
         table = _join_tables(tables, paths[0])
         self._bytes = _image_column(table, paths[0])
         label_column = _pick_column(table, LABEL_COLUMNS, paths[0])
+        names = _class_names(tables[0].schema, label_column)
+        table = _decode_dictionary(table, label_column)
+        if _is_text(table[label_column].type):
+            table, names = _number_labels(table, label_column, names or classes, paths[0])
         self.labels = _read_labels(table, label_column, paths[0])
-        self.classes = _choose_classes(_class_names(tables[0].schema, label_column), classes, self.labels, paths[0])
+        self.classes = _choose_classes(names, classes, self.labels, paths[0])
 
     @staticmethod
     def detect(path: Path) -> bool:
@@ -158,9 +163,40 @@ def _image_column(table: pa.Table, path: Path) -> pa.ChunkedArray:
     if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
         column = pa.chunked_array([chunk.field("bytes") for chunk in column.chunks])
     kind = column.type
-    if pa.types.is_struct(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if pa.types.is_struct(kind) or _is_text(kind):
         raise DataError(f"{path}, column {name!r}: expected encoded images, as bytes or {{bytes, path}}; found {kind}")
     return column
+
+
+def _decode_dictionary(table: pa.Table, column: str) -> pa.Table:
+    """The table with plain values in a column of pandas' categories."""
+    import pyarrow as pa
+
+    labels = table[column]
+    if not pa.types.is_dictionary(labels.type):
+        return table
+    return table.set_column(table.column_names.index(column), column, labels.cast(labels.type.value_type))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _number_labels(table: pa.Table, column: str, classes: Sequence[str] | None, path: Path) -> tuple[pa.Table, list[str]]:
+    """The table with the classes' numbers in place of their names, and the classes: those given, else all, sorted."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    labels = table[column]
+    found = sorted(pc.unique(labels.drop_null()).to_pylist())
+    names = list(classes or found)
+    unknown = [name for name in found if name not in names]
+    if unknown:
+        raise DataError(f"{path}, column {column!r}: {', '.join(unknown[:5])} is no class; they are {', '.join(names[:5])}…")
+    numbers = pc.index_in(labels, value_set=pa.array(names, labels.type))
+    return table.set_column(table.column_names.index(column), column, numbers), names
 
 
 def _read_labels(table: pa.Table, column: str, path: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -169,7 +205,9 @@ def _read_labels(table: pa.Table, column: str, path: Path) -> np.ndarray[Any, np
     labels = table[column]
     if not pa.types.is_integer(labels.type) or labels.null_count:
         found = f"{labels.null_count} rows without one" if labels.null_count else f"values of type {labels.type}"
-        raise DataError(f"{path}, column {column!r}: labels must be whole numbers from 0, one in each row; found {found}")
+        raise DataError(
+            f"{path}, column {column!r}: labels must be whole numbers from 0 or names, one in each row; found {found}"
+        )
     numbers: np.ndarray[Any, np.dtype[np.int64]] = labels.to_numpy().astype(np.int64)
     return numbers
 

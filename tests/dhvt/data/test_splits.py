@@ -155,6 +155,22 @@ def test_no_class_is_held_out_whole(image_folder):
     assert class_counts(train) == dict(zip(CLASSES, (2, 1, 1), strict=True))
 
 
+def test_labels_that_are_names_are_numbered_in_their_order(tmp_path):
+    named = [(data, ("dog", "cat", "ship")[label]) for data, label in rows()]
+    path = write_parquet(tmp_path / "a.parquet", named, names=None)
+    source = open_dataset(path)
+    assert source.classes == ("cat", "dog", "ship")
+    assert source.labels.tolist()[:3] == [1, 0, 2]
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(1, "label", table["label"].dictionary_encode()), tmp_path / "categories.parquet")
+    assert open_dataset(tmp_path / "categories.parquet").labels.tolist() == source.labels.tolist()
+    of_model = open_dataset(path, classes=["ship", "bird", "dog", "cat"])
+    assert of_model.classes == ("ship", "bird", "dog", "cat")
+    assert of_model.labels.tolist()[:3] == [2, 3, 0]
+    with pytest.raises(DataError, match="'label': ship is no class; they are cat, dog"):
+        open_dataset(path, classes=["cat", "dog"])
+
+
 def test_a_broken_image_is_named_or_skipped(tmp_path):
     entries = rows()
     entries[5] = (entries[5][0][: len(entries[5][0]) // 2], 2)
@@ -180,7 +196,12 @@ def test_a_broken_image_is_named_or_skipped(tmp_path):
         (lambda root: write_parquet(root / "a.parquet", rows(), image="photo"), "no column img or image"),
         (lambda root: write_parquet(root / "a.parquet", rows(), names=["one"]), "labels from 0 to 2, but there are 1 classes"),
         (lambda root: write_parquet(root / "a.parquet", []), "no rows"),
-        (lambda root: write_parquet(root / "a.parquet", [(b"", "cat")]), "whole numbers from 0.*found values of type string"),
+        (
+            lambda root: write_parquet(root / "a.parquet", [(b"", 0.5)]),
+            "whole numbers from 0 or names.*found values of type double",
+        ),
+        (lambda root: write_parquet(root / "a.parquet", [(b"", "cat")]), "'label': cat is no class; they are circle"),
+        (lambda root: write_parquet(root / "a.parquet", [(b"", "cat"), (b"", None)], names=None), "found 1 rows without one"),
         (lambda root: write_parquet(root / "a.parquet", [(b"", 0), (b"", None)]), "found 1 rows without one"),
         (
             lambda root: [write_parquet(root / f"{name}.parquet", rows(3), image=name) for name in ("img", "image")] and root,
