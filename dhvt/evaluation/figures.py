@@ -48,10 +48,10 @@ def draw_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(8, 3))
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
-    left.plot(epochs, [row["train_loss"] for row in history], marker=".")
-    left.set(xlabel="epoch", ylabel="training loss")
-    right.plot(epochs, [row["train_top1"] for row in history], marker=".", label="training, as augmented")
-    right.plot(epochs, [row["val_top1"] for row in history], marker=".", label="validation")
+    for axes, figure_of in ((left, "loss"), (right, "top1")):
+        axes.plot(epochs, [row[f"train_{figure_of}"] for row in history], marker=".", label="training, as augmented")
+        axes.plot(epochs, [row.get(f"val_{figure_of}", np.nan) for row in history], marker=".", label="validation")
+    left.set(xlabel="epoch", ylabel="loss")
     right.set(xlabel="epoch", ylabel="top-1, %")
     right.legend(frameon=False)
     return figure
