@@ -36,10 +36,10 @@ def test_all_steps_of_a_session_run_on_a_cpu(tmp_path):
 
 def test_its_training_step_is_one_of_whole_images_with_a_usual_learning_rate(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    import gpu_session
+    import gpu_steps
 
-    setting = gpu_session.Setting(device="cpu", small=True, data=None, out=Path("session.jsonl"), seconds=1)
-    state, _ = gpu_session.make_trainer(setting, compiled=False, recipe_name="short")
+    setting = gpu_steps.Setting(device="cpu", small=True, data=None, out=Path("session.jsonl"), seconds=1)
+    state, _ = gpu_steps.make_trainer(setting, compiled=False, recipe_name="short")
     state.step = 200
     assert 0 < state.learning_rate() <= state.recipe.lr
     assert state.recipe.scale_at(0) == 1

@@ -165,7 +165,7 @@ def test_what_is_mixed_is_what_timm_mixes(monkeypatch):
         theirs = mixup.Mixup(0.8, 1.0, label_smoothing=0.1, num_classes=4)
         monkeypatch.setattr(theirs, "_params_per_batch", lambda m=mixture: (m.share, m.center is not None))
         center = iter(mixture.center or ())
-        monkeypatch.setattr(np.random, "randint", lambda low, high, size: np.int64(int(next(center) * high)))  # noqa: B023
+        monkeypatch.setattr(np.random, "randint", lambda low, high, size, at=center: np.int64(int(next(at) * high)))
         order = torch.tensor([0, 1, 2, 3, 7, 6, 5, 4])  # the partners that a roll by half a batch gives
         expected_images, expected_labels = theirs(images[order].clone(), labels[order])
         got_images, got_labels = mix(images, soft_targets(labels, 4, 0.1), mixture)
