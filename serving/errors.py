@@ -20,7 +20,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from dhvt.data.decode import ImageTooLargeError, UnsupportedFormatError
+from dhvt.data.bounds import ImageTooLargeError
+from dhvt.data.decode import UnsupportedFormatError
 from dhvt.errors import ImageError
 
 

@@ -16,7 +16,7 @@ from dhvt.errors import ConfigError
 from dhvt.training.config import RunOptions
 
 if TYPE_CHECKING:
-    from dhvt.data.inspection.findings import Finding, Level
+    from dhvt.data.inspection.finding import Finding, Level
     from dhvt.data.inspection.inspection import CheckedImage, Inspection
 
 _MOST_LINES = 5

@@ -1,4 +1,4 @@
-"""``dhvt train``: from a folder of images to a checkpoint. Its options are the fields of dhvt/training/config.py."""
+"""``dhvt train``: from a folder of images to a checkpoint. Its options are the fields of training/config.py and recipe.py."""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from dhvt.data.decode import decode
 from dhvt.data.inspection.facts import to_visible_rgb
-from dhvt.data.inspection.findings import Finding, Level, describe_splits
+from dhvt.data.inspection.finding import Finding, Level
+from dhvt.data.inspection.findings import describe_splits
 from dhvt.data.inspection.inspection import CheckedImage, Inspection
 from dhvt.data.inspection.markup import THUMBNAIL, text, thumbnail
 from dhvt.data.splits import WHOLE

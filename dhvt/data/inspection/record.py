@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dhvt.data.inspection.findings import Finding
+from dhvt.data.inspection.finding import Finding
 from dhvt.data.inspection.inspection import CheckedImage, Inspection
 
 

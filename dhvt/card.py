@@ -1,0 +1,154 @@
+"""The card of a model folder, ``model.json``: what is known of the model, its variants and its self-test."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dhvt.configuration import require
+from dhvt.data.preprocess import Preprocess
+from dhvt.naming import check_name, check_version
+
+GRAPH_NAME = "model.onnx"
+INT8_NAMES = ("model.int8.xml", "model.int8.bin")
+ENGINE_NAME = "model.engine"
+CARD_NAME = "model.json"
+INPUT_NAME = "images"
+OUTPUT_NAME = "logits"
+
+ONNX, OPENVINO, TENSORRT = "onnx", "openvino", "tensorrt"
+"""The formats of variants: an ONNX graph, OpenVINO's IR, an engine of TensorRT or TensorRT for RTX."""
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """The self-test: small drawn images, encoded, and the logits that PyTorch gave for them.
+
+    Args:
+        images: PNG files in base64.
+        logits: ``(len(images), classes)``.
+    """
+
+    images: list[str]
+    logits: list[list[float]]
+
+    def encoded(self) -> list[bytes]:
+        """The images as files' bytes."""
+        return [base64.b64decode(image) for image in self.images]
+
+    def expected(self) -> NDArray[np.float32]:
+        """The logits, ``(len(images), classes)`` float32."""
+        return np.array(self.logits, dtype=np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One graph or engine of an artifact. Every variant takes the same images and gives the same classes.
+
+    Args:
+        format: ``onnx``, ``openvino`` or ``tensorrt``.
+        precision: of its weights and arithmetic: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+        files: plain file names inside the model folder; a runtime opens the first.
+        hardware: what it was built for, empty where it runs anywhere. Of a TensorRT engine: ``flavour``, ``version``,
+            ``platform``, ``cuda``, ``driver``, ``gpu``, ``compute_capabilities``, ``profile`` and ``onnx_sha256``.
+        parity: how it was compared with PyTorch's float32 at export. ``images`` is ``real`` or ``drawn``, ``tolerance`` what
+            was allowed, and ``comparisons`` one :class:`dhvt.evaluation.agreement.Comparison` for each runtime. Of a
+            quantized graph also ``golden_logits`` that it gave for the golden images, ``calibration_images``, ``speedup``,
+            and ``held_out``, whether it was compared on images that training did not see.
+
+    Raises:
+        ConfigError: there is no file, or one of them is not a plain file name.
+    """
+
+    format: str
+    precision: str
+    files: tuple[str, ...]
+    hardware: dict[str, Any] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "files", tuple(self.files))
+        require(bool(self.files), f"the {self.format} variant in {self.precision} has no file")
+        for name in self.files:
+            valid = isinstance(name, str) and _FILE_NAME.fullmatch(name) is not None and name != CARD_NAME
+            require(valid, f"the variant's file {name!r} is not a plain file name inside the model folder")
+
+    @property
+    def golden_logits(self) -> NDArray[np.float32] | None:
+        """What this variant gave for the golden images at export, where it is compared with that and not with PyTorch's."""
+        logits = self.parity.get("golden_logits")
+        return None if logits is None else np.array(logits, dtype=np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """The content of ``model.json``.
+
+    Args:
+        name: the model's name, which its user gave; see :mod:`dhvt.naming`.
+        version: of the model; empty until its files are written.
+        architecture: of the network, such as ``dhvt_tiny_cifar_patch4``.
+        classes: class names in label order.
+        preprocess: how an image becomes the input.
+        golden: the self-test.
+        variants: the graphs and engines, the float32 graph first.
+        temperature: what logits are divided by before they become scores; fitted on held-out images.
+        files: SHA-256 by file name, of every variant's files.
+        data: fingerprints of the images, under ``training``, ``validation``, ``calibration`` and ``test``; what is not known
+            is absent. Each has the fields of :class:`dhvt.data.fingerprint.Fingerprint`, and ``source``, where they came from.
+        metrics: the checkpoint's, and what ``dhvt evaluate --record`` measured, under the split's name.
+        recipe: how it was trained.
+        provenance: the commands that trained and exported it, the device, and the versions at training.
+        versions: of the tools that exported it.
+    """
+
+    name: str
+    version: str = ""
+    architecture: str
+    classes: list[str]
+    preprocess: Preprocess
+    golden: Golden
+    variants: tuple[Variant, ...]
+    temperature: float = 1.0
+    files: dict[str, str] = field(default_factory=dict)
+    data: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.version:
+            check_version(self.version)
+
+    @property
+    def digest(self) -> str:
+        """A hash of everything that decides an answer: files, classes, preprocessing, temperature and golden logits."""
+        decisive = [self.files, self.golden.logits, self.classes, self.preprocess.to_dict(), self.temperature]
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+    def find_variant(self, *, format: str | None = None, precision: str | None = None) -> Variant | None:
+        """The first variant of this format and precision; None where there is none."""
+        for variant in self.variants:
+            if format in (None, variant.format) and precision in (None, variant.precision):
+                return variant
+        return None
+
+    def with_variant(self, added: Variant) -> ModelCard:
+        """A card with one more variant, in the place of those that have its format and precision, or one of its files."""
+        kept = [
+            variant
+            for variant in self.variants
+            if (variant.format, variant.precision) != (added.format, added.precision) and not {*variant.files} & {*added.files}
+        ]
+        return replace(self, variants=(*kept, added))
