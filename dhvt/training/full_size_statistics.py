@@ -18,6 +18,10 @@ IMAGES = 256
 epoch: a forward pass is a third of an image's training."""
 
 _BATCH_SIZE = 64
+"""Images of a batch; while steps see smaller images, one batch is enough, which costs a quarter. Of 1,423 photographs of hands,
+428 of them held out, top-1 from 64 and from 256 images differed by 1.4 points at most and 0.5 on average in these epochs, to
+either side. In the last ones, from which the weights are taken, 256 gave a log loss that was 1.2 to 1.3 % lower."""
+
 _MEMORY = 3.0  # an average is made of 1 / (1 - decay) steps, and all but a twentieth of it of so many times as many
 
 
@@ -42,7 +46,8 @@ class FullSizeStatistics:
             return
         model = InferenceModel(state.averaged, self.run.preprocess).to(state.device)
         with estimating_statistics(state.averaged), torch.inference_mode(), state.accelerator.autocast():
-            for images in self._read():
+            is_full_size = state.recipe.scale_at((state.step - 1) / state.total_steps) == 1
+            for images in self._read()[: None if is_full_size else 1]:
                 model(images.to(state.device))
 
     def _has_seen_other_sizes(self, state: TrainState) -> bool:

@@ -86,6 +86,17 @@ def test_averaged_weights_have_the_statistics_of_full_images_from_the_first_epoc
         assert ((saved.ema[name] + 1e-6) / (value + 1e-6)).log().abs().median() < tolerance, name
 
 
+@pytest.mark.parametrize(("resolutions", "batches"), [("0.99:0.5,1:1", 1), ("0.5:0.5,1:1", 3)])
+def test_statistics_of_full_images_are_of_one_batch_until_steps_see_them(
+    image_folder, tmp_path, monkeypatch, resolutions, batches
+):
+    """54 training images, of which the last six are no whole batch."""
+    monkeypatch.setattr("dhvt.training.full_size_statistics._BATCH_SIZE", 16)
+    assert run(image_folder, tmp_path, *SMALL, "--epochs", "1", "--resolutions", resolutions).exit_code == 0
+    ema = load_checkpoint(tmp_path / "ckpt.pt").ema
+    assert {int(value) for name, value in ema.items() if name.endswith("num_batches_tracked")} == {batches}
+
+
 @pytest.mark.parametrize("batch_size", [64, 16])
 def test_recomputed_batchnorm_statistics_are_those_of_training(image_folder, ends, monkeypatch, batch_size):
     """Of all tokens of the last block, and of full batches: of 40 images 32, where a batch has 16."""
