@@ -177,7 +177,7 @@ def _why(provider: str) -> str:
 def _preload_tensorrt() -> None:
     """Importing TensorRT's package loads its libraries, where the provider then finds them."""
     try:
-        import tensorrt  # noqa: F401
+        import tensorrt  # noqa: F401  # for what importing it does
     except (ImportError, OSError):
         return  # they may be on the library path; if not, the provider's own error names them
 

@@ -97,7 +97,8 @@ class RunOptions:
     recipe: str = option("short", f"Preset that the recipe's options change: {', '.join(preset_names())}.", metavar="NAME")
     init: Path | None = option(
         None,
-        "Start from the weights of a ckpt.pt, of an authors' .pth or of a .safetensors file; with --pretrained, timm's.",
+        "Start from the weights of a ckpt.pt, with its normalisation and, unless given, its model and image size; of an "
+        "authors' .pth or of a .safetensors file; with --pretrained, timm's.",
     )
     pretrained: bool = option(
         False,

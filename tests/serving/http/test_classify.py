@@ -195,7 +195,10 @@ def test_one_bad_image_among_thirty_good_ones(server, expected):
     images = [encode(draw(seed % 3, seed)) for seed in range(30)]
     answers = [expected(image) for image in images]
     with httpx.Client(limits=httpx.Limits(max_connections=31)) as client, ThreadPoolExecutor(31) as pool:
-        send = lambda data: client.post(f"{server}/classify", files={"image": data}, timeout=60)  # noqa: E731
+
+        def send(data):
+            return client.post(f"{server}/classify", files={"image": data}, timeout=60)
+
         for _ in range(3):
             responses = list(pool.map(send, [*images[:15], PNG[: len(PNG) // 2], *images[15:]]))
             assert_error(responses.pop(15), 400, "invalid_image", "truncated")
