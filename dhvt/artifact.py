@@ -2,6 +2,7 @@
 
 model.onnx    the float32 graph: ``images`` uint8 (batch, H, W, 3) to ``logits`` float32 (batch, classes)
 model.*       other variants of it: quantized to int8, in half precision, compiled for a GPU
+reference.npz what it gave for labelled images that it has not seen, optional; see dhvt/confidence/reference.py
 model.json    the card: everything else that is known about the model, with a hash of each file and of itself
 """
 
@@ -27,6 +28,7 @@ from dhvt.card import (
     ONNX,
     OPENVINO,
     OUTPUT_NAME,
+    REFERENCE_NAME,
     TENSORRT,
     Golden,
     ModelCard,
@@ -46,6 +48,7 @@ __all__ = [
     "ONNX",
     "OPENVINO",
     "OUTPUT_NAME",
+    "REFERENCE_NAME",
     "TENSORRT",
     "Artifact",
     "Golden",
@@ -145,8 +148,8 @@ def _read_card(root: Path) -> ModelCard:
     if not isinstance(card.files, dict):
         raise ArtifactError(f"{path} records no SHA-256 by file name; export the model again")
     if set(card.files) != _names(card) or GRAPH_NAME not in card.files:
-        recorded = ", ".join(sorted(card.files)) or "no file"
-        raise ArtifactError(f"{path} records hashes of {recorded}, expected {GRAPH_NAME} and its variants' files")
+        recorded, expected = (", ".join(sorted(names)) or "no file" for names in (card.files, _names(card) | {GRAPH_NAME}))
+        raise ArtifactError(f"{path} records hashes of {recorded}, expected of {expected}")
     return card
 
 
@@ -160,8 +163,8 @@ def _from_json(values: dict[str, Any]) -> ModelCard:
 
 
 def _names(card: ModelCard) -> set[str]:
-    """The files of every variant."""
-    return {name for variant in card.variants for name in variant.files}
+    """The files of every variant, and that of the reference where there is one."""
+    return {name for variant in card.variants for name in variant.files} | ({REFERENCE_NAME} if card.reference else set())
 
 
 @contextmanager
@@ -202,7 +205,7 @@ def writing_artifact(path: str | Path, marker: str = CARD_NAME, kind: str = "mod
 
 
 def write_card(folder: Path, card: ModelCard) -> ModelCard:
-    """Writes ``model.json`` with the hashes of the variants' files; atomic.
+    """Writes ``model.json`` with the hashes of the files; atomic.
 
     Raises:
         ArtifactError: it cannot be written.

@@ -20,6 +20,7 @@ GRAPH_NAME = "model.onnx"
 INT8_NAMES = ("model.int8.xml", "model.int8.bin")
 ENGINE_NAME = "model.engine"
 CARD_NAME = "model.json"
+REFERENCE_NAME = "reference.npz"
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
 
@@ -79,7 +80,8 @@ class Variant:
         object.__setattr__(self, "files", tuple(self.files))
         require(bool(self.files), f"the {self.format} variant in {self.precision} has no file")
         for name in self.files:
-            valid = isinstance(name, str) and _FILE_NAME.fullmatch(name) is not None and name != CARD_NAME
+            valid = isinstance(name, str) and _FILE_NAME.fullmatch(name) is not None
+            valid = valid and name not in (CARD_NAME, REFERENCE_NAME)
             require(valid, f"the variant's file {name!r} is not a plain file name inside the model folder")
 
     @property
@@ -102,9 +104,11 @@ class ModelCard:
         golden: the self-test.
         variants: the graphs and engines, the float32 graph first.
         temperature: what logits are divided by before they become scores; fitted on held-out images.
-        files: SHA-256 by file name, of every variant's files.
+        files: SHA-256 by file name, of every variant's files and of the reference.
         data: fingerprints of the images, under ``training``, ``validation``, ``calibration`` and ``test``; what is not known
             is absent. Each has the fields of :class:`dhvt.data.fingerprint.Fingerprint`, and ``source``, where they came from.
+        reference: of the images of ``reference.npz``, see :class:`dhvt.confidence.reference.Reference`: a fingerprint's fields,
+            ``source``, and the ``precisions`` that were measured; empty where there is no such file.
         metrics: the checkpoint's, and what ``dhvt evaluate --record`` measured, under the split's name.
         recipe: how it was trained.
         provenance: the commands that trained and exported it, the device, and the versions at training.
@@ -121,6 +125,7 @@ class ModelCard:
     temperature: float = 1.0
     files: dict[str, str] = field(default_factory=dict)
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reference: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dhvt.artifact import Artifact, load_artifact
+from dhvt.assessment import Asked, Assessor
 from dhvt.data.decode import read_file, to_upright_rgb
 from dhvt.data.preprocess import preprocess_image, resize
 from dhvt.data.sources import ImageSource
@@ -33,6 +34,18 @@ DEFAULT_MAX_BATCH_SIZE = 32
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Predictions(list[Prediction]):
+    """The most likely classes of an image, best first, and what was asked for beside them.
+
+    Attributes:
+        prediction_set: the labels that contain the right one as often as ``coverage`` asks; None unless it is given.
+        note: why that are all labels, where the reference has too few images; else None.
+    """
+
+    prediction_set: list[str] | None = None
+    note: str | None = None
 
 
 class Classifier:
@@ -56,6 +69,7 @@ class Classifier:
         self.artifact = artifact
         self.engine = engine
         self.max_batch_size = min(max_batch_size, engine.preferred_batch_size or max_batch_size)
+        self.assessor = Assessor(artifact, engine.precision)
         self._calls = BoundedSemaphore(engine.concurrency)
 
     @classmethod
@@ -100,17 +114,26 @@ class Classifier:
         """The class names, in the order of the logits."""
         return tuple(self.artifact.card.classes)
 
-    def classify(self, image: ImageInput, top_k: int = 5) -> list[Prediction]:
+    def classify(self, image: ImageInput, top_k: int = 5, *, coverage: float | None = None) -> Predictions:
         """The ``top_k`` most likely classes of an image, best first.
 
+        Args:
+            coverage: the share of images, between 0 and 1, whose right label is to be in the result's ``prediction_set``::
+
+                classifier.classify("cat.jpg", coverage=0.95).prediction_set
+
         Raises:
+            ConfigError: ``coverage`` is given, and the model has no reference images; see ``dhvt calibrate``.
             ImageError: the image cannot be read.
             EngineError: the engine fails.
             TypeError: ``image`` is not an :data:`ImageInput`.
         """
-        return self._rank([self._preprocess(image)])[0].top(self.artifact.card, top_k)
+        asked = self._ask(coverage)
+        return self._answer(self._rank([self._preprocess(image)])[0], top_k, asked)
 
-    def classify_many(self, images: Iterable[ImageInput], top_k: int = 5) -> Iterator[list[Prediction] | ImageError]:
+    def classify_many(
+        self, images: Iterable[ImageInput], top_k: int = 5, *, coverage: float | None = None
+    ) -> Iterator[Predictions | ImageError]:
         """Classifies a stream of images in batches, and yields one result per image, in order.
 
         Threads decode the next images while the engine runs. A bounded number of images is taken ahead of the results, so
@@ -120,10 +143,15 @@ class Classifier:
             for path, result in zip(paths, classifier.classify_many(paths)):
                 print(path, result if isinstance(result, ImageError) else result[0]["label"])
 
+        Args:
+            coverage: as for :meth:`classify`.
+
         Raises:
+            ConfigError: as for :meth:`classify`.
             EngineError: the engine fails.
             TypeError: an image is not an :data:`ImageInput`.
         """
+        asked = self._ask(coverage)
         decoders = ThreadPoolExecutor(available_cpus(), thread_name_prefix="decode")
         callers = ThreadPoolExecutor(self.engine.concurrency, thread_name_prefix="engine")
         try:
@@ -131,10 +159,22 @@ class Classifier:
             batches = _split(decoded, self.max_batch_size)
             for results in _map_ahead(callers, self._rank_readable, batches, ahead=self.engine.concurrency):
                 for found in results:
-                    yield found if isinstance(found, ImageError) else found.top(self.artifact.card, top_k)
+                    yield found if isinstance(found, ImageError) else self._answer(found, top_k, asked)
         finally:  # also where the caller does not read on
             for pool in (decoders, callers):
                 pool.shutdown(cancel_futures=True)
+
+    def _ask(self, coverage: float | None) -> Asked:
+        asked = Asked(coverage=coverage)
+        self.assessor.require(asked)
+        return asked
+
+    def _answer(self, ranking: Ranking, top_k: int, asked: Asked) -> Predictions:
+        predictions = Predictions(ranking.top(self.artifact.card, top_k))
+        if asked:
+            found = self.assessor.assess(ranking, asked)
+            predictions.prediction_set, predictions.note = found["prediction_set"], found.get("prediction_set_note")
+        return predictions
 
     def _preprocess(self, image: ImageInput) -> NDArray[np.uint8]:
         """The network's input ``(H, W, 3)`` uint8 RGB."""

@@ -31,13 +31,14 @@ from serving.errors import InternalError, NotFound, NotReady, RequestError, Wron
 from serving.http.auth import read_tokens
 from serving.http.lifecycle import RequestLifecycle
 from serving.http.open_inference import report_error
-from serving.http.request import DEFAULT_TOP_K, SCOPE_KEY, Receive, RequestContext, Scope, Send
+from serving.http.request import SCOPE_KEY, Receive, RequestContext, Scope, Send
 from serving.http.response import Response
 from serving.http.routes import Endpoints
 from serving.http.schemas import BatchOutput, ClassifyOutput
 from serving.inference.early import announce_workers, load_early, take_opened
 from serving.inference.measuring import EngineMeasuring
 from serving.inference.model import ServedModel, check_model
+from serving.inference.options import DEFAULT_TOP_K
 from serving.inference.reload import ModelManager
 from serving.packing import PackedModel, service_name
 from serving.processes import bound_the_drain, check_port, forget_dead_workers, separate_metrics, tell_siblings

@@ -5,18 +5,31 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dhvt.cli.options import engine_options, load_classifier
 
+if TYPE_CHECKING:
+    from dhvt.classifier import Predictions
+
 
 @click.command()
 @engine_options
 @click.option("--top-k", default=3, show_default=True, type=click.IntRange(min=1), help="Classes to print for each image.")
+@click.option(
+    "--coverage",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    help="Also print the labels among which the right one is for this share of images, as 0.95; the model needs reference "
+    "images, see dhvt calibrate.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image, as the server's responses.")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-def classify(model: str | None, engine: str | None, top_k: int, as_json: bool, images: tuple[Path, ...]) -> None:
+def classify(
+    model: str | None, engine: str | None, top_k: int, coverage: float | None, as_json: bool, images: tuple[Path, ...]
+) -> None:
     """Print the most likely classes of IMAGES, with their probabilities.
 
     \b
@@ -34,12 +47,26 @@ def classify(model: str | None, engine: str | None, top_k: int, as_json: bool, i
     card = classifier.artifact.card
     identity = {"model": card.name, "version": card.version, "digest": card.digest}
     failed = False
-    for path, result in zip(images, classifier.classify_many(images, top_k), strict=True):
+    for path, result in zip(images, classifier.classify_many(images, top_k, coverage=coverage), strict=True):
         if isinstance(result, ImageError):
             click.echo(f"{path}: {result}", err=True)
             failed = True
         elif as_json:
-            click.echo(json.dumps({"file": str(path), **identity, "predictions": result}))
+            click.echo(json.dumps({"file": str(path), **identity, "predictions": result, **_set_fields(result)}))
         else:
-            click.echo(f"{path}: " + ", ".join(f"{entry['label']} {entry['score']:.1%}" for entry in result))
+            scores = ", ".join(f"{entry['label']} {entry['score']:.1%}" for entry in result)
+            click.echo(f"{path}: {scores}{_set_text(result)}")
     sys.exit(1 if failed else 0)
+
+
+def _set_fields(result: Predictions) -> dict[str, Any]:
+    """As the server's responses have them."""
+    if result.prediction_set is None:
+        return {}
+    return {"prediction_set": result.prediction_set} | ({"prediction_set_note": result.note} if result.note else {})
+
+
+def _set_text(result: Predictions) -> str:
+    if result.prediction_set is None:
+        return ""
+    return f"; {result.note}" if result.note else f"; one of: {', '.join(result.prediction_set)}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dhvt.cli.options import engine_options, exclude_option, on_broken_option, open_model
+from dhvt.cli.options import engine_options, exclude_option, leave_out, on_broken_option, open_model, read_fingerprint
 from dhvt.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def evaluate(
     card = artifact.card
     source, measured_split = open_test_data(data, split, card.classes)
     if exclude is not None:
-        source = _leave_out(source, Path(exclude))
-    images = _read_fingerprint(source) if card.data or record else None
+        source = leave_out(source, Path(exclude))
+    images = read_fingerprint(source) if card.data or record else None
     overlaps = _check_unseen(images, card, allow_overlap)
     with tqdm(total=len(source), unit="image", desc=f"{running.name} {running.precision}") as bar:
         on_error = None if on_broken == "stop" else lambda message: tqdm.write(f"left out: {message}")
@@ -104,27 +104,6 @@ def _describe(result: Evaluation) -> str:
         f"macro-F1 {result.macro_f1:.2f} %, log loss {result.nll:.4f}, calibration error {result.ece:.2f} % "
         f"of {result.images} images ({result.skipped} left out)"
     )
-
-
-def _leave_out(source: ImageSource, path: Path) -> ImageSource:
-    from dhvt.data.exclusion import ExcludeList
-    from dhvt.data.text import count
-
-    listed = ExcludeList(path)
-    source, names = listed.leave_out(source)
-    click.echo(f"{count(len(names), 'image')} left out, as listed in {path}", err=True)
-    if unmatched := listed.describe_unmatched():
-        click.echo(unmatched, err=True)
-    return source
-
-
-def _read_fingerprint(source: ImageSource) -> Fingerprint:
-    from tqdm import tqdm
-
-    from dhvt.data.fingerprint import fingerprint
-
-    with tqdm(total=len(source), unit="image", desc="fingerprint", leave=False, delay=2) as bar:
-        return fingerprint(source, bar.update)
 
 
 def _check_unseen(images: Fingerprint | None, card: ModelCard, allow_overlap: bool) -> dict[str, float]:

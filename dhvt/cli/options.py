@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +14,8 @@ from dhvt.training.config import RunOptions
 if TYPE_CHECKING:
     from dhvt.artifact import Artifact
     from dhvt.classifier import Classifier
+    from dhvt.data.fingerprint import Fingerprint
+    from dhvt.data.sources import ImageSource
     from dhvt.engines import Engine
 
 Command = Callable[..., None]
@@ -58,3 +61,26 @@ def open_model(model: str | None, engine: str | None) -> tuple[Artifact, Engine]
     """As :func:`load_classifier`, for a command that needs the model and the engine themselves."""
     classifier = load_classifier(model, engine)
     return classifier.artifact, classifier.engine
+
+
+def leave_out(source: ImageSource, path: Path) -> ImageSource:
+    """The images that ``--exclude`` does not list; how many it does is printed."""
+    from dhvt.data.exclusion import ExcludeList
+    from dhvt.data.text import count
+
+    listed = ExcludeList(path)
+    source, names = listed.leave_out(source)
+    click.echo(f"{count(len(names), 'image')} left out, as listed in {path}", err=True)
+    if unmatched := listed.describe_unmatched():
+        click.echo(unmatched, err=True)
+    return source
+
+
+def read_fingerprint(source: ImageSource) -> Fingerprint:
+    """The fingerprint, with a progress bar where that takes long."""
+    from tqdm import tqdm
+
+    from dhvt.data.fingerprint import fingerprint
+
+    with tqdm(total=len(source), unit="image", desc="fingerprint", leave=False, delay=2) as bar:
+        return fingerprint(source, bar.update)

@@ -66,7 +66,7 @@ def fingerprint(
     """
     rows: list[bytes] = []
     different: set[int] = set()
-    for index, value in enumerate(_hash_images(source, on_progress, hashes or {})):
+    for index, value in enumerate(hash_images(source, on_progress, hashes)):
         if value is not None:
             different.add(value)
         content = b"unreadable" if value is None else value.to_bytes(8, "little")
@@ -133,10 +133,10 @@ def _hash(*pieces: bytes) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def _hash_images(
-    source: ImageSource, on_progress: Callable[[int], None] | None, known: Mapping[str, int]
+def hash_images(
+    source: ImageSource, on_progress: Callable[[int], None] | None = None, known: Mapping[str, int] | None = None
 ) -> Iterator[int | None]:
-    """The images' hashes in order, None for an unreadable one."""
+    """The images' hashes in order, see :func:`hash_bytes`, None for an unreadable one; arguments as for :func:`fingerprint`."""
 
     def hash_one(index: int) -> int | None:
         value = known.get(source.locate(index)) if known else None

@@ -1,6 +1,7 @@
 """The engines that run the graph: one file per runtime, one interface, and the choice between them."""
 
 from dhvt.engines.base import Engine, EngineOptions
+from dhvt.engines.calibrate import measure_reference
 from dhvt.engines.ranking import Candidate
 from dhvt.engines.registry import ENGINES, all_candidates, build_engine
 from dhvt.engines.selection import Choice, check_engine, measure_engines, open_engine
@@ -20,6 +21,7 @@ __all__ = [
     "build_engine",
     "check_engine",
     "measure_engines",
+    "measure_reference",
     "open_engine",
     "verify_engines",
 ]

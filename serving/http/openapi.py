@@ -10,8 +10,8 @@ from pydantic.json_schema import models_json_schema
 
 from serving import errors
 from serving.http import schemas
-from serving.http.request import DEFAULT_TOP_K
 from serving.http.response import DIGEST_HEADER, JSON, JSON_LINES
+from serving.inference.options import DEFAULT_TOP_K
 
 _DESCRIPTION = (
     "Names what is on an image. The routes below `/v2` are those of the Open Inference Protocol, whose specification "
@@ -32,6 +32,15 @@ _TOP_K = {
     "description": "How many classes to return.",
     "schema": {"type": "integer", "minimum": 1, "default": DEFAULT_TOP_K},
 }
+_SHARE = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+_COVERAGE = {
+    "name": "coverage",
+    "in": "query",
+    "description": "Adds `prediction_set`, the labels among which the right one is for this share of images like the model's "
+    "reference images, as 0.95. Needs a model with reference images (`dhvt calibrate`), else 400.",
+    "schema": _SHARE,
+}
+_PARAMETERS = [_TOP_K, _COVERAGE]
 _ONE_FILE = {"type": "object", "required": ["image"], "properties": {"image": _BINARY, "top_k": _TOP_K["schema"]}}
 _FILES = {"type": "object", "required": ["image"], "properties": {"image": {"type": "array", "items": _BINARY}}}
 _BASE64 = {"type": "string", "contentEncoding": "base64", "description": "Base64, also after `data:image/…;base64,`."}
@@ -70,7 +79,7 @@ def openapi_document() -> dict[str, Any]:
                     schemas.ClassifyOutput,
                     {**_MODEL, "predictions": [_EXAMPLE]},
                     (*_IMAGE_ERRORS, errors.Overloaded),
-                    parameters=[_TOP_K],
+                    parameters=_PARAMETERS,
                     body={"multipart/form-data": {"schema": _ONE_FILE}, JSON: {"schema": _JSON_IMAGE}, **images},
                 )
             },
@@ -85,7 +94,7 @@ def openapi_document() -> dict[str, Any]:
                     schemas.BatchOutput,
                     {**_MODEL, "results": [{"name": "a.jpg", "predictions": [_EXAMPLE]}]},
                     (*_IMAGE_ERRORS, errors.Overloaded),
-                    parameters=[_TOP_K],
+                    parameters=_PARAMETERS,
                     body={"multipart/form-data": {"schema": _FILES}, JSON: {"schema": _JSON_IMAGES}, **archives},
                     also={JSON_LINES: {"schema": {"anyOf": [_refer("BatchLine"), _refer("Error")]}}},
                 )

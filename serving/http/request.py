@@ -10,7 +10,9 @@ from time import perf_counter
 from typing import Any
 from urllib.parse import parse_qs
 
+from dhvt.assessment import EXAMPLES, Asked
 from serving.errors import BadRequest, RequestError, TooLarge
+from serving.inference.options import DEFAULT_TOP_K, AnswerOptions
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -18,12 +20,12 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-DEFAULT_TOP_K = 5
 SCOPE_KEY = "dhvt.request"
 """Where a request's context is in its ASGI scope."""
 
 _REQUEST_ID = re.compile(rb"[\w.:/+=@-]{1,128}", re.ASCII)
 _MAX_LENGTH_DIGITS = 18
+_SHARE = re.compile(r"0?\.\d{1,9}", re.ASCII)
 
 
 @dataclass(slots=True, eq=False)
@@ -147,17 +149,32 @@ async def read_body(request: RequestContext, limit: int, too_large: str) -> byte
     raise TooLarge(too_large)
 
 
-def parse_top_k(request: RequestContext, fields: dict[str, str]) -> int:
-    """Returns ``top_k`` of the query, else of the body's fields, else :data:`DEFAULT_TOP_K`.
+def parse_options(request: RequestContext, fields: dict[str, str]) -> AnswerOptions:
+    """Returns ``top_k`` of the query, else of the body's fields, and ``coverage`` and ``reject`` of the query.
 
     Raises:
-        BadRequest: one of them is not a whole number of at least 1.
+        BadRequest: ``top_k`` is not a whole number of at least 1, or another is not a number between 0 and 1.
     """
-    given = [fields["top_k"]] if "top_k" in fields else []
     query = request.scope["query_string"]
-    if query:
-        given += parse_qs(query.decode("latin-1"), keep_blank_values=True).get("top_k", [])
+    given = parse_qs(query.decode("latin-1"), keep_blank_values=True) if query else {}
+    top_k = _parse_top_k(([fields["top_k"]] if "top_k" in fields else []) + given.get("top_k", []))
+    if "coverage" not in given and "reject" not in given:
+        return AnswerOptions(top_k)
+    return AnswerOptions(top_k, Asked(coverage=_parse_share(given, "coverage"), reject=_parse_share(given, "reject")))
+
+
+def _parse_top_k(given: list[str]) -> int:
     for text in given:
         if not (text.isascii() and text.isdigit() and text.strip("0")):
             raise BadRequest(f"top_k is {text[:100]!r}; it must be a whole number of at least 1")
     return int(given[-1].lstrip("0")[:9]) if given else DEFAULT_TOP_K
+
+
+def _parse_share(given: dict[str, list[str]], name: str) -> float | None:
+    """The number between 0 and 1 that the query gives."""
+    value = None
+    for text in given.get(name, []):
+        value = float(text) if _SHARE.fullmatch(text) else 0.0
+        if not value:
+            raise BadRequest(f"{name} is {text[:100]!r}; it must be a number between 0 and 1, as {EXAMPLES[name]}")
+    return value

@@ -17,11 +17,12 @@ from serving.errors import BadRequest, Unauthorized
 from serving.http import open_inference
 from serving.http.openapi import openapi_document, product_version
 from serving.http.page import page_response
-from serving.http.request import RequestContext, parse_top_k, read_body, stream_body
+from serving.http.request import RequestContext, parse_options, read_body, stream_body
 from serving.http.response import DIGEST_HEADER, JSON_LINES, Response, to_json
 from serving.http.results import collect_json, json_lines
 from serving.inference.model import ServedModel
 from serving.inference.multi import MultiImageClassifier
+from serving.inference.options import AnswerOptions
 from serving.inference.reload import ModelManager
 from serving.metrics import metrics
 from serving.sampling import Sampler
@@ -123,38 +124,39 @@ class Endpoints:
         """``POST /classify``: one image."""
         reader = UploadReader(request.content_type, self.settings.max_upload_bytes)
         upload = await reader.parse(await read_body(request, reader.max_body_bytes, reader.too_large))
-        top_k = parse_top_k(request, upload.fields)
+        options = parse_options(request, upload.fields)
         model = self.model
+        model.require(options)
         # The future has no name here: an error's traceback would hold this frame, and this the future, its error and the image.
         if model.scheduler.oldest_wait_s() > _WATCH_AFTER_S:
             ranking = await _unless_disconnected(model.scheduler.submit(upload.image), request)
         else:
             ranking = await model.scheduler.submit(upload.image)
-        card = model.artifact.card
-        self.sampler.offer(upload.image, ranking, card)
-        return _respond(model, to_json({**model.identity, "predictions": ranking.top(card, top_k)}))
+        self.sampler.offer(upload.image, ranking, model.artifact.card)
+        return _respond(model, to_json({**model.identity, **model.answer(ranking, options)}))
 
     async def classify_multiple(self, request: RequestContext) -> Response:
         """``POST /classify/batch``: many images, in order; as JSON lines while they come, where the client accepts those."""
-        images, top_k = await self._read_images(request)
+        images, options = await self._read_images(request)
         model = self.model
-        results = self._multi.classify(model, images, top_k)
+        model.require(options)
+        results = self._multi.classify(model, images, options)
         if JSON_LINES in request.headers.get(b"accept", b"").decode("latin-1"):
             return _respond(model, json_lines(results, model.identity), JSON_LINES)
         return _respond(model, await collect_json(results, model.identity))
 
-    async def _read_images(self, request: RequestContext) -> tuple[AsyncIterator[UploadedImage], int]:
-        """The images of a request to ``/classify/batch``, as they come where its body can be read in pieces, and ``top_k``."""
+    async def _read_images(self, request: RequestContext) -> tuple[AsyncIterator[UploadedImage], AnswerOptions]:
+        """The images of a request to ``/classify/batch``, as they come where its body can be read in pieces; its options."""
         settings = self.settings
         if media_type(request.content_type) == JSON:
             limit = min(max_json_bytes(settings.max_upload_bytes), settings.max_batch_upload_bytes)
             too_large = f"the JSON body is larger than {limit:,} bytes; send a form or an archive, or several requests"
             body = await read_body(request, limit, too_large)
             images, fields = parse_json_images(body, settings.max_batch_images, settings.max_upload_bytes)
-            return images, parse_top_k(request, fields)
-        top_k = parse_top_k(request, {})
+            return images, parse_options(request, fields)
+        options = parse_options(request, {})
         chunks = stream_body(request, settings.max_batch_upload_bytes, "send several requests")
-        return read_images(request.content_type, chunks, settings), top_k
+        return read_images(request.content_type, chunks, settings), options
 
     async def info(self, request: RequestContext) -> Response:
         """``GET /info``: what is served, by what, within which limits."""
@@ -173,6 +175,7 @@ class Endpoints:
                     "metrics": card.metrics,
                     "preprocess": card.preprocess.to_dict(),
                     "temperature": card.temperature,
+                    "reference": model.assessor.describe(),
                     "engine": {
                         "name": engine.name,
                         "precision": engine.precision,

@@ -27,7 +27,19 @@ class Error(BaseModel):
     error: ErrorDetail
 
 
-class ClassifyOutput(BaseModel):
+class Assessment(BaseModel):
+    """What is answered on request."""
+
+    prediction_set: list[str] | None = Field(
+        default=None,
+        description="With `coverage`: labels that contain the right one for this share of images, likeliest first.",
+    )
+    prediction_set_note: str | None = Field(
+        default=None, description="Why it has every label: the model's reference images are too few for this coverage."
+    )
+
+
+class ClassifyOutput(Assessment):
     """The most likely classes, best first."""
 
     model: str = Field(description="The name of the model that answered.")
@@ -35,7 +47,7 @@ class ClassifyOutput(BaseModel):
     predictions: list[ScoredLabel]
 
 
-class BatchResult(BaseModel):
+class BatchResult(Assessment):
     """One image's classes, or its error."""
 
     name: str = Field(description="The file's name, as it was sent.")
@@ -70,6 +82,10 @@ class Info(BaseModel):
     metrics: dict[str, Any] = Field(description="Measured in training, and under test what dhvt evaluate recorded.")
     preprocess: dict[str, Any]
     temperature: float = Field(description="What logits are divided by before they become scores.")
+    reference: dict[str, Any] | None = Field(
+        description="The images that `coverage` is measured by: how many, the largest coverage that they allow, and in which "
+        "precision they were measured; null where the model has none."
+    )
     engine: dict[str, Any] = Field(
         description="What runs the graph, and each engine's speed, accuracy and why it does or does not."
     )

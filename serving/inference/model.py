@@ -10,9 +10,13 @@ from functools import cached_property
 from typing import Any
 
 from dhvt.artifact import Artifact, load_artifact
+from dhvt.assessment import Assessor
 from dhvt.engines import Candidate, Choice, Engine, check_engine, open_engine
+from dhvt.errors import ConfigError
 from dhvt.hardware.cpus import available_cpus
-from serving.errors import RequestError
+from dhvt.ranking import Ranking
+from serving.errors import BadRequest, RequestError
+from serving.inference.options import AnswerOptions
 from serving.inference.scheduler import Scheduler
 from serving.metrics import metrics
 from serving.settings import Settings
@@ -25,12 +29,14 @@ UNHEALTHY_AFTER = 3
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A verified artifact, the engine that was chosen to run it, and the scheduler that feeds the engine."""
+    """A verified artifact, the engine that was chosen to run it, the scheduler that feeds the engine, and the assessor of what
+    its answers are worth."""
 
     artifact: Artifact
     choice: Choice
     scheduler: Scheduler
     request_timeout_s: int
+    assessor: Assessor
 
     @property
     def engine(self) -> Engine:
@@ -66,6 +72,7 @@ class ServedModel:
         else:
             artifact, choice = await asyncio.wrap_future(opened)
         card, engine = artifact.card, choice.engine
+        assessor = Assessor(artifact, engine.precision)
         scheduler = Scheduler(
             engine,
             card,
@@ -74,7 +81,7 @@ class ServedModel:
             max_pixels=settings.max_pixels,
             metrics=metrics(),
         )
-        model = cls(artifact, choice, scheduler, settings.request_timeout_s)
+        model = cls(artifact, choice, scheduler, settings.request_timeout_s, assessor)
         model.announce(1)
         for candidate in choice.candidates:
             logger.info("engine %s", candidate.describe())
@@ -83,6 +90,18 @@ class ServedModel:
             card.name, card.version, artifact.path, model.digest, len(card.classes), engine.name, engine.precision,
         )  # fmt: skip
         return model
+
+    def require(self, options: AnswerOptions) -> None:
+        """Raises BadRequest where the model cannot answer what is asked beside the predictions."""
+        try:
+            self.assessor.require(options.asked)
+        except ConfigError as error:
+            raise BadRequest(str(error)) from None
+
+    def answer(self, ranking: Ranking, options: AnswerOptions) -> dict[str, Any]:
+        """One image's answer: its predictions, and what else is asked for."""
+        answer: dict[str, Any] = {"predictions": ranking.top(self.artifact.card, options.top_k)}
+        return answer | self.assessor.assess(ranking, options.asked) if options.asked else answer
 
     async def close(self) -> None:
         """Answers what was accepted, then ends the threads."""

@@ -11,6 +11,7 @@ from dhvt.artifact import ModelCard
 from dhvt.ranking import Ranking
 from serving.errors import RequestError
 from serving.inference.model import ServedModel
+from serving.inference.options import AnswerOptions
 from serving.metrics import metrics
 from serving.settings import Settings
 from serving.uploads.image import UploadedImage
@@ -40,7 +41,7 @@ class MultiImageClassifier:
         self._images, self._bytes = 0, 0  # of all requests, waiting
 
     async def classify(
-        self, model: ServedModel, images: AsyncIterator[UploadedImage], top_k: int
+        self, model: ServedModel, images: AsyncIterator[UploadedImage], options: AnswerOptions
     ) -> AsyncGenerator[Result, None]:
         """Yields a result for each image in order, all from this model.
 
@@ -49,7 +50,7 @@ class MultiImageClassifier:
         """
         started: _TaskQueue = asyncio.Queue()
         with model.scheduler.hold():
-            reading = asyncio.create_task(self._start_all(images, started, model, top_k))
+            reading = asyncio.create_task(self._start_all(images, started, model, options))
             try:
                 while (task := await started.get()) is not None:
                     yield await task
@@ -62,13 +63,13 @@ class MultiImageClassifier:
                         task.cancel()
 
     async def _start_all(
-        self, images: AsyncIterator[UploadedImage], started: _TaskQueue, model: ServedModel, top_k: int
+        self, images: AsyncIterator[UploadedImage], started: _TaskQueue, model: ServedModel, options: AnswerOptions
     ) -> None:
         """Puts a task for each image into ``started``, in order, and None at the end."""
         running: deque[asyncio.Task[Result]] = deque()
         try:
             async for image in images:
-                running.append(self._start(image, model, top_k))
+                running.append(self._start(image, model, options))
                 started.put_nowait(running[-1])
                 while running and (running[0].done() or self._is_full()):
                     oldest = running.popleft()
@@ -77,10 +78,10 @@ class MultiImageClassifier:
         finally:
             started.put_nowait(None)
 
-    def _start(self, image: UploadedImage, model: ServedModel, top_k: int) -> asyncio.Task[Result]:
+    def _start(self, image: UploadedImage, model: ServedModel, options: AnswerOptions) -> asyncio.Task[Result]:
         """A task that classifies one image, counted until it is done."""
         size = image.size
-        task = asyncio.create_task(self._classify_named(model, image, top_k))
+        task = asyncio.create_task(self._classify_named(model, image, options))
         self._images, self._bytes = self._images + 1, self._bytes + size
 
         def uncount(_: object) -> None:
@@ -92,7 +93,7 @@ class MultiImageClassifier:
     def _is_full(self) -> bool:
         return self._images >= self._max_images or self._bytes > self._max_bytes
 
-    async def _classify_named(self, model: ServedModel, image: UploadedImage, top_k: int) -> Result:
+    async def _classify_named(self, model: ServedModel, image: UploadedImage, options: AnswerOptions) -> Result:
         """One image's name with its predictions or its error."""
         if isinstance(image.data, RequestError):
             metrics().images.labels(image.data.code).inc()
@@ -102,4 +103,4 @@ class MultiImageClassifier:
         except RequestError as error:
             return {"name": image.name, **error.to_dict()}
         self._offer_sample(image.data, ranking, model.artifact.card)
-        return {"name": image.name, "predictions": ranking.top(model.artifact.card, top_k)}
+        return {"name": image.name, **model.answer(ranking, options)}

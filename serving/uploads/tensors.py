@@ -36,7 +36,7 @@ class InferRequest:
         id: of the request, sent back with the response; None where there is none.
         images: of its one input.
         outputs: for each that is wanted, whether it is sent as binary data.
-        fields: the parameters that :func:`serving.http.request.parse_top_k` reads.
+        fields: the parameters that :func:`serving.http.request.parse_options` reads.
     """
 
     id: str | None

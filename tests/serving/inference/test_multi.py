@@ -3,9 +3,11 @@
 import asyncio
 from contextlib import asynccontextmanager
 
+from dhvt.assessment import Assessor
 from dhvt.engines import Choice
 from serving.inference.model import ServedModel
 from serving.inference.multi import MultiImageClassifier
+from serving.inference.options import AnswerOptions
 from serving.inference.scheduler import Scheduler
 from serving.metrics import metrics
 from serving.settings import Settings
@@ -17,7 +19,9 @@ REQUESTS, MAX_BATCH_SIZE = 5, 2
 @asynccontextmanager
 async def serving(engine, artifact, *, request_timeout_s=30):
     scheduler = Scheduler(engine, artifact.card, decoders=1, max_batch_size=MAX_BATCH_SIZE, max_pixels=10**6, metrics=metrics())
-    model = ServedModel(artifact, Choice(engine=engine, rejected=()), scheduler, request_timeout_s)
+    model = ServedModel(
+        artifact, Choice(engine=engine, rejected=()), scheduler, request_timeout_s, Assessor(artifact, engine.precision)
+    )
     yield model
     engine.free.set()
     await model.close()
@@ -35,7 +39,7 @@ def test_batches_share_what_may_wait_and_each_comes_to_its_end(engine, artifact,
     multi = MultiImageClassifier(Settings(max_batch_size=MAX_BATCH_SIZE))
 
     async def collect(model):
-        return [result["name"] async for result in multi.classify(model, upload(), top_k=1)]
+        return [result["name"] async for result in multi.classify(model, upload(), AnswerOptions(top_k=1))]
 
     async def run():
         async with serving(engine, artifact) as model:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from dhvt.assessment import Assessor
 from dhvt.data.preprocess import preprocess_image
 from dhvt.engines import Choice
 from dhvt.ranking import Ranking, rank
@@ -141,7 +142,7 @@ def test_the_threads_outlive_what_fails_outside_decoding_and_engine(engine, arti
 def test_a_thread_that_ended_makes_the_server_unready(engine, artifact, images):
     async def run():
         scheduler = Scheduler(engine, artifact.card, decoders=1, max_batch_size=4, max_pixels=10**6, metrics=metrics())
-        model = ServedModel(artifact, Choice(engine=engine, rejected=()), scheduler, 30)
+        model = ServedModel(artifact, Choice(engine=engine, rejected=()), scheduler, 30, Assessor(artifact, engine.precision))
         before = await model.is_healthy()
         engine.predict = lambda images: sys.exit()
         scheduler.submit(images[0])

@@ -1,0 +1,60 @@
+"""Prediction sets: the labels among which the right one is as often as promised, by split conformal prediction.
+
+A nonconformity score says how badly a label fits an image. Of N labelled images that the model has not seen, the score of the
+right label is known; a new image's right label has a score of at most the k-th smallest of them, k = ⌈(N + 1) · coverage⌉, with
+a probability of at least the coverage, whatever the model is worth. That holds on average over reference and new images of the
+same kind, not for each class or each image. Angelopoulos and Bates 2021, arXiv 2107.07511.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ROUNDING = 1e-9
+"""Of ``(N + 1) · coverage``, which is a whole number where 20 · 0.95 is meant."""
+
+
+def nonconformity(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How badly each label fits, ``(N, classes)``: 0 for the most likely one, otherwise 1 less its probability.
+
+    That is LAC (Sadinle et al. 2019) but for the most likely label, which is so in every set: an empty set tells nothing.
+
+    Args:
+        probabilities: ``(N, classes)``.
+    """
+    scores = 1 - probabilities
+    scores[np.arange(len(scores)), probabilities.argmax(axis=1)] = 0
+    return scores
+
+
+def find_rank(images: int, coverage: float) -> int:
+    """Which of the sorted scores of so many reference images is the threshold, from 1; above ``images`` there is none."""
+    return max(math.ceil((images + 1) * coverage - _ROUNDING), 1)
+
+
+def least_images(coverage: float) -> int:
+    """The fewest reference images that a coverage needs: 19 for 0.95."""
+    return max(math.ceil(coverage / (1 - coverage) - _ROUNDING), 1)
+
+
+def find_threshold(scores: NDArray[np.float64], coverage: float) -> float:
+    """The nonconformity up to which labels are in the set; infinite where the images are too few for this coverage.
+
+    Args:
+        scores: ``(N,)`` ascending, of the reference images' right labels.
+        coverage: between 0 and 1.
+    """
+    rank = find_rank(len(scores), coverage)
+    return float(scores[rank - 1]) if rank <= len(scores) else math.inf
+
+
+def count_labels(scores: NDArray[np.float64], threshold: float) -> int:
+    """How many of the most likely labels are in the set of one image.
+
+    Args:
+        scores: ``(classes,)``, probabilities, descending.
+    """
+    return max(int(np.count_nonzero(1 - scores <= threshold)), 1)

@@ -1,0 +1,94 @@
+"""``dhvt calibrate``, and prediction sets on the command line and in Python."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+
+from dhvt import Classifier, open_dataset
+from dhvt.artifact import load_artifact, write_card
+from dhvt.cli.main import main
+from dhvt.confidence.reference import load_reference
+from dhvt.data.fingerprint import hash_bytes
+from dhvt.data.record import record_source
+from dhvt.errors import ConfigError
+from tests.conftest import CLASSES, draw
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [*map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def calibrated(artifact_path, image_folder, tmp_path_factory):
+    """The small model with 60 reference images."""
+    import shutil
+
+    path = tmp_path_factory.mktemp("calibrated") / "artifact"
+    shutil.copytree(artifact_path, path)
+    result = run("calibrate", "--model", path, "--data", image_folder)
+    assert result.exit_code == 0, result.output
+    assert "has 60 reference images, in fp32" in result.stdout
+    assert "up to a coverage of 0.9836" in result.stdout
+    assert "it may have seen these images" in result.stderr
+    return path
+
+
+def test_the_reference_is_what_the_engine_gives(calibrated, image_folder):
+    artifact, source = load_artifact(calibrated), open_dataset(image_folder)
+    record = record_source(source)
+    assert artifact.card.reference.items() >= record.items()
+    reference = load_reference(artifact)
+    assert reference.labels.tolist() == source.labels.tolist()
+    assert reference.hashes.tolist() == [hash_bytes(source.read(index)) for index in range(60)]
+    classifier = Classifier.load(calibrated, engine="onnxruntime", threads=1)
+    for index in (0, 30, 59):
+        best = classifier.classify(source.read(index))[0]
+        measured, _ = reference.find("fp32")
+        assert best["score"] == pytest.approx(measured.top_score[index], abs=1e-4)
+        assert best["label"] == CLASSES[measured.predicted[index]]
+
+
+def test_classify_prints_the_set(calibrated, tmp_path):
+    draw(0, 1000).save(tmp_path / "a.png")
+    command = ["classify", "--model", calibrated, "--engine", "onnxruntime", tmp_path / "a.png"]
+    printed = run(*command, "--coverage", "0.8").stdout
+    assert "; one of: " in printed
+    answer = json.loads(run(*command, "--json", "--coverage", "0.8").stdout)
+    assert printed.strip().endswith(", ".join(answer["prediction_set"]))
+    assert answer["prediction_set"][0] == answer["predictions"][0]["label"]
+    assert "prediction_set" not in json.loads(run(*command, "--json").stdout)
+    few = json.loads(run(*command, "--json", "--coverage", "0.99").stdout)
+    assert sorted(few["prediction_set"]) == CLASSES
+    assert few["prediction_set_note"] == "every label: coverage 0.99 needs 99 reference images, and this model has 60"
+    assert "every label: coverage 0.99 needs" in run(*command, "--coverage", "0.99").stdout
+
+
+def test_sets_in_python(calibrated, image_folder):
+    classifier = Classifier.load(calibrated, engine="onnxruntime", threads=1)
+    source = open_dataset(image_folder)
+    images = [source.read(index) for index in range(60)]
+    results = list(classifier.classify_many(images, top_k=1, coverage=0.9))
+    hits = [CLASSES[label] in result.prediction_set for label, result in zip(source.labels, results, strict=True)]
+    assert sum(hits) >= 54  # on the reference itself, at least
+    assert classifier.classify(images[0], coverage=0.9).prediction_set == results[0].prediction_set
+    assert classifier.classify(images[0]).prediction_set is None
+    with pytest.raises(ConfigError, match=r"coverage is 95; it must be between 0 and 1, as 0\.95"):
+        classifier.classify(images[0], coverage=95)
+
+
+def test_without_reference_images_no_set(artifact_path, tmp_path):
+    draw(0, 1000).save(tmp_path / "a.png")
+    result = run("classify", "--model", artifact_path, "--engine", "onnxruntime", "--coverage", "0.8", tmp_path / "a.png")
+    assert result.exit_code == 1
+    assert "this model has no reference images, which coverage needs; dhvt calibrate --model" in result.output
+
+
+def test_images_that_the_model_has_seen_are_refused(artifact_copy, image_folder):
+    card = load_artifact(artifact_copy).card
+    write_card(artifact_copy, replace(card, data={"validation": record_source(open_dataset(image_folder))}))
+    result = run("calibrate", "--model", artifact_copy, "--data", image_folder)
+    assert result.exit_code == 1
+    assert "100.0 % were used for validation" in result.output
+    assert load_artifact(artifact_copy).card.reference == {}
