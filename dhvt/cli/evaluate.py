@@ -102,7 +102,7 @@ def _describe(result: Evaluation) -> str:
     return (
         f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, balanced accuracy {result.balanced_accuracy:.2f} %, "
         f"macro-F1 {result.macro_f1:.2f} %, log loss {result.nll:.4f}, calibration error {result.ece:.2f} % "
-        f"of {result.images} images ({result.skipped} left out)"
+        f"({result.ece_low:.1f} to {result.ece_high:.1f} %) of {result.images} images ({result.skipped} left out)"
     )
 
 

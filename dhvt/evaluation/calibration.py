@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 
 BINS = 15
 FOLDS = 5
+PRIOR = 0.5
+"""Images that count as wrong beside those measured, see :func:`fit_temperature`."""
+
+_DRAWS = 2000
 _TEMPERATURES = (0.05, 20.0)  # beyond, the model is not worth calibrating
 
 
@@ -57,6 +61,25 @@ def expected_calibration_error(logits: NDArray[np.floating], labels: NDArray[np.
     return float((bins.share * np.abs(bins.accuracy - bins.confidence)).sum())
 
 
+def calibration_error_interval(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> tuple[float, float]:
+    """Where the calibration error of endless images like these may lie, 0 to 1: with few images it is known badly.
+
+    The lower end is the error less what true scores would show by chance on so many images (97.5 % of draws stay below). The
+    upper end is the 97.5 % quantile of the error, where each bin's accuracy is drawn from Jeffreys' posterior, so that few
+    images that are all right do not count as proof.
+    """
+    bins = reliability(logits, labels)
+    rng = np.random.default_rng(0)
+    counts = np.rint(bins.share * len(labels)).astype(np.int64)
+    right = np.rint(bins.accuracy * counts)
+    chance = rng.binomial(counts, np.clip(bins.confidence, 0, 1), (_DRAWS, BINS)) / np.maximum(counts, 1)
+    accuracy = rng.beta(right + 0.5, counts - right + 0.5, (_DRAWS, BINS))
+    by_chance, possible = ((bins.share * np.abs(drawn - bins.confidence)).sum(axis=1) for drawn in (chance, accuracy))
+    error = expected_calibration_error(logits, labels)
+    low, high = error - float(np.quantile(by_chance, 0.975)), float(np.quantile(possible, 0.975))
+    return max(low, 0.0), max(high, error)
+
+
 def negative_log_likelihood(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
     """Mean of ``-log p(label)``, in nats."""
     shifted = np.asarray(logits, dtype=np.float64) - logits.max(axis=1, keepdims=True)
@@ -67,8 +90,11 @@ def negative_log_likelihood(logits: NDArray[np.floating], labels: NDArray[np.int
 def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
     """The temperature, by which logits are divided, that makes the labels of held-out images likeliest.
 
-    It changes no ranking. Where every image is classified correctly there is no minimum, as any lower temperature is
-    likelier; the result is then 1. It lies between 0.05 and 20.
+    It changes no ranking. It lies between 0.05 and 20.
+
+    Where every image is classified correctly, any lower temperature makes their labels likelier, which n images cannot show.
+    So half an image more counts (Jeffreys' prior), like the average one, but with the likeliest of the wrong labels as its
+    label: scores are then about 1 - 0.5/n on average, and with some mistakes among many images it changes nothing.
 
     Args:
         logits: ``(N, classes)``, of images that were not trained on.
@@ -122,10 +148,8 @@ def cross_fit_temperatures(
 
 def _fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64], start: float) -> float:
     """Newton's method for the inverse temperature, in which the log loss is convex, within a bracket that only shrinks."""
-    if bool((logits.argmax(axis=1) == labels).all()):
-        return 1.0
     shifted = logits - logits.max(axis=1, keepdims=True)
-    labelled = float(shifted[np.arange(len(labels)), labels].mean())
+    labelled = _mean_labelled(shifted, labels)
     low, high = 1 / _TEMPERATURES[1], 1 / _TEMPERATURES[0]
     inverse = min(max(1 / start, low), high)
     for _ in range(60):
@@ -139,12 +163,21 @@ def _fit_temperature(logits: NDArray[np.float64], labels: NDArray[np.int64], sta
     return 1 / following
 
 
+def _mean_labelled(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """The mean logit of the right label, with :data:`PRIOR` images more whose label is the likeliest wrong one."""
+    rows = np.arange(len(labels))
+    wrong = logits.copy()
+    wrong[rows, labels] = -np.inf
+    right = float(logits[rows, labels].mean())
+    return right if logits.shape[1] == 1 else right + (float(wrong.max(axis=1).mean()) - right) * PRIOR / (len(rows) + PRIOR)
+
+
 def _log_loss_derivatives(logits: NDArray[np.float64], labelled: float, inverse: float) -> tuple[float, float]:
     """The first two derivatives of the mean log loss with respect to the inverse temperature.
 
     Args:
         logits: ``(N, classes)``, at most 0 in each row and 0 somewhere.
-        labelled: mean logit of the right class.
+        labelled: mean logit of the right class, see :func:`_mean_labelled`.
     """
     exponents = np.exp(logits * inverse)
     total = exponents.sum(axis=1)

@@ -13,6 +13,7 @@ from dhvt.data.preprocess import Preprocess
 from dhvt.data.sources import ImageSource
 from dhvt.errors import DataError, ImageError
 from dhvt.evaluation.calibration import (
+    calibration_error_interval,
     cross_fit_temperatures,
     expected_calibration_error,
     fit_temperature,
@@ -61,6 +62,7 @@ class Evaluation:
             :func:`balanced_accuracy`.
         macro_f1: mean of the classes' F1 in percent, see :func:`macro_f1`.
         ece: expected calibration error in percent, of the scores at the temperature.
+        ece_low, ece_high: where that of endless images like these may lie, see :func:`calibration_error_interval`.
         nll: mean negative log-likelihood of the right class at the temperature, in nats.
     """
 
@@ -71,6 +73,8 @@ class Evaluation:
     balanced_accuracy: float
     macro_f1: float
     ece: float
+    ece_low: float
+    ece_high: float
     nll: float
 
     def to_dict(self) -> dict[str, float | int]:
@@ -124,6 +128,7 @@ def evaluate(outputs: Outputs, temperature: float | NDArray[np.float64] = 1.0) -
     matrix = confusion_matrix(outputs.logits, outputs.labels)
     correct = np.argsort(-outputs.logits, axis=1)[:, :5] == outputs.labels[:, None]
     scaled = outputs.logits / np.asarray(temperature, dtype=np.float64).reshape(-1, 1)
+    low, high = calibration_error_interval(scaled, outputs.labels)
     return Evaluation(
         images=len(outputs.labels),
         skipped=outputs.skipped,
@@ -132,6 +137,8 @@ def evaluate(outputs: Outputs, temperature: float | NDArray[np.float64] = 1.0) -
         balanced_accuracy=balanced_accuracy(matrix),
         macro_f1=macro_f1(matrix),
         ece=100 * expected_calibration_error(scaled, outputs.labels),
+        ece_low=100 * low,
+        ece_high=100 * high,
         nll=negative_log_likelihood(scaled, outputs.labels),
     )
 

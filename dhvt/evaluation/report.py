@@ -159,7 +159,7 @@ def _results(evaluation: Evaluation, temperature: float) -> dict[str, str]:
         "balanced accuracy": f"{evaluation.balanced_accuracy:.2f} %",
         "macro-F1": f"{evaluation.macro_f1:.2f} %",
         "log loss": f"{evaluation.nll:.4f}",
-        "calibration error": f"{evaluation.ece:.2f} %",
+        "calibration error": f"{evaluation.ece:.2f} % ({evaluation.ece_low:.1f} to {evaluation.ece_high:.1f} %)",
         "temperature": f"{temperature:.3f}",
         "images": f"{evaluation.images:,}",
         **({"unreadable": f"{evaluation.skipped:,}"} if evaluation.skipped else {}),

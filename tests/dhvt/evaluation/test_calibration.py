@@ -3,6 +3,7 @@ import pytest
 
 from dhvt.evaluation.calibration import (
     FOLDS,
+    calibration_error_interval,
     cross_fit_temperatures,
     describe_limit,
     expected_calibration_error,
@@ -36,9 +37,36 @@ def test_the_temperature_undoes_a_scaling(calibrated, factor):
     assert fit_temperature(logits * factor, labels) == pytest.approx(factor, rel=0.05)
 
 
-def test_with_every_image_right_there_is_no_temperature_to_fit(calibrated):
-    logits, _ = calibrated
-    assert fit_temperature(logits[:50], logits[:50].argmax(axis=1)) == 1.0
+@pytest.mark.parametrize(("images", "score"), [(20, 0.975), (140, 0.9964)])
+def test_with_every_image_right_the_scores_are_what_so_many_images_can_show(images, score):
+    """Half an image of so many may be wrong, whatever factor the logits have."""
+    logits = np.tile([[3.0, 0.0]], (images, 1))
+    for factor in (0.3, 1, 5):
+        temperature = fit_temperature(factor * logits, np.zeros(images, np.int64))
+        assert softmax(factor * logits / temperature)[0, 0] == pytest.approx(score, abs=1e-3)
+    assert fit_temperature(logits, np.zeros(images, np.int64)) < 1
+
+
+def test_the_interval_of_the_calibration_error_holds_the_true_one():
+    """Of true scores it is 0, and of scores that are too low by 0.1 it is 0.1, on few images as on many."""
+    rng = np.random.default_rng(3)
+    for images in (30, 300, 3000):
+        held = 0
+        for _ in range(40):
+            scores = rng.uniform(0.65, 0.9, images)
+            labels = (rng.random(images) > scores).astype(np.int64)
+            low, high = calibration_error_interval(np.log(np.stack([scores, 1 - scores], 1)), labels)
+            shifted_low, shifted_high = calibration_error_interval(np.log(np.stack([scores - 0.1, 1.1 - scores], 1)), labels)
+            held += (low == 0 <= high) + (shifted_low <= 0.1 <= shifted_high)
+        assert held >= 74
+
+
+def test_few_images_that_are_all_right_prove_little():
+    logits = np.tile([[10.0, 0.0]], (20, 1))
+    few = calibration_error_interval(logits, np.zeros(20, np.int64))
+    many = calibration_error_interval(np.tile(logits, (100, 1)), np.zeros(2000, np.int64))
+    assert few[0] == many[0] == 0
+    assert (few[1] > 0.05, many[1] < 0.01) == (True, True)
 
 
 def test_likelihood_of_certainty_and_of_a_guess():
@@ -97,7 +125,7 @@ def test_a_temperature_at_its_limit_is_told():
     contradictory = fit_temperature(np.tile([[5.0, 0]], (4, 1)), np.array([0, 1, 1, 1]))
     assert "the temperature is 20, the limit of what is fitted" in describe_limit(contradictory, 4)
     assert "4 validation images are too few" in describe_limit(contradictory, 4)
-    nearly = np.array([[0.5, 0]] * 30 + [[0, 1e-6]])
+    nearly = np.array([[0.05, 0]] * 30 + [[0, 1e-6]])
     assert "scores are near 0 and 1" in describe_limit(fit_temperature(nearly, np.zeros(31, dtype=np.int64)), 31)
     assert describe_limit(1.0, 4) is None
 
@@ -115,6 +143,10 @@ def test_the_temperature_is_where_the_log_loss_is_least():
     for scale in (1e-3, 0.1, 1, 30, 1e4):
         logits, labels = rng.normal(0, scale, (50, 4)), rng.integers(0, 4, 50)
         best = fit_temperature(logits, labels)
-        losses = [negative_log_likelihood(logits / near, labels) for near in (best, best * 1.05, best / 1.05)]
+        wrong = np.where(np.eye(4)[labels] > 0, -np.inf, logits).argmax(axis=1)
+        losses = [
+            50 * negative_log_likelihood(logits / near, labels) + 0.5 * negative_log_likelihood(logits / near, wrong)
+            for near in (best, best * 1.05, best / 1.05)
+        ]
         assert 0.05 <= best <= 20
         assert losses[0] == min(losses) or best > 19.9 or best < 0.051
