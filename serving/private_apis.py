@@ -16,6 +16,8 @@ what                                            for                             
 ``uvicorn.protocols.http.auto``                 our HTTP protocol                          ``uvicorn.Config(http=…)``, which
                                                                                            BentoML builds itself
 ``HttpToolsProtocol``                           its base, see serving/http/protocol.py     none
+the folder ``static_content``                   Swagger UI at ``/docs``, which is 404      none
+                                                without it
 ==============================================  =========================================  ================================
 
 :func:`check_private_apis` is the first thing that the service does, so that a version in which one of them is missing ends
@@ -26,6 +28,8 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from dhvt.errors import ConfigError
@@ -98,6 +102,14 @@ def _exists(name: str) -> bool:
 def forget_that_tracking_was_asked() -> None:
     """Has BentoML look again whether it may report its use; see :mod:`dhvt.telemetry`."""
     _find(f"{_USAGE}:do_not_track").cache_clear()
+
+
+def swagger_folder() -> Path:
+    """Returns the folder with Swagger UI's files, which may not be there."""
+    found = find_spec("bentoml")
+    assert found is not None, "the server needs BentoML"
+    assert found.origin is not None, "BentoML is a package with files"
+    return Path(found.origin).parent / "_internal" / "server" / "static_content"
 
 
 def set_metrics_folder(folder: str) -> None:

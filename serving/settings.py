@@ -32,7 +32,7 @@ class Settings(EngineSettings):
         max_queue_ms: while an image has waited for longer than this, new requests are refused with 503; 0 for no limit.
         request_timeout_s: seconds until a request that is not answered gets 504.
         batch_timeout_s: the same for ``/classify/batch``.
-        token: what a client must send as ``Authorization: Bearer …`` to all but the page ``/`` and the health
+        token: what a client must send as ``Authorization: Bearer …`` to all but the pages and the health
             routes; empty for nothing.
         token_file: file with more of such tokens, one per line; read again on each reload.
         cors_origins: origins, separated by commas, whose pages may call the server, or ``*``; empty for none.

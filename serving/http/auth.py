@@ -1,4 +1,4 @@
-"""Authentication: bearer tokens for all routes but the health checks and the page."""
+"""Authentication: bearer tokens for all routes but the health checks and the pages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 from dhvt.errors import ConfigError
 from serving.errors import Unauthorized
+from serving.http.page import PAGE_ROUTES
 from serving.http.request import RequestContext
 from serving.settings import PREFIX, Settings
 
 HEALTH_ROUTES = frozenset({"/livez", "/readyz", "/healthz"})
-OPEN_ROUTES = HEALTH_ROUTES | {"/", "/v2/health/live", "/v2/health/ready"}
-"""Routes that need no token. The page is a file without a secret, and asks for the token itself."""
+OPEN_ROUTES = HEALTH_ROUTES | PAGE_ROUTES.keys() | {"/v2/health/live", "/v2/health/ready"}
+"""Routes that need no token."""
 
 _MAX_FILE_BYTES = 65_536
 
@@ -43,7 +44,7 @@ class TokenAuth:
 
     def check(self, request: RequestContext) -> None:
         """Raises Unauthorized when the request needs a token and has not got one."""
-        if not self._tokens or request.path in OPEN_ROUTES:
+        if not self._tokens or request.route in OPEN_ROUTES:
             return
         scheme, _, token = request.headers.get(b"authorization", b"").partition(b" ")
         token = token.strip()

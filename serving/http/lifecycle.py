@@ -18,6 +18,7 @@ from serving.errors import InternalError, Overloaded, RequestError, TimedOut, Wr
 from serving.http.access_log import AccessLog
 from serving.http.auth import TokenAuth
 from serving.http.open_inference import OPEN_INFERENCE_ROUTES, match_path, report_error
+from serving.http.page import PAGE_ROUTES, match_page
 from serving.http.request import SCOPE_KEY, ASGIApp, Receive, RequestContext, Scope, Send
 from serving.http.response import ClientStalledError, Response, ResponseSender, send_response, to_json
 from serving.http.routes import BENTOML_ROUTES, ROUTES, Endpoints, Route
@@ -30,7 +31,7 @@ logger = logging.getLogger("bentoml.service.dhvt")
 EXPOSED_HEADERS = ("X-Request-ID", "X-Model-Digest", "Retry-After")
 """Headers of responses that pages of other origins may read."""
 
-_LABELS = frozenset(ROUTES) | frozenset(OPEN_INFERENCE_ROUTES) | BENTOML_ROUTES
+_LABELS = frozenset(ROUTES) | frozenset(PAGE_ROUTES) | frozenset(OPEN_INFERENCE_ROUTES) | BENTOML_ROUTES
 
 
 class RequestLifecycle:
@@ -70,7 +71,7 @@ class RequestLifecycle:
             await self.bentoml(scope, receive, send)
             return
         request = RequestContext.from_scope(scope, receive)
-        request.route = match_path(request.path)
+        request.route = match_page(match_path(request.path))
         sender = ResponseSender(
             request,
             send,

@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from serving import errors
 from serving.http import schemas
-from serving.http.response import DIGEST_HEADER, JSON, JSON_LINES
+from serving.http.response import DIGEST_HEADER, JSON, JSON_LINES, TIMING_HEADER
 from serving.inference.options import DEFAULT_TOP_K
 
 _DESCRIPTION = (
@@ -23,6 +23,12 @@ _HEADERS = {
     DIGEST_HEADER: {
         "description": "Which model answered: a hash of everything that decides an answer.",
         "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    }
+}
+_TIMED_HEADERS = _HEADERS | {
+    TIMING_HEADER: {
+        "description": "Milliseconds of decoding, waiting and the engine call: `decode;dur=3.1, wait;dur=0.2, engine;dur=4.4`.",
+        "schema": {"type": "string"},
     }
 }
 _BINARY = {"type": "string", "format": "binary"}
@@ -80,6 +86,7 @@ def openapi_document() -> dict[str, Any]:
                     {**_MODEL, "predictions": [_EXAMPLE]},
                     (*_IMAGE_ERRORS, errors.Overloaded),
                     parameters=_PARAMETERS,
+                    headers=_TIMED_HEADERS,
                     body={"multipart/form-data": {"schema": _ONE_FILE}, JSON: {"schema": _JSON_IMAGE}, **images},
                 )
             },
@@ -128,10 +135,11 @@ def _operation(
     parameters: list[Any] | None = None,
     body: dict[str, Any] | None = None,
     also: dict[str, Any] | None = None,
+    headers: dict[str, Any] = _HEADERS,
 ) -> dict[str, Any]:
     body_content = {"schema": _refer(output.__name__)} | ({"example": example} if example else {})
     content = {JSON: body_content, **(also or {})}
-    success = {"description": (output.__doc__ or "").strip(), "headers": _HEADERS, "content": content}
+    success = {"description": (output.__doc__ or "").strip(), "headers": headers, "content": content}
     operation = {
         "summary": summary,
         "description": description,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 DIGEST_HEADER = "X-Model-Digest"
 """Header of the responses that a model gave, with its digest."""
+TIMING_HEADER = "Server-Timing"
+"""Header of the response to one image: where its time went, as browsers' developer tools show it."""
 
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"

@@ -16,14 +16,15 @@ from dhvt.ranking import Ranking
 from serving.errors import BadRequest, Unauthorized
 from serving.http import open_inference
 from serving.http.openapi import openapi_document, product_version
-from serving.http.page import page_response
+from serving.http.page import PAGE_ROUTES, page_response
 from serving.http.request import RequestContext, parse_options, read_body, stream_body
-from serving.http.response import DIGEST_HEADER, JSON_LINES, Response, to_json
+from serving.http.response import DIGEST_HEADER, JSON_LINES, TIMING_HEADER, Response, to_json
 from serving.http.results import collect_json, json_lines
 from serving.inference.model import ServedModel
 from serving.inference.multi import MultiImageClassifier
 from serving.inference.options import AnswerOptions
 from serving.inference.reload import ModelManager
+from serving.inference.timing import Timing
 from serving.metrics import metrics
 from serving.sampling import Sampler
 from serving.settings import Settings
@@ -34,14 +35,13 @@ from serving.uploads.multipart import media_type
 from serving.uploads.single import UploadReader
 
 ROUTES = {
-    "/": "GET",
     "/classify": "POST",
     "/classify/batch": "POST",
     "/info": "GET",
     "/reload": "POST",
     "/docs.json": "GET",
 }
-"""Our routes and the method of each; those with GET answer HEAD too."""
+"""Our routes and the method of each; those with GET answer HEAD too. The pages' are in :mod:`serving.http.page`."""
 
 BENTOML_ROUTES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
 """The routes of BentoML's application that are meant to be used."""
@@ -94,10 +94,9 @@ class Endpoints:
         return self.manager.current
 
     def routes(self) -> Mapping[str, Route]:
-        """Every route by its path, those of :data:`ROUTES` and of the Open Inference Protocol."""
+        """Every route by its path: those of :data:`ROUTES`, of the pages, and of the Open Inference Protocol."""
         short, long = self.settings.request_timeout_s, self.settings.batch_timeout_s
         table: dict[str, tuple[Handler, int, bool]] = {
-            "/": (self.page, short, False),
             "/classify": (self.classify, short, True),
             "/classify/batch": (self.classify_multiple, long, True),
             "/info": (self.info, short, False),
@@ -109,8 +108,9 @@ class Endpoints:
             "/v2/models/{name}": (self.v2_model, short, False),
             "/v2/models/{name}/ready": (self.v2_model_ready, short, False),
             "/v2/models/{name}/infer": (self.v2_infer, short, True),
+            **dict.fromkeys(PAGE_ROUTES, (self.page, short, False)),
         }
-        methods = ROUTES | open_inference.OPEN_INFERENCE_ROUTES
+        methods = ROUTES | PAGE_ROUTES | open_inference.OPEN_INFERENCE_ROUTES
         return {
             path: Route(handle, ("GET", "HEAD") if methods[path] == "GET" else (methods[path],), timeout_s, takes_images)
             for path, (handle, timeout_s, takes_images) in table.items()
@@ -125,15 +125,16 @@ class Endpoints:
         reader = UploadReader(request.content_type, self.settings.max_upload_bytes)
         upload = await reader.parse(await read_body(request, reader.max_body_bytes, reader.too_large))
         options = parse_options(request, upload.fields)
-        model = self.model
+        model, timing = self.model, Timing()
         model.require(options)
         # The future has no name here: an error's traceback would hold this frame, and this the future, its error and the image.
         if model.scheduler.oldest_wait_s() > _WATCH_AFTER_S:
-            ranking = await _unless_disconnected(model.scheduler.submit(upload.image), request)
+            ranking = await _unless_disconnected(model.scheduler.submit(upload.image, timing), request)
         else:
-            ranking = await model.scheduler.submit(upload.image)
+            ranking = await model.scheduler.submit(upload.image, timing)
         self.sampler.offer(upload.image, ranking, model.artifact.card)
-        return _respond(model, to_json({**model.identity, **model.answer(ranking, options)}))
+        body = to_json({**model.identity, **model.answer(ranking, options)})
+        return Response(body, headers={DIGEST_HEADER: model.digest, TIMING_HEADER: timing.to_header()})
 
     async def classify_multiple(self, request: RequestContext) -> Response:
         """``POST /classify/batch``: many images, in order; as JSON lines while they come, where the client accepts those."""
@@ -192,8 +193,8 @@ class Endpoints:
         return Response(_encoded_openapi())
 
     async def page(self, request: RequestContext) -> Response:
-        """``GET /``: a page to try the server on."""
-        return page_response()
+        """``GET /``, ``/ui``, ``/docs`` and the files below: the page, and the reference of the routes."""
+        return page_response(request.path)
 
     async def reload(self, request: RequestContext) -> Response:
         """``POST /reload``: every worker reads the model folder, or the store's tag, again."""

@@ -25,6 +25,7 @@ from dhvt.engines import Engine
 from dhvt.errors import ImageError
 from dhvt.ranking import Ranking, rank
 from serving.errors import EngineFailed, InternalError, RequestError, from_image_error
+from serving.inference.timing import Timing
 from serving.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -35,13 +36,13 @@ Outcome = Ranking | RequestError
 class _Job:
     """An image on its way. ``pixels`` is ``(H, W, 3)`` once it is decoded."""
 
-    __slots__ = ("data", "future", "pixels", "submitted")
+    __slots__ = ("data", "future", "pixels", "submitted", "timing")
 
     data: bytes
     pixels: NDArray[np.uint8]
 
-    def __init__(self, data: bytes, future: asyncio.Future[Ranking]) -> None:
-        self.data, self.future, self.submitted = data, future, perf_counter()
+    def __init__(self, data: bytes, future: asyncio.Future[Ranking], timing: Timing) -> None:
+        self.data, self.future, self.timing, self.submitted = data, future, timing, perf_counter()
 
 
 _Queue = SimpleQueue[_Job | None]  # None ends the thread that takes it
@@ -78,12 +79,16 @@ class Scheduler:
         for thread in self._decoders + self._callers:
             thread.start()
 
-    def submit(self, data: bytes) -> asyncio.Future[Ranking]:
+    def submit(self, data: bytes, timing: Timing | None = None) -> asyncio.Future[Ranking]:
         """Returns the future ranking of an encoded image; cancelling it takes the image out of the queue.
 
         Its exception is a RequestError: the image cannot be decoded, or the engine failed on it.
+
+        Args:
+            data: the file's bytes.
+            timing: is filled in by the time the ranking is there.
         """
-        job = self._add(data)
+        job = self._add(data, timing)
         self._encoded.put(job)
         return job.future
 
@@ -94,10 +99,10 @@ class Scheduler:
         self._decoded.put(job)
         return job.future
 
-    def _add(self, data: bytes) -> _Job:
+    def _add(self, data: bytes, timing: Timing | None = None) -> _Job:
         """A new image, which waits until its future is done."""
         future: asyncio.Future[Ranking] = self._loop.create_future()
-        job = _Job(data, future)
+        job = _Job(data, future, timing or Timing())
         self._pending[future] = job.submitted
         future.add_done_callback(self._pending.__delitem__)
         return job
@@ -157,7 +162,8 @@ class Scheduler:
         except ImageError as error:
             self._finish([job], [from_image_error(error)])
             return
-        self.metrics.decode_seconds.observe(perf_counter() - start)
+        job.timing.decode_s = perf_counter() - start
+        self.metrics.decode_seconds.observe(job.timing.decode_s)
         self._decoded.put(job)
 
     def _engine_loop(self) -> None:
@@ -201,12 +207,16 @@ class Scheduler:
             outcomes, has_failed = [failure] * len(batch), True
         finally:
             self._calls.discard(start)
+        seconds = perf_counter() - start
+        for job in batch:
+            job.timing.wait_s = start - job.submitted - job.timing.decode_s
+            job.timing.engine_s = seconds
         self.failures_in_a_row = self.failures_in_a_row + 1 if has_failed else 0
         self._finish(batch, outcomes)
         if not has_failed:
             good = [(start - job.submitted, outcome) for job, outcome in zip(batch, outcomes, strict=True)
                     if isinstance(outcome, Ranking)]  # fmt: skip
-            self.metrics.observe_batch(perf_counter() - start, good, self.card)
+            self.metrics.observe_batch(seconds, good, self.card)
 
     def _to_outcomes(self, logits: NDArray[np.float32]) -> tuple[list[Outcome], bool]:
         """A ranking for each image, or the error where its logits are NaN or infinite; and whether no image has finite ones."""

@@ -95,6 +95,7 @@ def test_a_built_bento_serves_the_bundled_model_from_anywhere(bentoml_home, tmp_
     assert not [name for name in names if name.endswith(".onnx")]  # it is in the model store
     assert package_names(ROOT / "serving" / "requirements.txt") <= package_names(bento / "env" / "python" / "requirements.txt")
     with serving(tmp_path / "log", bento="dhvt:test", cwd=tmp_path) as url:
+        assert httpx.get(f"{url}/ui/main.js").status_code == httpx.get(f"{url}/docs/docs.js").status_code == 200
         answer = httpx.post(f"{url}/classify", files={"image": PNG}, timeout=30).json()
     card = load_artifact(BUNDLED_MODEL).card
     assert (answer["model"], answer["version"]) == (card.name, card.version)

@@ -8,6 +8,7 @@ import pytest
 from dhvt.engines.settings import SERVER_VARIABLES, EngineSettings
 from serving import errors
 from serving.http.auth import HEALTH_ROUTES
+from serving.http.page import PAGE_ROUTES
 from serving.http.routes import ROUTES
 from serving.metrics import metrics
 from serving.settings import BUNDLED_MODEL, PREFIX, Settings
@@ -52,6 +53,8 @@ def test_metrics():
     assert {name.removesuffix("_total") for name in documented} == described
 
 
-@pytest.mark.parametrize("path", [*ROUTES, *HEALTH_ROUTES - {"/healthz"}, "/metrics"])
+@pytest.mark.parametrize(
+    "path", [*ROUTES, *(path for path in PAGE_ROUTES if "{" not in path), *HEALTH_ROUTES - {"/healthz"}, "/metrics"]
+)
 def test_routes(path):
     assert f" {path}`" in TEXT

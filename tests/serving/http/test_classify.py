@@ -1,7 +1,9 @@
 """Requests to a real server."""
 
 import io
+import re
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import bentoml
@@ -232,6 +234,17 @@ def test_phone_photographs_are_turned_upright(server, expected):
     exif[0x0112] = 6
     sideways = encode(upright.transpose(Image.Transpose.ROTATE_90), "PNG", exif=exif)
     assert_answer(httpx.post(f"{server}/classify", files={"image": sideways}), expected(encode(upright)))
+
+
+def test_the_response_says_where_the_time_went(server):
+    start = time.perf_counter()
+    response = httpx.post(f"{server}/classify", files={"image": PNG})
+    elapsed_ms = (time.perf_counter() - start) * 1000
+    found = re.fullmatch(r"decode;dur=([\d.]+), wait;dur=([\d.]+), engine;dur=([\d.]+)", response.headers["Server-Timing"])
+    decode, wait, engine = map(float, found.groups())
+    assert min(decode, engine) > 0
+    assert wait >= 0
+    assert decode + wait + engine < elapsed_ms
 
 
 def test_scores_are_probabilities(server):
