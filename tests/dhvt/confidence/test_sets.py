@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from mapie.classification import SplitConformalClassifier
+from sklearn.base import BaseEstimator, ClassifierMixin
 
 from dhvt.confidence.sets import count_labels, find_threshold, least_images, nonconformity
 
@@ -49,6 +51,36 @@ def test_a_set_is_what_the_definition_says():
         assert find_threshold(true_scores(probabilities, labels), coverage) == threshold
         expected = [max(sum(1 - p <= threshold for p in row), 1) for row in new]
         assert set_sizes(new, threshold).tolist() == expected
+
+
+class Given(ClassifierMixin, BaseEstimator):
+    """A classifier for MAPIE whose images are their own probabilities."""
+
+    classes_ = np.arange(6)
+
+    def fit(self, x, y=None):
+        return self
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def predict(self, x):
+        return x.argmax(1)
+
+    def predict_proba(self, x):
+        return x
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
+def test_where_sets_need_more_than_one_label_they_are_those_of_mapie(coverage):
+    """The model is right for half of the images, so LAC has no empty set, and the most likely label makes no difference."""
+    rng = np.random.default_rng(1)
+    (probabilities, labels), (new, _) = draw_images(rng, 200), draw_images(rng, 100)
+    mapie = SplitConformalClassifier(Given(), confidence_level=coverage, conformity_score="lac", prefit=True)
+    _, expected = mapie.conformalize(probabilities, labels).predict_set(new)
+    threshold = find_threshold(true_scores(probabilities, labels), coverage)
+    assert (expected[..., 0] == (nonconformity(new) <= threshold)).all()
+    assert set_sizes(new, threshold).tolist() == expected[..., 0].sum(axis=1).tolist()
 
 
 @pytest.mark.parametrize(("coverage", "images"), [(0.8, 4), (0.9, 9), (0.95, 19), (0.99, 99), (2 / 3, 2)])
