@@ -1,15 +1,16 @@
-"""What an answer is worth, on request: the labels that contain the right one as often as asked."""
+"""What an answer is worth, on request: labels that contain the right one as often as asked, and whether the image is known."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from dhvt.artifact import Artifact
+from dhvt.confidence import known, sets
 from dhvt.confidence.reference import Reference, load_reference
-from dhvt.confidence.sets import count_labels, find_threshold, least_images
 from dhvt.errors import ConfigError
 from dhvt.ranking import Ranking
 
@@ -55,9 +56,12 @@ class Assessor:
     def __init__(self, artifact: Artifact, precision: str) -> None:
         self._classes, self.precision = artifact.card.classes, precision
         self.reference: Reference | None = load_reference(artifact)
+        self._index: known.NoveltyIndex | None = None
         if self.reference is not None:
             measured, self.measured_in = self.reference.find(precision)
             self._true_scores = np.sort(measured.true_score)
+            if measured.novelty is not None and measured.index is not None:
+                self._index, self._novelty = known.NoveltyIndex(measured.index), np.sort(measured.novelty)
 
     def require(self, asked: Asked) -> None:
         """Raises ConfigError where the model cannot answer this."""
@@ -66,23 +70,40 @@ class Assessor:
             raise ConfigError(
                 f"this model has no reference images, which {name} needs; dhvt calibrate --model … --data … gives it some"
             )
-        if asked.reject is not None:
+        if asked.reject is None or self.reference is None:
+            return
+        if self._index is None:
             raise ConfigError("this model's reference has no novelty scores, which reject needs; run dhvt calibrate again")
+        if len(self.reference) < (least := known.least_images(asked.reject)):
+            raise ConfigError(
+                f"reject {asked.reject:g} needs {least} reference images, and this model has {len(self.reference)}; ask for a "
+                "larger share, or run dhvt calibrate with more images"
+            )
 
     def assess(self, ranking: Ranking, asked: Asked) -> dict[str, Any]:
-        """The fields of one image's answer: ``prediction_set``, and ``prediction_set_note`` where it has all labels by need.
+        """The fields of one image's answer: ``prediction_set`` with ``coverage``, ``p_known`` and ``known`` with ``reject``.
 
         Args:
             asked: that :meth:`require` accepts.
         """
-        if asked.coverage is None or self.reference is None:
-            return {}
-        threshold = find_threshold(self._true_scores, asked.coverage)
-        count = count_labels(ranking.scores, threshold)
+        found = {} if asked.coverage is None else self._find_set(ranking, asked.coverage)
+        return found if asked.reject is None else found | self._judge(ranking, asked.reject)
+
+    def _judge(self, ranking: Ranking, reject: float) -> dict[str, Any]:
+        """The p-value of the image, and whether it is above the rejected share."""
+        assert self._index is not None
+        p_known = float(known.p_values(self._novelty, self._index.score(ranking.logits[None]))[0])
+        return {"p_known": round(p_known, 6), "known": p_known > reject}
+
+    def _find_set(self, ranking: Ranking, coverage: float) -> dict[str, Any]:
+        """The prediction set, and ``prediction_set_note`` where it has all labels because the reference is too small."""
+        assert self.reference is not None
+        threshold = sets.find_threshold(self._true_scores, coverage)
+        count = sets.count_labels(ranking.scores, threshold)
         found: dict[str, Any] = {"prediction_set": [self._classes[index] for index in ranking.indices[:count].tolist()]}
         if np.isinf(threshold):
             found["prediction_set_note"] = (
-                f"every label: coverage {asked.coverage:g} needs {least_images(asked.coverage)} reference images, and this "
+                f"every label: coverage {coverage:g} needs {sets.least_images(coverage)} reference images, and this "
                 f"model has {len(self.reference)}"
             )
         return found
@@ -94,6 +115,7 @@ class Assessor:
         return {
             "images": len(self.reference),
             "largest_coverage": round(len(self.reference) / (len(self.reference) + 1), 6),
+            "smallest_reject": None if self._index is None else math.ceil(1e6 / (len(self.reference) + 1)) / 1e6,
             "precision": self.precision,
             "measured_in": self.measured_in,
         }

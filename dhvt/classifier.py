@@ -42,10 +42,14 @@ class Predictions(list[Prediction]):
     Attributes:
         prediction_set: the labels that contain the right one as often as ``coverage`` asks; None unless it is given.
         note: why that are all labels, where the reference has too few images; else None.
+        p_known: the share of known images that are as strange or stranger; None unless ``reject`` is given.
+        known: whether that is more than ``reject``; None unless that is given.
     """
 
     prediction_set: list[str] | None = None
     note: str | None = None
+    p_known: float | None = None
+    known: bool | None = None
 
 
 class Classifier:
@@ -114,7 +118,9 @@ class Classifier:
         """The class names, in the order of the logits."""
         return tuple(self.artifact.card.classes)
 
-    def classify(self, image: ImageInput, top_k: int = 5, *, coverage: float | None = None) -> Predictions:
+    def classify(
+        self, image: ImageInput, top_k: int = 5, *, coverage: float | None = None, reject: float | None = None
+    ) -> Predictions:
         """The ``top_k`` most likely classes of an image, best first.
 
         Args:
@@ -122,17 +128,25 @@ class Classifier:
 
                 classifier.classify("cat.jpg", coverage=0.95).prediction_set
 
+            reject: the share of known images, between 0 and 1, that may be called unknown; the result then has ``known`` and
+                ``p_known``.
+
         Raises:
-            ConfigError: ``coverage`` is given, and the model has no reference images; see ``dhvt calibrate``.
+            ConfigError: one of them is given, and the model has too few reference images; see ``dhvt calibrate``.
             ImageError: the image cannot be read.
             EngineError: the engine fails.
             TypeError: ``image`` is not an :data:`ImageInput`.
         """
-        asked = self._ask(coverage)
+        asked = self._ask(coverage, reject)
         return self._answer(self._rank([self._preprocess(image)])[0], top_k, asked)
 
     def classify_many(
-        self, images: Iterable[ImageInput], top_k: int = 5, *, coverage: float | None = None
+        self,
+        images: Iterable[ImageInput],
+        top_k: int = 5,
+        *,
+        coverage: float | None = None,
+        reject: float | None = None,
     ) -> Iterator[Predictions | ImageError]:
         """Classifies a stream of images in batches, and yields one result per image, in order.
 
@@ -144,14 +158,14 @@ class Classifier:
                 print(path, result if isinstance(result, ImageError) else result[0]["label"])
 
         Args:
-            coverage: as for :meth:`classify`.
+            coverage, reject: as for :meth:`classify`.
 
         Raises:
             ConfigError: as for :meth:`classify`.
             EngineError: the engine fails.
             TypeError: an image is not an :data:`ImageInput`.
         """
-        asked = self._ask(coverage)
+        asked = self._ask(coverage, reject)
         decoders = ThreadPoolExecutor(available_cpus(), thread_name_prefix="decode")
         callers = ThreadPoolExecutor(self.engine.concurrency, thread_name_prefix="engine")
         try:
@@ -164,8 +178,8 @@ class Classifier:
             for pool in (decoders, callers):
                 pool.shutdown(cancel_futures=True)
 
-    def _ask(self, coverage: float | None) -> Asked:
-        asked = Asked(coverage=coverage)
+    def _ask(self, coverage: float | None, reject: float | None) -> Asked:
+        asked = Asked(coverage=coverage, reject=reject)
         self.assessor.require(asked)
         return asked
 
@@ -173,7 +187,8 @@ class Classifier:
         predictions = Predictions(ranking.top(self.artifact.card, top_k))
         if asked:
             found = self.assessor.assess(ranking, asked)
-            predictions.prediction_set, predictions.note = found["prediction_set"], found.get("prediction_set_note")
+            predictions.prediction_set, predictions.note = found.get("prediction_set"), found.get("prediction_set_note")
+            predictions.p_known, predictions.known = found.get("p_known"), found.get("known")
         return predictions
 
     def _preprocess(self, image: ImageInput) -> NDArray[np.uint8]:

@@ -1,13 +1,14 @@
 """Known or not: how strange an image is to a model, and which share of known images is as strange.
 
 The novelty of an image is the distance from its logits to the third nearest of those of the reference images, all less their
-mean, over the length of its own. Logits of images that belong to no class are spread out, between the clusters or short, and so
-far from any others. Of the scores that need no more than logits it tells unknown images from known ones best, and almost as well
-as those of the features before the head: see benchmarks/known.py. Nearest neighbours: Sun et al. 2022, arXiv 2204.06507.
+mean, over the length of its own. Logits of images that belong to no class are short or lie between the classes' clusters, far
+from all others. Of the scores that need logits only it tells unknown images from known ones best, and almost as well as scores
+of the features before the head; benchmarks/known.py measures it. Nearest neighbours: Sun et al. 2022, arXiv 2204.06507.
 
 The p-value is the share of reference images that are as strange or stranger, the new image among them. Of images like the
 reference, at most a share of 0.01 has a p-value of at most 0.01, whatever the model is worth: a conformal p-value. A reference
-image has itself taken out of its neighbours, and the new image is not put in, so that the reference appears stranger, if anything.
+image is no neighbour of its own, and neither is the new image one of the reference's, so that the reference appears stranger,
+if anything.
 """
 
 from __future__ import annotations
@@ -121,8 +122,3 @@ def p_values(reference: NDArray[np.float64], novelty: NDArray[np.float64]) -> ND
 def least_images(reject: float) -> int:
     """The fewest reference images that a rejected share needs: 99 for 0.01, of which the p-value is at least 1 in 100."""
     return max(int(np.ceil(1 / reject - 1 - _ROUNDING)), 1)
-
-
-def is_known(p_value: float, reject: float) -> bool:
-    """Whether the image is none of the share of known images that may be rejected."""
-    return p_value > reject

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhvt.artifact import REFERENCE_NAME, Artifact, load_artifact, write_card, writing_artifact
+from dhvt.confidence.known import measure_novelty
 from dhvt.confidence.sets import nonconformity
 from dhvt.data.sources import ImageSource, Subset
 from dhvt.errors import ArtifactError
@@ -32,20 +33,31 @@ class Measured:
         top_score: ``(N,)``, its calibrated probability.
         true_score: ``(N,)``, nonconformity of the right class, see :func:`dhvt.confidence.sets.nonconformity`.
         novelty: ``(N,)``, how strange the image is, higher for stranger ones; None where it was not measured.
+        index: ``(M, classes)`` float32, logits among which neighbours are looked for, see
+            :class:`dhvt.confidence.known.NoveltyIndex`; None with ``novelty``.
     """
 
     predicted: NDArray[np.int32]
     top_score: NDArray[np.float64]
     true_score: NDArray[np.float64]
     novelty: NDArray[np.float64] | None = None
+    index: NDArray[np.float32] | None = None
 
     @classmethod
-    def of(cls, probabilities: NDArray[np.float64], labels: NDArray[np.integer]) -> Measured:
-        """Of calibrated probabilities ``(N, classes)`` and the right classes ``(N,)``."""
+    def of(
+        cls,
+        probabilities: NDArray[np.float64],
+        labels: NDArray[np.integer],
+        logits: NDArray[np.float32] | None = None,
+    ) -> Measured:
+        """Of calibrated probabilities ``(N, classes)``, the right classes ``(N,)``, and the logits, for the novelty."""
+        novelty, index = (None, None) if logits is None else measure_novelty(logits)
         return cls(
             predicted=probabilities.argmax(axis=1).astype(np.int32),
             top_score=probabilities.max(axis=1),
             true_score=nonconformity(probabilities)[np.arange(len(labels)), labels],
+            novelty=novelty,
+            index=index,
         )
 
 
@@ -103,8 +115,10 @@ def load_reference(artifact: Artifact) -> Reference | None:
         reference = Reference(labels=arrays["labels"], hashes=arrays["hashes"], measured=measured)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"{path} is no reference of this version: {error}; run dhvt calibrate again") from error
-    counts = {len(values) for values in arrays.values()}
-    if BASE_PRECISION not in measured or counts != {len(reference)} or not len(reference):
+    counts = {len(values) for name, values in arrays.items() if not name.endswith("/index")}
+    has_novelty = {(entry.novelty is None, entry.index is None) for entry in measured.values()}
+    is_whole = counts == {len(reference)} and has_novelty in ({(False, False)}, {(True, True)})
+    if BASE_PRECISION not in measured or not is_whole or not len(reference):
         raise ArtifactError(f"{path} is incomplete; run dhvt calibrate again")
     return reference
 

@@ -58,7 +58,7 @@ def measure_reference(
             on_error=on_error,
             on_progress=on_progress,
         )
-        measured[precision] = Measured.of(_probabilities(outputs, artifact), outputs.labels)
+        measured[precision] = Measured.of(_probabilities(outputs, artifact), outputs.labels, outputs.logits)
         source = Subset(source, outputs.indices)  # the readable ones, so that each broken one is named once
     if BASE_PRECISION not in measured:
         raise EngineError(f"no engine runs this model in {BASE_PRECISION} here; see dhvt verify")

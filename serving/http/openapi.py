@@ -46,7 +46,14 @@ _COVERAGE = {
     "reference images, as 0.95. Needs a model with reference images (`dhvt calibrate`), else 400.",
     "schema": _SHARE,
 }
-_PARAMETERS = [_TOP_K, _COVERAGE]
+_REJECT = {
+    "name": "reject",
+    "in": "query",
+    "description": "Adds `p_known` and `known`: false for images that are as strange to the model as only this share of images "
+    "like its reference images, as 0.01. Needs a model with enough reference images (`dhvt calibrate`), else 400.",
+    "schema": _SHARE,
+}
+_PARAMETERS = [_TOP_K, _COVERAGE, _REJECT]
 _ONE_FILE = {"type": "object", "required": ["image"], "properties": {"image": _BINARY, "top_k": _TOP_K["schema"]}}
 _FILES = {"type": "object", "required": ["image"], "properties": {"image": {"type": "array", "items": _BINARY}}}
 _BASE64 = {"type": "string", "contentEncoding": "base64", "description": "Base64, also after `data:image/…;base64,`."}

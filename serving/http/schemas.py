@@ -37,6 +37,10 @@ class Assessment(BaseModel):
     prediction_set_note: str | None = Field(
         default=None, description="Why it has every label: the model's reference images are too few for this coverage."
     )
+    p_known: float | None = Field(
+        default=None, gt=0, le=1, description="With `reject`: the share of reference images that are as strange or stranger."
+    )
+    known: bool | None = Field(default=None, description="With `reject`: whether `p_known` is more than that share.")
 
 
 class ClassifyOutput(Assessment):
@@ -83,8 +87,8 @@ class Info(BaseModel):
     preprocess: dict[str, Any]
     temperature: float = Field(description="What logits are divided by before they become scores.")
     reference: dict[str, Any] | None = Field(
-        description="The images that `coverage` is measured by: how many, the largest coverage that they allow, and in which "
-        "precision they were measured; null where the model has none."
+        description="The images that `coverage` and `reject` are measured by: how many, the largest coverage and the smallest "
+        "rejected share that they allow, and in which precision they were measured; null where the model has none."
     )
     engine: dict[str, Any] = Field(
         description="What runs the graph, and each engine's speed, accuracy and why it does or does not."

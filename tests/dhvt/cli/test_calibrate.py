@@ -92,3 +92,18 @@ def test_images_that_the_model_has_seen_are_refused(artifact_copy, image_folder)
     assert result.exit_code == 1
     assert "100.0 % were used for validation" in result.output
     assert load_artifact(artifact_copy).card.reference == {}
+
+
+def test_classify_marks_what_is_unknown(calibrated, tmp_path):
+    draw(0, 1000).save(tmp_path / "a.png")
+    command = ["classify", "--model", calibrated, "--engine", "onnxruntime", tmp_path / "a.png"]
+    answer = json.loads(run(*command, "--json", "--reject", "0.02").stdout)
+    assert answer["known"] is (answer["p_known"] > 0.02)
+    share = min(answer["p_known"] + 0.001, 0.9999)
+    marked = run(*command, "--reject", share).stdout
+    assert ("; unknown (p = " in marked) is (answer["p_known"] < share)
+    assert "unknown" not in run(*command, "--reject", answer["p_known"] - 0.001).stdout
+    assert "unknown" not in run(*command).stdout
+    refused = run(*command, "--reject", "0.001")
+    assert refused.exit_code != 0
+    assert "reject 0.001 needs 999 reference images, and this model has 60" in refused.stderr

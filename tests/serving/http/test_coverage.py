@@ -68,7 +68,7 @@ def test_batches_have_a_set_for_each_image(url):
 
 
 def test_info_says_what_the_reference_allows(url, server):
-    expected = {"images": 30, "largest_coverage": 0.967742, "precision": "fp32", "measured_in": "fp32"}
+    expected = {"images": 30, "largest_coverage": 0.967742, "smallest_reject": None, "precision": "fp32", "measured_in": "fp32"}
     assert httpx.get(f"{url}/info").json()["reference"] == expected
     assert httpx.get(f"{server}/info").json()["reference"] is None
 
