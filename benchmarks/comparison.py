@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from dhvt.artifact import load_artifact
 from dhvt.engines import open_engine
 from dhvt.hardware.cpus import available_cpus, processor_name
 from dhvt.model.checkpoint import load_checkpoint
@@ -33,9 +34,9 @@ BATCH_SIZE = 32
 TRAIN_BATCH_SIZE, TRAIN_STEPS = 128, 5
 
 
-def serving_rate(checkpoint: Path, seconds: float = 10.0) -> dict[str, Any]:
-    """Images/s of the exported model in batches of 32, in the engine that serves it here."""
-    artifact = export_model(load_checkpoint(checkpoint), checkpoint.parent / "artifact")
+def serving_rate(path: Path, seconds: float = 10.0) -> dict[str, Any]:
+    """Images/s of an artifact in batches of 32, in the engine that serves it here."""
+    artifact = load_artifact(path)
     engine = open_engine(artifact, "auto", threads=available_cpus()).engine
     images = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, *artifact.card.preprocess.size, 3), dtype=np.uint8)
     engine.predict(images)
@@ -65,7 +66,8 @@ def main() -> None:
         }
     for name in tqdm(results, desc="speeds"):
         rate = run_contender("ours", name, TRAIN_BATCH_SIZE, TRAIN_STEPS)["images_per_s"]
-        results[name] |= {"training_images_per_s": round(rate, 1), **serving_rate(args.out / name / "ckpt.pt")}
+        artifact = export_model(load_checkpoint(args.out / name / "ckpt.pt"), args.out / name / "artifact")
+        results[name] |= {"training_images_per_s": round(rate, 1), **serving_rate(artifact.path)}
     lines = ["| model | epochs | parameters | top-1 % | training images/s | serving images/s |", "|---|---|---|---|---|---|"]
     for name, entry in results.items():
         rates = f"{entry['training_images_per_s']:.0f} | {entry['serving_images_per_s']:.0f}"

@@ -1,0 +1,252 @@
+"""DHVT-T, ResNet-18 and DeiT-T on real image sets, from scratch, each with the same computing time.
+
+    python benchmarks/real_sets.py --out data plankton groceries
+    python benchmarks/real_models.py rates --data data --out runs/real plankton groceries
+    python benchmarks/real_models.py train --data data --out runs/real plankton groceries
+    python benchmarks/real_models.py serving --data data --out runs/real plankton groceries
+
+``rates`` measures how many images ``dhvt train`` takes of each model in a second of processor time. 80 minutes of that, 40 of a
+machine's two cores, are its number of epochs, so that both may run beside other work. ``train`` tries three learning rates for
+a tenth of the epochs each, takes the one with the best validation top-1, trains with it, exports, and measures on the test
+images, which choose nothing. ``serving`` measures the exported models in their engines, on an idle machine. Each of the three
+omits what ``results/real_models.jsonl`` has and goes on where it was stopped (by Ctrl-C, or SIGTERM to its process group).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
+from typing import Any
+
+from comparison import serving_rate
+from dhvt.artifact import load_artifact
+from dhvt.hardware.cpus import available_cpus, processor_name
+from dhvt.training.metrics_log import read_history
+from real_sets import SETS, fetch
+from runs import train_once
+
+RESULTS = Path(__file__).parent / "results" / "real_models.jsonl"
+VARIANTS = {"DHVT-T": "dhvt_tiny_cifar_patch4", "ResNet-18": "resnet18", "DeiT-T": "deit_tiny_patch16_224"}
+RECIPE = "short"
+PROCESSOR_MINUTES = 80
+"""Of each training: 40 minutes of two cores."""
+
+LEARNING_RATES = (1e-3, 3e-3, 9e-3)
+SEARCH_SHARE = 0.1
+RATE_IMAGES = 1280
+"""Images that a rate is measured on: at least ten steps, so that each of the recipe's resolutions has its part."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model on a set, and the files of its runs.
+
+    Args:
+        data: folder that ``real_sets.py`` wrote to.
+        out: folder for the runs.
+    """
+
+    name: str
+    model: str
+    data: Path
+    out: Path
+
+    @property
+    def key(self) -> dict[str, str]:
+        return {"set": self.name, "model": self.model}
+
+    @property
+    def folder(self) -> Path:
+        return self.out / self.name / self.model
+
+    @property
+    def options(self) -> list[str]:
+        variant, real_set = VARIANTS[self.model], SETS[self.name]
+        changes = [f"--model-option={option}" for option in real_set.model_options.get(variant, ())]
+        return ["--variant", variant, "--img-size", str(real_set.img_size), "--name", self.name, *changes]
+
+    @cached_property
+    def lists(self) -> dict[str, Path]:
+        return fetch(self.name, self.data)
+
+    @cached_property
+    def images(self) -> int:
+        return len(self.lists["train"].read_text(encoding="utf-8").splitlines())
+
+    def epochs(self, share: float = 1.0) -> int:
+        """The epochs that the budget, or a share of it, holds.
+
+        Raises:
+            SystemExit: the rate is not measured.
+        """
+        rate = find(kind="rate", **self.key)
+        if rate is None:
+            raise SystemExit(f"how fast {self.model} trains on {self.name} is not measured; run `rates` first")
+        return max(round(share * PROCESSOR_MINUTES * 60 * float(rate["images_per_processor_s"]) / self.images), 1)
+
+    def train(self, folder: Path, epochs: int, lr: float, seed: int, lists: dict[str, Path]) -> dict[str, Any]:
+        """One training, or what is left of it."""
+        data = ["--data", str(lists["train"]), "--val", str(lists["val"])]
+        budget = argparse.Namespace(recipe=RECIPE, epochs=epochs, train_option=[f"--lr={lr}"])
+        return train_once(folder, data, budget, seed, self.options)
+
+
+def lines() -> list[dict[str, Any]]:
+    """What has been measured."""
+    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()] if RESULTS.exists() else []
+
+
+def find(**values: Any) -> dict[str, Any] | None:
+    """The last line that has these values."""
+    return next((line for line in reversed(lines()) if values.items() <= line.items()), None)
+
+
+def record(line: dict[str, Any]) -> None:
+    """Appends a line, with the machine, what else it did, and the date."""
+    machine: dict[str, Any] = {
+        "processor": processor_name(),
+        "cores": available_cpus(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"benchmark": "real_models", **line, **machine}) + "\n")
+    print(json.dumps(line), flush=True)
+
+
+def measure_rate(task: Task) -> None:
+    """Records the images of a second of processor time: the second epoch's, so that what a start takes is not counted."""
+    if find(kind="rate", **task.key):
+        return
+    lists = {split: _few(task.lists[split], count) for split, count in (("train", RATE_IMAGES), ("val", 128))}
+    seconds = []
+    for epochs in (1, 2):
+        folder = task.folder / f"rate-{epochs}"
+        shutil.rmtree(folder, ignore_errors=True)
+        before = _processor_seconds()
+        task.train(folder, epochs, LEARNING_RATES[0], 0, lists)
+        seconds.append(_processor_seconds() - before)
+    images = len(lists["train"].read_text(encoding="utf-8").splitlines())
+    rate = images / (seconds[1] - seconds[0])
+    record({"kind": "rate", **task.key, "img_size": SETS[task.name].img_size, "images_per_processor_s": round(rate, 2)})
+
+
+def _processor_seconds() -> float:
+    """Of all processes that this one started and that ended."""
+    usage = getrusage(RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _few(path: Path, count: int) -> Path:
+    """A list of an image of each class and of evenly spaced others, beside the whole list."""
+    all_lines = path.read_text(encoding="utf-8").splitlines()
+    first = {line.rpartition(" ")[2]: line for line in reversed(all_lines)}
+    spaced = all_lines[:: max(len(all_lines) // count, 1)]
+    few = path.with_name(f"{path.stem}_few.txt")
+    few.write_text("\n".join(dict.fromkeys([*first.values(), *spaced])) + "\n", encoding="utf-8")
+    return few
+
+
+def search(task: Task, lr: float) -> None:
+    """Records the validation accuracy after a tenth of the epochs at a learning rate."""
+    if find(kind="search", lr=lr, **task.key):
+        return
+    epochs = task.epochs(SEARCH_SHARE)
+    metrics = task.train(task.folder / f"search-{lr:g}", epochs, lr, 0, task.lists)
+    top1, loss = round(metrics["val_top1"], 2), round(metrics["val_loss"], 4)
+    record({"kind": "search", **task.key, "lr": lr, "epochs": epochs, "val_top1": top1, "val_loss": loss})
+
+
+def best_learning_rate(task: Task) -> float:
+    """The learning rate of the search with the best validation top-1."""
+    tried = [line for line in lines() if {"kind": "search", **task.key}.items() <= line.items()]
+    return float(max(tried, key=lambda line: line["val_top1"])["lr"])
+
+
+def train_and_test(task: Task, seed: int) -> None:
+    """Records a whole training, and the exported model's figures on the test images."""
+    if find(kind="result", seed=seed, **task.key):
+        return
+    epochs, lr, folder = task.epochs(), best_learning_rate(task), task.folder / f"seed-{seed}"
+    metrics = task.train(folder, epochs, lr, seed, task.lists)
+    started = time.time()
+    artifact = folder / "artifact"
+    _dhvt("export", folder, "--data", task.lists["train"], "--val", task.lists["val"])
+    _dhvt("evaluate", "--model", artifact, "--data", task.lists["test"], "--report", folder / "test", "--record")
+    measured = load_artifact(artifact).card.metrics["test"]
+    keys = ("top1", "balanced_accuracy", "macro_f1", "ece", "nll", "images", "engine", "precision")
+    curve = [
+        [epoch["epoch"], round(epoch["train_loss"], 4), round(epoch["val_loss"], 4), round(epoch["val_top1"], 2)]
+        for epoch in read_history(folder / "metrics.jsonl")
+    ]
+    line = {
+        "kind": "result",
+        **task.key,
+        "seed": seed,
+        "lr": lr,
+        "epochs": epochs,
+        "train_images": task.images,
+        "parameters": metrics["parameters"],
+        "train_minutes": round(metrics["train_seconds"] / 60, 1),
+        "export_and_test_minutes": round((time.time() - started) / 60, 1),
+        "val_top1": round(metrics["val_top1"], 2),
+        "test": {key: round(measured[key], 4) if isinstance(measured[key], float) else measured[key] for key in keys},
+        "curve": {"columns": ["epoch", "train_loss", "val_loss", "val_top1"], "rows": curve},
+    }
+    record(line)
+
+
+def _dhvt(*arguments: object) -> None:
+    command = [sys.executable, "-m", "dhvt.cli", *map(str, arguments)]
+    print(" ".join(command), file=sys.stderr, flush=True)
+    subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+def measure_serving(task: Task) -> None:
+    """Records the images/s of the exported model, in batches of 32, in the engine that serves it here."""
+    if find(kind="serving", **task.key) or not find(kind="result", seed=0, **task.key):
+        return
+    record({"kind": "serving", **task.key, **serving_rate(task.folder / "seed-0" / "artifact")})
+
+
+def tasks(args: argparse.Namespace) -> Iterator[Task]:
+    """The models of each set, set after set, so that whole sets are done soonest."""
+    for name in args.names:
+        for model in args.models:
+            yield Task(name, model, args.data, args.out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("rates", "train", "serving"))
+    parser.add_argument("names", nargs="+", choices=SETS)
+    parser.add_argument("--data", type=Path, required=True, help="folder that real_sets.py wrote to")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--models", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, default=1, help="trainings of each model; the second has seed 1")
+    args = parser.parse_args()
+    for task in tasks(args):
+        if args.step == "rates":
+            measure_rate(task)
+        elif args.step == "serving":
+            measure_serving(task)
+        else:
+            for lr in LEARNING_RATES:
+                search(task, lr)
+            for seed in range(args.seeds):
+                train_and_test(task, seed)
+
+
+if __name__ == "__main__":
+    main()

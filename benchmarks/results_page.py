@@ -1,0 +1,277 @@
+"""``docs/results.md`` and the README's table of results, from the JSON lines in ``results/`` and nothing else.
+
+    python benchmarks/results_page.py            # writes both
+    python benchmarks/results_page.py --plots    # and the plots in results/
+
+A test fails where the two are not what this writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from real_sets import SETS
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
+BEGIN, END = "<!-- results: written by benchmarks/results_page.py -->", "<!-- end of results -->"
+METRICS = {"top1": "top-1 %", "balanced_accuracy": "balanced accuracy %", "macro_f1": "macro-F1 %", "ece": "ECE %"}
+MODELS = ("DHVT-T", "ResNet-18", "DeiT-T")
+PLOT = "real_models.png"
+
+
+def load(name: str) -> dict[str, Any]:
+    """The line of ``results/<name>.json``."""
+    line: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return line
+
+
+def load_lines() -> list[dict[str, Any]]:
+    """The lines of ``results/real_models.jsonl``; none where nothing is measured yet."""
+    path = RESULTS / "real_models.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def select(lines: list[dict[str, Any]], **values: Any) -> list[dict[str, Any]]:
+    """The lines that have these values."""
+    return [line for line in lines if values.items() <= line.items()]
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def origin(line: dict[str, Any], command: str) -> str:
+    """Where a figure comes from, in a sentence."""
+    date = f"measured {line['date']}" if "date" in line else f"committed {line['committed']}"
+    return f"`python benchmarks/{command}`, {line.get('processor', 'processor not recorded')}, {date}."
+
+
+def real_set(name: str, lines: list[dict[str, Any]]) -> list[str]:
+    """The section of a real set: a row for each model that is measured, and in words where DHVT loses."""
+    found = {model: select(lines, kind="result", set=name, model=model) for model in MODELS}
+    found = {model: results for model, results in found.items() if results}
+    if not found:
+        return []
+    info, rows = SETS[name], []
+    scores = {model: {key: mean(run["test"][key] for run in runs) for key in METRICS} for model, runs in found.items()}
+    for model, runs in found.items():
+        speed = select(lines, kind="serving", set=name, model=model)
+        served = f"{speed[-1]['serving_images_per_s']:.0f} ({speed[-1]['engine']})" if speed else "not measured"
+        fixed = [f"{runs[0]['parameters'] / 1e6:.1f}", f"{runs[0]['lr']:g}", str(runs[0]["epochs"]), str(len(runs))]
+        rows.append([model, *fixed, *(f"{scores[model][key]:.2f}" for key in METRICS), served])
+    head = ["model", "million parameters", "learning rate", "epochs", "seeds", *METRICS.values(), "serving images/s"]
+    run = next(iter(found.values()))[0]
+    text = (
+        f"{run['train_images']:,} images to train on, {run['test']['images']:,} to test on, {info.img_size} pixels, from "
+        f"[{info.url.removeprefix('https://github.com/')}]({info.url}) (licence: {info.licence})."
+    )
+    return [f"### {info.title}", text, table(head, rows), compare(scores), origin(run, f"real_models.py train … {name}")]
+
+
+def compare(scores: dict[str, dict[str, float]]) -> str:
+    """Where DHVT-T is better and where it loses, in points."""
+    if "DHVT-T" not in scores or len(scores) < 2:
+        missing = ", ".join(model for model in MODELS if model not in scores)
+        return f"Not finished: {missing} is still to be trained, so nothing is compared yet."
+    sentences = []
+    for model, other in scores.items():
+        if model == "DHVT-T":
+            continue
+        points = {METRICS[key].removesuffix(" %"): scores["DHVT-T"][key] - other[key] for key in METRICS if key != "ece"}
+        listed = ", ".join(f"{name} {value:+.1f}" for name, value in points.items())
+        word = "ahead of" if all(value > 0 for value in points.values()) else "not ahead in everything of"
+        sentences.append(f"DHVT-T is {word} {model}, in points: {listed}.")
+    missing = [model for model in MODELS if model not in scores]
+    return " ".join([*sentences, *(f"{model} is still to be trained." for model in missing)])
+
+
+def small_budget() -> list[str]:
+    line = load("comparison")
+    rows = [
+        [name, str(entry["epochs"]), f"{entry['top1']:.2f}", *(f"{entry[key]:.0f}" for key in SPEEDS)]
+        for name, entry in line["models"].items()
+    ]
+    head = ["model", "epochs", "top-1 %", "training images/s", "serving images/s"]
+    text = f"{line['train_images']:,} training images of CIFAR-10, all 10,000 test images, one seed."
+    return ["## CIFAR-10, a few epochs", text, table(head, rows), origin(line, "comparison.py")]
+
+
+SPEEDS = ("training_images_per_s", "serving_images_per_s")
+
+
+def ablation() -> list[str]:
+    line = load("ablation")
+    rows = [[name, f"{mean(top1):.2f}", ", ".join(f"{value:.2f}" for value in top1)] for name, top1 in line["top1"].items()]
+    text = (
+        f"CIFAR-100, {line['epochs']} epochs of {line['train_images']:,} images: too few to tell apart what SOPE and HI-MHSA "
+        "add to DAFF. The published figures are beside these in "
+        "[the table](../benchmarks/results/ablation.md)."
+    )
+    return ["## Ablation", text, table(["model", "top-1 %", "by seed"], rows), origin(line, "ablation.py")]
+
+
+def throughput() -> list[str]:
+    line = load("train_throughput")
+    images, ratio = line["images_per_s"], line["ratio"]
+    rows = [
+        ["straightforward PyTorch in fp32", f"{images['straightforward']:.0f}", "1"],
+        ["`dhvt train`, images of full size", f"{images['ours']:.0f}", f"{ratio:.2f}"],
+        ["`dhvt train`, whole recipe `short`", "", f"{line['ratio_over_recipe']:.2f}"],
+    ]
+    title = f"## Training on a CPU: {line['ratio_over_recipe']:.1f} times as fast"
+    return [title, table(["", "images/s", "ratio"], rows), origin(line, "train_throughput.py")]
+
+
+SERVER_RUNS = {
+    "servers_light": "A DHVT-T of three blocks",
+    "servers_bundled": "The bundled model",
+    "servers": "The bundled model",
+}
+
+
+def servers() -> list[str]:
+    parts = ["## Servers, 64 clients, a JPEG of 640×480 in each request"]
+    for name, model in SERVER_RUNS.items():
+        line = load(name)
+        measured = {contender: entry["clients"]["64"] for contender, entry in line["contenders"].items()}
+        ours = measured["dhvt (raw)"]["requests_per_s"]
+        rows = [
+            [
+                contender,
+                f"{at['requests_per_s']:.0f}",
+                f"{at['requests_per_s'] / ours:.2f}",
+                f"{at['p50_ms']:.0f}",
+                f"{at['cpu_ms_per_request']:.1f}",
+            ]
+            for contender, at in measured.items()
+        ]
+        ceiling = line["fraction_of_ceiling_at_64_clients"]["dhvt (raw)"]
+        parts += [
+            f"{model} in {line['engine']}; `dhvt (raw)` gives {ceiling:.0%} of what decoding and the engine alone can do.",
+            table(["server", "requests/s", "ratio", "median ms", "processor ms a request"], rows),
+            origin(line, "servers.py"),
+        ]
+    return parts
+
+
+def engines() -> list[str]:
+    line, size = load("engines"), "32"
+    speeds = {name: entry["images_per_s"] for name, entry in line["batch_sizes"][size].items()}
+    plain = speeds["plain onnxruntime"]
+    rows = [
+        [name, f"{speed:.0f}", f"{speed / plain:.2f}", f"{line['top1_percent'][name]:.2f}"]
+        for name, speed in sorted(speeds.items(), key=lambda item: item[1])
+    ]
+    title = f"## Engines: int8 {line['ratio_to_plain_onnxruntime']} times ONNX Runtime as it comes"
+    head = ["engine", f"images/s in batches of {size}", "ratio", "top-1 %"]
+    return [title, table(head, rows), origin(line, "engines.py"), "![engines](../benchmarks/results/engines.png)"]
+
+
+def operation() -> list[str]:
+    over, roll = load("overload"), load("rollout")
+    during = over["during"]
+    text = (
+        f"Offered {during['offered_per_s'] / over['before']['requests_per_s']:.0f} times what it sustains, the server answers "
+        f"{over['accepted_over_sustained']:.0%} of that and refuses the rest, half of it within "
+        f"{during['refused_latency']['p50_ms']:.0f} ms; afterwards it gives {over['after_over_before']:.0%} of before."
+    )
+    rolled = (
+        f"While one of {roll['replicas']} servers is killed and then all get a new model, {roll['lost']} of {roll['sent']:,} "
+        "requests are lost."
+    )
+    return ["## Overload and rollout", text, origin(over, "overload.py"), rolled, origin(roll, "rollout.py")]
+
+
+def write_page() -> str:
+    """The text of ``docs/results.md``."""
+    lines = load_lines()
+    real = [part for name in SETS for part in real_set(name, lines)]
+    head = [
+        "# Results",
+        "Written by `benchmarks/results_page.py` from the JSON lines in `benchmarks/results/`. Ratios hold on other machines "
+        "better than absolute figures do.",
+        "## Real sets, from scratch, with the same computing time",
+    ]
+    if real:
+        head.append(
+            "Each model has 80 minutes of processor time, 40 of a machine's two cores, converted to epochs by its own training "
+            "speed; its learning rate is the best on validation of three, each tried for a tenth of that. Recipe `short` for "
+            "all, at the same image size; the ResNet and DeiT have stems and patches for small images. Test images choose "
+            "nothing. DeiT-T cannot be trained on smaller images first, as the recipe does with the others, because its "
+            "position embedding is for one size. How the splits are made: `benchmarks/real_splits.py`."
+        )
+        real.append(f"![validation top-1 over epochs](../benchmarks/results/{PLOT})")
+    else:
+        head.append("Nothing is measured yet: `benchmarks/real_models.py`.")
+    sections = [*head, *real]
+    for section in (small_budget, ablation, throughput, servers, engines, operation):
+        sections += section()
+    return "\n\n".join(sections) + "\n"
+
+
+def write_readme_table() -> str:
+    """The README's three rows, between its markers."""
+    small, train, light = load("comparison")["models"], load("train_throughput"), load("servers_light")
+    dhvt, resnet = small["dhvt_tiny_cifar_patch4"]["top1"], small["resnet18"]["top1"]
+    ratios = light["ratio_of_requests_per_s_at_64_clients"]
+    rows = [
+        ["accuracy, 10,000 images of CIFAR-10, 4 epochs", f"{dhvt - resnet:+.1f} points", f"ResNet-18: {resnet:.1f} %"],
+        ["training on a CPU", f"{train['ratio_over_recipe']:.1f}×", "straightforward PyTorch in fp32"],
+        ["requests/s, three blocks", f"{ratios['mosec (plain engine)']:.2f}×", "mosec with OpenVINO as documented"],
+    ]
+    result = [row for row in load_lines() if row["kind"] == "result" and row["seed"] == 0]
+    for name in SETS:
+        top1 = {line["model"]: line["test"]["top1"] for line in select(result, set=name)}
+        if len(top1) == len(MODELS):
+            points = top1["DHVT-T"] - top1["ResNet-18"]
+            rows[0] = [f"accuracy, {name}, from scratch", f"{points:+.1f} points", f"ResNet-18: {top1['ResNet-18']:.1f} %"]
+            break
+    return table(["", "DHVT Serve", "against"], rows)
+
+
+def fill(readme: str) -> str:
+    """A README with the table of today between its markers."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{write_readme_table()}\n{END}{after}"
+
+
+def plot(path: Path) -> None:
+    """Validation top-1 over the epochs' part of the budget, a panel for each set."""
+    from matplotlib.figure import Figure
+
+    runs = [line for line in load_lines() if line["kind"] == "result"]
+    names = [name for name in SETS if select(runs, set=name)]
+    figure = Figure(figsize=(4.5 * max(len(names), 1), 3.5))
+    panels = figure.subplots(1, max(len(names), 1), squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=False):
+        for run in select(runs, set=name):
+            rows = run["curve"]["rows"]
+            axes.plot(
+                [row[0] / run["epochs"] for row in rows], [row[3] for row in rows], label=f"{run['model']}, {run['seed']}"
+            )
+        axes.set(title=name, xlabel="part of the budget", ylabel="validation top-1, %")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, bbox_inches="tight", dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plots", action="store_true", help="draw the plots too; needs the report extra")
+    args = parser.parse_args()
+    PAGE.write_text(write_page(), encoding="utf-8")
+    README.write_text(fill(README.read_text(encoding="utf-8")), encoding="utf-8")
+    if args.plots:
+        plot(RESULTS / PLOT)
+
+
+if __name__ == "__main__":
+    main()
