@@ -1,9 +1,9 @@
 """DHVT-T, ResNet-18 and DeiT-T on real image sets, from scratch, each with the same computing time.
 
     python benchmarks/real_sets.py --out data plankton groceries
-    python benchmarks/real_models.py rates --data data --out runs/real plankton groceries
-    python benchmarks/real_models.py train --data data --out runs/real plankton groceries
-    python benchmarks/real_models.py serving --data data --out runs/real plankton groceries
+    python benchmarks/real_models.py rates plankton groceries --data data --out runs/real
+    python benchmarks/real_models.py train plankton groceries --data data --out runs/real
+    python benchmarks/real_models.py serving plankton groceries --data data --out runs/real
 
 ``rates`` measures how many images ``dhvt train`` takes of each model in a second of processor time. 80 minutes of that, 40 of a
 machine's two cores, are its number of epochs, so that both may run beside other work. ``train`` tries three learning rates for
@@ -210,7 +210,9 @@ def train_and_test(task: Task, seed: int) -> None:
 def _dhvt(*arguments: object) -> None:
     command = [sys.executable, "-m", "dhvt.cli", *map(str, arguments)]
     print(" ".join(command), file=sys.stderr, flush=True)
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    # OpenVINO crashes with jemalloc, which dhvt train restarts itself with where it is not preloaded.
+    environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
+    subprocess.run(command, check=True, stdout=sys.stderr, env=environment)
 
 
 def measure_serving(task: Task) -> None:
