@@ -63,10 +63,15 @@ def real_set(name: str, lines: list[dict[str, Any]]) -> list[str]:
     scores = {model: {key: mean(run["test"][key] for run in runs) for key in METRICS} for model, runs in found.items()}
     for model, runs in found.items():
         speed = select(lines, kind="serving", set=name, model=model)
-        served = f"{speed[-1]['serving_images_per_s']:.0f} ({speed[-1]['engine']})" if speed else "not measured"
-        fixed = [f"{runs[0]['parameters'] / 1e6:.1f}", f"{runs[0]['lr']:g}", str(runs[0]["epochs"]), str(len(runs))]
+        served = (
+            f"{speed[-1]['serving_images_per_s']:.0f} ({runs[0]['test']['engine']} {runs[0]['test']['precision']})"
+            if speed
+            else "not measured"
+        )
+        minutes = f"{runs[0]['train_minutes']:.0f}"
+        fixed = [f"{runs[0]['parameters'] / 1e6:.1f}", f"{runs[0]['lr']:g}", str(runs[0]["epochs"]), minutes, str(len(runs))]
         rows.append([model, *fixed, *(f"{scores[model][key]:.2f}" for key in METRICS), served])
-    head = ["model", "million parameters", "learning rate", "epochs", "seeds", *METRICS.values(), "serving images/s"]
+    head = ["model", "million parameters", "learning rate", "epochs", "minutes", "seeds", *METRICS.values(), "serving images/s"]
     run = next(iter(found.values()))[0]
     text = (
         f"{run['train_images']:,} images to train on, {run['test']['images']:,} to test on, {info.img_size} pixels, from "
@@ -79,7 +84,7 @@ def compare(scores: dict[str, dict[str, float]]) -> str:
     """Where DHVT-T is better and where it loses, in points."""
     if "DHVT-T" not in scores or len(scores) < 2:
         missing = ", ".join(model for model in MODELS if model not in scores)
-        return f"Not finished: {missing} is still to be trained, so nothing is compared yet."
+        return f"Not finished, so nothing is compared yet; still to be trained: {missing}."
     sentences = []
     for model, other in scores.items():
         if model == "DHVT-T":
@@ -89,7 +94,7 @@ def compare(scores: dict[str, dict[str, float]]) -> str:
         word = "ahead of" if all(value > 0 for value in points.values()) else "not ahead in everything of"
         sentences.append(f"DHVT-T is {word} {model}, in points: {listed}.")
     missing = [model for model in MODELS if model not in scores]
-    return " ".join([*sentences, *(f"{model} is still to be trained." for model in missing)])
+    return " ".join([*sentences, *(f"Still to be trained: {model}." for model in missing)])
 
 
 def small_budget() -> list[str]:
@@ -202,7 +207,7 @@ def write_page() -> str:
     if real:
         head.append(
             "Each model has 80 minutes of processor time, 40 of a machine's two cores, converted to epochs by its own training "
-            "speed; its learning rate is the best on validation of three, each tried for a tenth of that. Recipe `short` for "
+            "speed, measured beside other work; `minutes` is what the training then took, less where the machine was idle. Its learning rate is the best on validation of three, each tried for a tenth of that. Recipe `short` for "
             "all, at the same image size; the ResNet and DeiT have stems and patches for small images. Test images choose "
             "nothing. DeiT-T cannot be trained on smaller images first, as the recipe does with the others, because its "
             "position embedding is for one size. How the splits are made: `benchmarks/real_splits.py`."
