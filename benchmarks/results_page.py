@@ -208,7 +208,8 @@ def write_page() -> str:
         head.append(
             "Each model has 80 minutes of processor time, 40 of a machine's two cores, converted to epochs by its own training "
             "speed, measured beside other work; `minutes` is what the training then took, less "
-            "where the machine was idle. Its learning rate is the best on validation of three, each tried for a tenth of that. Recipe `short` for "
+            "where the machine was idle. Its learning rate is the best on validation of three, each tried for "
+            "a tenth of that. Recipe `short` for "
             "all, at the same image size; the ResNet and DeiT have stems and patches for small images. Test images choose "
             "nothing. DeiT-T cannot be trained on smaller images first, as the recipe does with the others, because its "
             "position embedding is for one size. How the splits are made: `benchmarks/real_splits.py`."
