@@ -109,7 +109,7 @@ def write_model_card(card: ModelCard, parameters: int, *, registered: bool, repo
         ),
         class_names=", ".join(f"`{name}`" for name in card.classes),
         preprocessing=_describe_preprocess(card.preprocess),
-        results=_describe_results(results, card.metrics),
+        results=_describe_results(results, card),
         training=_describe_training(card),
     )
     return f"---\n{header.to_yaml()}\n---\n{text}"
@@ -121,11 +121,9 @@ def find_results(card: ModelCard) -> list[EvalResult]:
 
     found = []
     for split, title in SPLITS.items():
-        measured = card.metrics.get(split, {})
-        if max(measured.get("overlap", {}).values(), default=0.0) > TOLERATED_OVERLAP:
-            measured = {}  # what a model has seen tells nothing of it
+        measured = _unseen(card.metrics.get(split, {}))
         if split == "val":
-            measured = {key.removeprefix("val_"): value for key, value in card.metrics.items()} | measured
+            measured = {key.removeprefix("val_"): value for key, value in card.metrics.items()} | dict(measured)
         for key, (kind, name) in METRICS.items():
             if key not in measured:
                 continue
@@ -142,6 +140,11 @@ def find_results(card: ModelCard) -> list[EvalResult]:
                 )
             )
     return found
+
+
+def _unseen(measured: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was measured; nothing where the model has seen the images, which tells nothing of it."""
+    return {} if max(measured.get("overlap", {}).values(), default=0.0) > TOLERATED_OVERLAP else measured
 
 
 def _name_dataset(card: ModelCard, kind: str) -> str:
@@ -172,13 +175,18 @@ def _join(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _describe_results(results: list[EvalResult], metrics: Mapping[str, Any]) -> str:
+def _describe_results(results: list[EvalResult], card: ModelCard) -> str:
     if not results:
         return "None are recorded."
     rows = [
         f"| {row.dataset_name} | {row.dataset_split} | {row.metric_name} | {100 * row.metric_value:.2f} % |" for row in results
     ]
-    chosen = ["", CHOSEN] if metrics.get("val_chose_weights") else []
+    rows += [
+        f"| {_name_dataset(card, 'test')} | test | right label in the prediction set at coverage {entry['coverage']:g} "
+        f"({entry['mean_size']:.2f} labels on average) | {100 * entry['measured']:.2f} % |"
+        for entry in _unseen(card.metrics.get("test", {})).get("coverage", [])
+    ]
+    chosen = ["", CHOSEN] if card.metrics.get("val_chose_weights") else []
     return "\n".join(["| images | split | metric | value |", "|---|---|---|---|", *rows, *chosen])
 
 

@@ -58,13 +58,18 @@ def evaluate(
 
     The model's card knows the images that it was trained, validated and calibrated on. Images that are among them are
     refused: what is measured on those says nothing of new images. They are recognised by the bytes of their files.
+
+    Of a model with reference images (dhvt calibrate) it also tells how often the right label is in the prediction set, on
+    those images that are not reference images themselves.
     """
     from tqdm import tqdm
 
+    from dhvt.confidence.reference import load_reference
     from dhvt.data.record import TOLERATED_OVERLAP
     from dhvt.data.splits import WHOLE, open_test_data
     from dhvt.evaluation.metrics import collect_outputs
     from dhvt.evaluation.metrics import evaluate as measure
+    from dhvt.evaluation.promises import check_coverage
 
     artifact, running = open_model(model, engine)
     card = artifact.card
@@ -79,7 +84,8 @@ def evaluate(
             running.predict, source, card.preprocess, batch_size=batch_size, on_error=on_error, on_progress=bar.update
         )
     result = measure(outputs, card.temperature)
-    click.echo(_describe(result))
+    coverage = check_coverage(outputs, source, card.temperature, load_reference(artifact), running.precision)
+    click.echo("\n".join([_describe(result), *(entry.describe() for entry in coverage)]))
     if report is not None:
         _write_report(
             report,
@@ -89,10 +95,17 @@ def evaluate(
             outputs=outputs,
             evaluation=result,
             temperature=card.temperature,
-            facts={"engine": f"{running.name} in {running.precision}", "model": str(artifact.path), **_overlap_fact(overlaps)},
+            facts={"engine": f"{running.name} in {running.precision}", "model": str(artifact.path), **_overlap_fact(overlaps)}
+            | {f"right label in the set at {entry.coverage:g}": entry.summarise() for entry in coverage},
         )
     if record and images is not None:
-        measured = {**result.to_dict(), "engine": running.name, "precision": running.precision, "data": Path(data).name}
+        measured: dict[str, Any] = {
+            **result.to_dict(),
+            "engine": running.name,
+            "precision": running.precision,
+            "data": Path(data).name,
+        }
+        measured |= {"coverage": [entry.to_dict() for entry in coverage]} if coverage else {}
         is_test = measured_split == WHOLE and max(overlaps.values(), default=0.0) <= TOLERATED_OVERLAP
         entry = measured | ({"overlap": overlaps} if overlaps else {})
         _record(artifact.path, card, "test" if is_test else measured_split, entry, images, source)

@@ -48,12 +48,16 @@ class Coverage:
         """Plain values, for JSON."""
         return asdict(self)
 
+    def summarise(self) -> str:
+        """What was measured, in words."""
+        return (
+            f"{100 * self.measured:.1f} % of {self.images:,} images (so many allow {100 * self.low:.1f} to "
+            f"{100 * self.high:.1f} % and more), {self.mean_size:.2f} labels on average"
+        )
+
     def describe(self) -> str:
         """One line."""
-        return (
-            f"coverage {self.coverage:g}: {self.measured:.1%} of {self.images} images (allowed {self.low:.1%} to "
-            f"{self.high:.1%}, or more), {self.mean_size:.2f} labels on average"
-        )
+        return f"coverage {self.coverage:g}: right label in the set for {self.summarise()}"
 
 
 def measure_coverage(

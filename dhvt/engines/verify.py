@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhvt.artifact import OPENVINO, Artifact, ModelCard
+from dhvt.confidence.coverage import Coverage
+from dhvt.confidence.reference import load_reference
 from dhvt.data.sources import ImageSource
 from dhvt.engines.base import Engine, EngineOptions
 from dhvt.engines.probe import probe, recall_compiled
@@ -19,6 +21,7 @@ from dhvt.engines.speed import Speed
 from dhvt.errors import EngineError, EngineUnavailable
 from dhvt.evaluation.agreement import FP32, TOLERANCES, Comparison, Tolerance, compare, compare_logits
 from dhvt.evaluation.metrics import Outputs, collect_outputs
+from dhvt.evaluation.promises import check_coverage
 
 ODD_BATCH_SIZE = 7
 REFERENCE = "onnxruntime:fp32"
@@ -41,6 +44,7 @@ class Verification:
         golden: comparison with the exported logits of the artifact's own images.
         images: comparison with the reference on the labelled images; None without them.
         images_per_s: rate on these, with decoding.
+        coverage: of the prediction sets on these, where the model has reference images.
         speed: of the engine alone; None if it fails its probe.
     """
 
@@ -50,6 +54,7 @@ class Verification:
     golden: Comparison | None = None
     images: Comparison | None = None
     images_per_s: float | None = None
+    coverage: tuple[Coverage, ...] = ()
     speed: Speed | None = None
 
     def describe(self) -> list[str]:
@@ -66,6 +71,7 @@ class Verification:
                 f"{_figures(self.images)}, top-1 {self.images.top1:.2f} % (fp32 {self.images.top1_reference:.2f} %), "
                 f"{self.images_per_s:.0f} images/s with decoding"
             )
+        lines += [entry.describe() for entry in self.coverage]
         return [*lines, "passes" if self.fault is None else f"FAILS: {self.fault}"]
 
 
@@ -100,6 +106,7 @@ def verify_engines(
         except EngineError as error:
             yield Verification(candidate=name, fault=str(error))
     reference: NDArray[np.float32] | None = None
+    kept = load_reference(artifact)
     for candidate in sorted(candidates, key=lambda name: (name != REFERENCE, not name.endswith(":fp32"))):
         try:
             found, outputs = _run(artifact, candidate, options, source, on_error)
@@ -111,6 +118,10 @@ def verify_engines(
             if reference is None and candidate.endswith(":fp32") and found.fault is None:
                 reference = outputs.logits
             found = _compare_images(found, reference, outputs, artifact.card, max_batch_size)
+            assert source is not None  # or there would be no outputs
+            found = _check_promises(
+                found, check_coverage(outputs, source, artifact.card.temperature, kept, _precision(candidate))
+            )
         yield found
 
 
@@ -143,8 +154,22 @@ def _compare_images(
     if reference is None:
         return replace(found, fault=found.fault or "no engine in fp32 passes here to compare its logits with")
     images = compare_logits(found.candidate, reference, outputs.logits, (batch_size,), outputs.labels)
-    allowed = tolerance(card, found.candidate.partition(":")[2]).on_sample(images.images)
+    allowed = tolerance(card, _precision(found.candidate)).on_sample(images.images)
     return replace(found, images=images, fault=found.fault or allowed.fault(images))
+
+
+def _check_promises(found: Verification, coverage: Sequence[Coverage]) -> Verification:
+    """The verification with the coverage of prediction sets, which must be as high as promised."""
+    broken = [
+        f"coverage {entry.coverage:g} is {entry.measured:.1%} (at least {entry.least:.1%})"
+        for entry in coverage
+        if not entry.holds
+    ]
+    return replace(found, coverage=tuple(coverage), fault=found.fault or ("; ".join(broken) or None))
+
+
+def _precision(candidate: str) -> str:
+    return candidate.partition(":")[2]
 
 
 def _compare_golden(engine: Engine, artifact: Artifact, largest: int) -> Comparison:

@@ -1,18 +1,22 @@
 """``dhvt calibrate``, and prediction sets on the command line and in Python."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from dhvt import Classifier, open_dataset
 from dhvt.artifact import load_artifact, write_card
 from dhvt.cli.main import main
-from dhvt.confidence.reference import load_reference
+from dhvt.confidence.reference import load_reference, write_reference
 from dhvt.data.fingerprint import hash_bytes
 from dhvt.data.record import record_source
 from dhvt.errors import ConfigError
+from export.model_card import write_model_card
 from tests.conftest import CLASSES, draw
 
 
@@ -23,8 +27,6 @@ def run(*arguments):
 @pytest.fixture(scope="module")
 def calibrated(artifact_path, image_folder, tmp_path_factory):
     """The small model with 60 reference images."""
-    import shutil
-
     path = tmp_path_factory.mktemp("calibrated") / "artifact"
     shutil.copytree(artifact_path, path)
     result = run("calibrate", "--model", path, "--data", image_folder)
@@ -107,3 +109,41 @@ def test_classify_marks_what_is_unknown(calibrated, tmp_path):
     refused = run(*command, "--reject", "0.001")
     assert refused.exit_code != 0
     assert "reject 0.001 needs 999 reference images, and this model has 60" in refused.stderr
+
+
+@pytest.fixture
+def new_images(image_folder, tmp_path):
+    """Ten new images of each class, and those of the reference."""
+    root = tmp_path / "images"
+    shutil.copytree(image_folder, root)
+    for label, name in enumerate(CLASSES):
+        for seed in range(10):
+            draw(label, 3000 + seed).save(root / name / f"new{seed}.png")
+    return root
+
+
+def test_evaluate_measures_coverage_on_what_is_no_reference(calibrated, new_images, tmp_path):
+    model = shutil.copytree(calibrated, tmp_path / "model")
+    command = ["evaluate", "--model", model, "--engine", "onnxruntime", "--data", new_images]
+    result = run(*command, "--record", "--report", tmp_path / "report")
+    assert result.exit_code == 0, result.output
+    rows = re.findall(r"coverage ([\d.]+): right label in the set for ([\d.]+) % of 30 images", result.stdout)
+    assert [float(coverage) for coverage, _ in rows] == [0.8, 0.9, 0.95]
+    card = load_artifact(model).card
+    assert card.metrics["test"]["images"] == 90
+    recorded = card.metrics["test"]["coverage"]
+    assert [(entry["images"], f"{100 * entry['measured']:.1f}") for entry in recorded] == [(30, share) for _, share in rows]
+    assert all(entry["measured"] >= entry["least"] for entry in recorded)
+    assert f"| right label in the set at 0.9 | {rows[1][1]} %" in (tmp_path / "report" / "report.md").read_text()
+    assert "prediction set at coverage 0.9" in write_model_card(card, 1, registered=True)
+
+
+def test_verify_fails_where_sets_cover_less_than_promised(calibrated, new_images, tmp_path):
+    model = shutil.copytree(calibrated, tmp_path / "model")
+    artifact = load_artifact(model)
+    reference = load_reference(artifact)
+    sure = replace(reference.measured["fp32"], true_score=np.zeros(60))
+    write_reference(artifact, replace(reference, measured={"fp32": sure}), artifact.card.reference)
+    result = run("verify", "--model", model, "--data", new_images)
+    assert result.exit_code == 1
+    assert re.search(r"onnxruntime:fp32: FAILS: coverage 0.8 is \d+\.\d% \(at least \d+\.\d%\); coverage 0.9", result.output)
