@@ -8,6 +8,7 @@ on the unknown images, all decoded as the server decodes them. Prints one JSON l
     score   AUROC of a score by unknown set, 50 being chance, and the share of the unknown images that it rejects at 5 and 1 %
             of known ones. Scores of features are of the head's input in fp32, and fitted to the reference
     reject  the share of known images that are rejected in a precision, with its 95 % interval, and of unknown ones
+    splits  the mean of that share over many divisions of the known images, and the middle 95 % of it
     cost    milliseconds of one image's p-value and of the engine
     photo   the p-values of one image, with --photo
 
@@ -33,7 +34,7 @@ from tqdm import tqdm
 
 from dhvt.artifact import INPUT_NAME, OUTPUT_NAME, Artifact, load_artifact
 from dhvt.assessment import Asked, Assessor
-from dhvt.confidence.known import NoveltyIndex, p_values
+from dhvt.confidence.known import NoveltyIndex, measure_novelty, p_values
 from dhvt.confidence.reference import load_reference, write_reference
 from dhvt.data.decode import read_file
 from dhvt.data.preprocess import preprocess_image
@@ -49,6 +50,7 @@ from dhvt.ranking import rank
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 REJECTED = (0.05, 0.01)
 FEATURE_IMAGES = 2_000
+SPLITS = 200
 BATCH = 8
 
 Score = Callable[[dict[str, np.ndarray]], np.ndarray]
@@ -226,12 +228,14 @@ def measure_precision(artifact: Artifact, name: str, sets: dict[str, np.ndarray]
     assert measured.novelty is not None
     index, novelty = NoveltyIndex(measured.index), np.sort(measured.novelty)
     facts = {"engine": engine.name, "precision": engine.precision, "reference_images": len(reference)}
-    values = {
-        entry: p_values(novelty, index.score(run(engine.predict, pixels)))
+    logits = {
+        entry: run(engine.predict, pixels)
         for entry, pixels in tqdm(sets.items(), desc=name, leave=False)
         if entry != "reference"
     }
+    values = {entry: p_values(novelty, index.score(of)) for entry, of in logits.items()}
     known = values.pop("known")
+    print(json.dumps({"benchmark": "known", "what": "splits", **facts, **measure_splits(logits["known"])}), flush=True)
     for share in sorted(REJECTED):
         count = int((known <= share).sum())
         line = {"benchmark": "known", "what": "reject", **facts, "promised_percent": 100 * share, "known_images": len(known)}
@@ -251,6 +255,27 @@ def measure_precision(artifact: Artifact, name: str, sets: dict[str, np.ndarray]
         answer = rank(engine.predict(photo), artifact.card)[0]
         line = {"benchmark": "known", "what": "photo", **facts, "predictions": answer.top(artifact.card, 3)}
         print(json.dumps(line | assessor.assess(answer, Asked(reject=0.01))), flush=True)
+
+
+def measure_splits(logits: np.ndarray) -> dict[str, Any]:
+    """The shares that are rejected where known images are divided by chance, again and again, into reference and new ones."""
+    half = len(logits) // 2
+    rejected = []
+    for seed in range(SPLITS):
+        order = np.random.default_rng(seed).permutation(len(logits))
+        novelty, index = measure_novelty(logits[order[:half]])
+        assert novelty is not None
+        assert index is not None
+        known = p_values(np.sort(novelty), NoveltyIndex(index).score(logits[order[half:]]))
+        rejected.append([100 * float((known <= share).mean()) for share in sorted(REJECTED)])
+    return {
+        "splits": SPLITS,
+        "reference_images": half,
+        "promised_percent": [100 * share for share in sorted(REJECTED)],
+        "rejected_percent": np.mean(rejected, axis=0).round(2).tolist(),
+        "standard_error": (np.std(rejected, axis=0) / np.sqrt(SPLITS)).round(3).tolist(),
+        "middle_95_percent": np.quantile(rejected, [0.025, 0.975], axis=0).T.round(2).tolist(),
+    }
 
 
 def _time(call: Callable[[], object], rounds: int = 300) -> float:

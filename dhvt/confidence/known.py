@@ -2,8 +2,8 @@
 
 The novelty of an image is the distance from its logits to the third nearest of those of the reference images, all less their
 mean, over the length of its own. Logits of images that belong to no class are short or lie between the classes' clusters, far
-from all others. Of the scores that need logits only it tells unknown images from known ones best, and almost as well as scores
-of the features before the head; benchmarks/known.py measures it. Nearest neighbours: Sun et al. 2022, arXiv 2204.06507.
+from all others. By AUROC it is the best of the scores that need logits only, and 1 to 2 points below scores of the features
+before the head; benchmarks/known.py measures it. Nearest neighbours: Sun et al. 2022, arXiv 2204.06507.
 
 The p-value is the share of reference images that are as strange or stranger, the new image among them. Of images like the
 reference, at most a share of 0.01 has a p-value of at most 0.01, whatever the model is worth: a conformal p-value. A reference
