@@ -105,8 +105,9 @@ class ModelCard:
         variants: the graphs and engines, the float32 graph first.
         temperature: what logits are divided by before they become scores; fitted on held-out images.
         files: SHA-256 by file name, of every variant's files and of the reference.
-        data: fingerprints of the images, under ``training``, ``validation``, ``calibration`` and ``test``; what is not known
-            is absent. Each has the fields of :class:`dhvt.data.fingerprint.Fingerprint`, and ``source``, where they came from.
+        data: fingerprints of the images, under ``training``, ``validation``, ``reference``, ``calibration`` and ``test``;
+            what is not known is absent. Each has the fields of :class:`dhvt.data.fingerprint.Fingerprint`, and ``source``,
+            where they came from.
         reference: of the images of ``reference.npz``, see :class:`dhvt.confidence.reference.Reference`: a fingerprint's fields,
             ``source``, and the ``precisions`` that were measured; empty where there is no such file.
         metrics: the checkpoint's, and what ``dhvt evaluate --record`` measured, under the split's name.
@@ -139,7 +140,15 @@ class ModelCard:
     @property
     def digest(self) -> str:
         """A hash of everything that decides an answer: files, classes, preprocessing, temperature and golden logits."""
-        decisive = [self.files, self.golden.logits, self.classes, self.preprocess.to_dict(), self.temperature]
+        return self._digest(self.files)
+
+    @property
+    def engine_digest(self) -> str:
+        """The same without the reference, on which no engine depends."""
+        return self._digest({name: value for name, value in self.files.items() if name != REFERENCE_NAME})
+
+    def _digest(self, files: dict[str, str]) -> str:
+        decisive = [files, self.golden.logits, self.classes, self.preprocess.to_dict(), self.temperature]
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def find_variant(self, *, format: str | None = None, precision: str | None = None) -> Variant | None:

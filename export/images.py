@@ -12,8 +12,9 @@ from dhvt.data.batches import Batch, iterate_batches
 from dhvt.data.fingerprint import fingerprint
 from dhvt.data.preprocess import Preprocess
 from dhvt.data.record import Record, require_unseen, warn_of_overlaps
+from dhvt.data.reopen import open_training_split, reopen_training_data
 from dhvt.data.sources import ImageSource, Subset
-from dhvt.data.splits import open_first_split, reopen_training_data
+from dhvt.data.splits import open_first_split
 from dhvt.errors import ExportError
 from export.golden import draw_inputs
 from export.parity import BATCH_SIZES
@@ -69,7 +70,7 @@ def open_images(
     if options.val is None:
         calibration, comparison, split_as_trained = reopen_training_data(options.data, classes, known, seed)
     else:
-        calibration = open_first_split(options.data, ["train"], classes).source
+        calibration = open_training_split(options.data, classes, known, seed)
         comparison = open_first_split(options.val, ["val", "test"], classes).source
     compared, what = (
         fingerprint(spread(comparison, COMPARISON_IMAGES)),

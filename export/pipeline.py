@@ -18,6 +18,7 @@ from dhvt.naming import is_made_version, make_version, name_of_data
 from export.golden import draw_inputs
 from export.images import ExportImages, open_images
 from export.parity import onnxruntime_predict
+from export.reference import add_reference
 from export.settings import ExportOptions
 from export.source import ArtifactSource, CheckpointSource, Source
 from export.targets.registry import TARGETS, Job, complete_settings, load_target, require_packages
@@ -83,7 +84,7 @@ def export_model(
             card = write_card(folder, load_target(name).add(job, card, values[name]))
         before = None if existing is None else existing.card
         write_card(folder, _with_provenance(_identify(card, before, options), chosen, options, values, command))
-    return load_artifact(out)
+    return add_reference(load_artifact(out), options, log)
 
 
 def _find_existing(source: Checkpoint | Artifact, out: Path, targets: Sequence[str]) -> Artifact | None:

@@ -37,7 +37,7 @@ kept.
 def average(checkpoints: tuple[Path, ...], data: str, val: str | None, out: Path, on_broken: str) -> None:
     from tqdm import tqdm
 
-    from dhvt.data.splits import open_first_split, reopen_validation
+    from dhvt.data.reopen import open_training_split, reopen_validation
     from dhvt.model.checkpoint import load_checkpoint, save_checkpoint
     from dhvt.training.averaging import average_checkpoints, recompute_batchnorm
 
@@ -53,7 +53,7 @@ def average(checkpoints: tuple[Path, ...], data: str, val: str | None, out: Path
         )
     train, source = found
     if val is not None:
-        train = open_first_split(data, ["train"], mean.classes).source
+        train = open_training_split(data, mean.classes, mean.data, mean.recipe.get("seed", 0))
 
     def omit(message: str) -> None:
         tqdm.write(f"omitted: {message}")

@@ -20,9 +20,10 @@ TOLERATED_OVERLAP = 0.01
 _log = logging.getLogger(__name__)
 
 Record = Mapping[str, Mapping[str, Any]]
-"""By ``training``, ``validation``, ``calibration`` and ``test``: a fingerprint's fields, and ``source``, where the images
-came from; ``held_out_fraction`` of validation images that were held out of the training split, and ``group_by`` where no
-group of images is in both; ``omitted``, the images that were left out, see :func:`dhvt.data.exclusion.pack_names`."""
+"""By ``training``, ``validation``, ``reference`` (held out for it), ``calibration`` (of int8) and ``test``: a fingerprint's
+fields, and ``source``, where the images came from; ``held_out_fraction`` of images that were held out of the training split,
+and ``group_by`` where no group of images is in both; ``omitted``, the images that were left out, see
+:func:`dhvt.data.exclusion.pack_names`."""
 
 
 def record_source(
@@ -56,7 +57,12 @@ def record_training_data(
         validation["held_out_fraction"] = images.val_fraction
     if images.group_by is not None:
         validation["group_by"] = images.group_by
-    return {"training": training, "validation": validation}
+    data = {"training": training, "validation": validation}
+    if images.reference is not None:
+        data["reference"] = record_source(images.reference, on_progress, hashes)
+        data["reference"]["held_out_fraction"] = images.reference_fraction
+        warn_of_overlaps(Fingerprint.from_dict(data["reference"]), data, what="the images held out as reference")
+    return data
 
 
 def find_overlaps(images: Fingerprint, record: Record, kinds: Sequence[str] = SEEN) -> dict[str, float]:

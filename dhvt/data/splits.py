@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dhvt.data.exclusion import leave_out_recorded
-from dhvt.data.fingerprint import fingerprint
 from dhvt.data.groups import hold_out_groups, require_groups_apart
 from dhvt.data.sources import ImageSource, Subset, list_splits, open_dataset
 from dhvt.data.sources.base import split_of_file, split_of_word
 from dhvt.errors import ConfigError, DataError
 
 DEFAULT_VAL_FRACTION = 0.1
-_log = logging.getLogger(__name__)
 
 WHOLE = "all"
 """What stands for the split's name where a data set is not divided and its own name is no split's."""
@@ -108,6 +104,9 @@ class TrainingData(NamedTuple):
         val_fraction: the part of the training split that ``val`` was held out of it; None where it has other images.
         measured_on: what ``val`` is, in words.
         group_by: what tells the groups of which none is in both, see :meth:`ImageSource.groups`.
+        reference: images that were held out of the training split first, for promises about new ones, see
+            :mod:`dhvt.confidence`; None where none were.
+        reference_fraction: the part of the training split that they are.
     """
 
     train: ImageSource
@@ -115,6 +114,8 @@ class TrainingData(NamedTuple):
     val_fraction: float | None
     measured_on: str
     group_by: str | None = None
+    reference: ImageSource | None = None
+    reference_fraction: float | None = None
 
 
 def open_training_data(
@@ -124,6 +125,7 @@ def open_training_data(
     seed: int = 0,
     select: Callable[[ImageSource], ImageSource] = lambda source: source,
     group_by: str | None = None,
+    calibration_fraction: float | None = None,
 ) -> TrainingData:
     """The images to train on, and others to validate on: those of ``val``, else the data's val split, else held out.
 
@@ -137,6 +139,7 @@ def open_training_data(
         select: returns the images of a split that are used, such as the readable ones; called before any are held out, so
             that it does not matter whether the others are there.
         group_by: as for :meth:`ImageSource.groups`; what is held out is whole groups.
+        calibration_fraction: of each class, to hold out of the training split before all else, as ``reference``.
 
     Raises:
         ConfigError: ``val_fraction`` is given where nothing is going to be held out.
@@ -151,9 +154,11 @@ def open_training_data(
     own = "--val" if val is not None else "a val split" if "val" in list_splits(data) else None
     if own is None:
         fraction = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
-        train, held_out = split_source(select(source), fraction, seed, group_by)
+        rest, reference = _hold_out_reference(select(source), calibration_fraction, seed, group_by)
+        train, held_out = split_source(rest, fraction, seed, group_by)
         whole = "" if group_by is None else f" in {len({*held_out.groups(group_by)})} whole groups"
-        return TrainingData(train, held_out, fraction, f"{fraction:.3g} of each class, held out{whole}", group_by)
+        measured_on = f"{fraction:.3g} of each class, held out{whole}"
+        return TrainingData(train, held_out, fraction, measured_on, group_by, reference, calibration_fraction)
     if val_fraction is not None:
         raise ConfigError(f"--val-fraction {val_fraction} would hold nothing out, because there is {own}; omit one of them")
     if val is None:
@@ -161,74 +166,15 @@ def open_training_data(
     else:
         chosen, split = open_first_split(val, ["val", "test"], source.classes)
         measured_on = f"the {split} split of {val}" if list_splits(val) else f"{val}"
-    images = TrainingData(select(source), select(chosen), None, measured_on, group_by)
+    rest, reference = _hold_out_reference(select(source), calibration_fraction, seed, group_by)
+    images = TrainingData(rest, select(chosen), None, measured_on, group_by, reference, calibration_fraction)
     if group_by is not None:
-        require_groups_apart(images.train, images.val, group_by)
+        for part in (rest, *([] if reference is None else [reference])):
+            require_groups_apart(part, images.val, group_by)
     return images
 
 
-def reopen_validation(
-    data: str | Path, classes: Sequence[str], record: Mapping[str, Any], seed: int
-) -> tuple[ImageSource | None, ImageSource] | None:
-    """The images that a training validated on, found again by their fingerprint; None where ``data`` has not got them.
-
-    Args:
-        data: as for :func:`open_dataset`.
-        classes: the model's.
-        record: the checkpoint's ``data``, see :func:`dhvt.data.record.record_training_data`; empty in imported ones.
-        seed: of the training's recipe.
-
-    Returns:
-        The images that it trained on, where they are in ``data`` too, and those that it validated on.
-    """
-    validation = record.get("validation")
-    if validation is None:
-        return None
-    splits = list_splits(data)
-    fraction = validation.get("held_out_fraction")
-    if fraction is not None and (not splits or "train" in splits):
-        whole = leave_out_recorded(open_first_split(data, ["train"], classes).source, record["training"])
-        if len(whole) == record["training"]["images"] + validation["images"]:
-            train, held_out = _split_as_recorded(whole, fraction, seed, record)
-            if fingerprint(held_out).digest == validation["digest"]:
-                return train, held_out
-    candidates = [split for split in splits if split != "train"] if splits else [None]
-    for split in candidates:
-        val = leave_out_recorded(open_dataset(data, split, classes), validation)
-        if len(val) == validation["images"] and fingerprint(val).digest == validation["digest"]:
-            has_train = "train" in splits
-            return leave_out_recorded(open_dataset(data, "train", classes), record["training"]) if has_train else None, val
-    return None
-
-
-def reopen_training_data(
-    data: str | Path, classes: Sequence[str], record: Mapping[str, Any], seed: int
-) -> tuple[ImageSource, ImageSource, bool]:
-    """Images to calibrate with, and others to compare and measure on, held out as in the training where ``data`` is its data.
-
-    Args:
-        data, classes, record, seed: as for :func:`reopen_validation`.
-
-    Returns:
-        The two, which share no file, and whether the second is known to be what the training validated on.
-    """
-    found = reopen_validation(data, classes, record, seed)
-    if found is not None:
-        train, val = found
-        return (*_split_as_recorded(val, 0.5, seed, record), True) if train is None else (train, val, True)
-    splits = list_splits(data)
-    if "train" in splits and len(splits) > 1:
-        return open_dataset(data, "train", classes), open_first_split(data, ["val", "test"], classes).source, False
-    whole = open_first_split(data, ["val", "test", "train"], classes).source
-    return *_split_as_recorded(whole, 0.5, seed, record), False
-
-
-def _split_as_recorded(source: ImageSource, fraction: float, seed: int, record: Mapping[str, Any]) -> tuple[Subset, Subset]:
-    """The images split by the groups of the training, or without any where these images have none, which is logged."""
-    group_by = record.get("validation", {}).get("group_by")
-    if group_by is not None:
-        try:
-            return split_source(source, fraction, seed, group_by)
-        except DataError as error:
-            _log.warning("%s is split without the groups of the training: %s", source.origin, error)
-    return split_source(source, fraction, seed)
+def _hold_out_reference(
+    source: ImageSource, fraction: float | None, seed: int, group_by: str | None
+) -> tuple[ImageSource, ImageSource | None]:
+    return (source, None) if fraction is None else split_source(source, fraction, seed, group_by)

@@ -187,7 +187,7 @@ def _cache_options(artifact: Artifact, max_batch_size: int, device: int) -> dict
 
     What it keeps there is executed, so a folder that somebody else could write to is not used.
     """
-    facts = [artifact.digest, max_batch_size, *versions(TENSORRT_PACKAGES), *gpu_facts(device)]
+    facts = [artifact.card.engine_digest, max_batch_size, *versions(TENSORRT_PACKAGES), *gpu_facts(device)]
     kept = cache_folder("onnxruntime-tensorrt")
     folder = None if kept is None else kept / hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     if kept is None or folder is None or not is_ours(kept) or not is_ours(folder):

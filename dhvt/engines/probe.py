@@ -136,7 +136,7 @@ def _facts(artifact: Artifact, candidate: str, options: EngineOptions) -> list[o
     """Everything that a candidate's result depends on."""
     runtime = find_runtime(candidate)
     facts: list[object] = [
-        artifact.digest,
+        artifact.card.engine_digest,
         candidate,
         options.threads,
         options.max_batch_size,

@@ -23,9 +23,12 @@ from dhvt.training.automatic import (
 from dhvt.training.config import Recipe, RunOptions
 from dhvt.training.fields import options_of
 
+LEAST_CALIBRATION_IMAGES = 100
+"""With 100, a coverage of 0.95 is 0.90 to 0.98 in the long run."""
+
 
 def advise(inspection: Inspection) -> list[str]:
-    """A line on the image size, one on epochs and one on uneven classes; none where no training image can be read."""
+    """A line each on the image size, epochs, uneven classes and reference images; none where no training image can be read."""
     split = inspection.training_split
     sides = [min(image.facts.width, image.facts.height) for image in inspection.readable if image.split == split]
     if not sides:
@@ -39,6 +42,7 @@ def advise(inspection: Inspection) -> list[str]:
         f"epochs: {count(images, 'image')} to learn from make {count(steps, 'step')} an epoch; --epochs auto, the default, "
         f"takes {epochs}, about {count(max(round(choice.minutes), 1), 'minute')} here by calculation.",
         _describe_classes(inspection),
+        _describe_calibration(images),
     ]
 
 
@@ -61,6 +65,19 @@ def _choose_size(side: float, images: int, epochs: int, recipe: Recipe) -> SizeC
         lambda size: forward_gflop(default_config(size)),
         lambda gflop: training_minutes(gflop, images=images, epochs=epochs, resolutions=recipe.resolutions, gflops=gflops),
         budget=_default("auto_minutes"),
+    )
+
+
+def _describe_calibration(images: int) -> str:
+    held_out = images // 10
+    if held_out >= LEAST_CALIBRATION_IMAGES:
+        return (
+            f"reference images: --calibration-fraction 0.1 holds out {held_out:,}, by which the model then gives sets of "
+            "labels that have the right one, and tells unknown images."
+        )
+    return (
+        f"reference images: too few images to hold out a tenth ({held_out:,}) for prediction sets; give the model others "
+        "later, with dhvt calibrate."
     )
 
 

@@ -44,6 +44,15 @@ class RunOptions:
         maximum=1,
         exclusive=True,
     )
+    calibration_fraction: float | None = option(
+        None,
+        "Fraction of each class that is held out for nothing but reference images, which dhvt export then keeps in the model: "
+        "for prediction sets and to tell unknown images. Give 0.1 where that are some hundred images; where all are needed to "
+        "learn from, use dhvt calibrate with others later. Default: none.",
+        minimum=0,
+        maximum=1,
+        exclusive=True,
+    )
     group_by: str | None = option(
         None,
         "Keeps images together that are of one person, plant or module, so that validation and calibration see others than "

@@ -46,7 +46,15 @@ def open_images(options: RunOptions, seed: int, accelerator: Accelerator) -> Run
         ConfigError, DataError: as for :func:`open_training_data`; or images cannot be read and ``on_broken`` is ``stop``.
     """
     selection = _Selection(options, accelerator)
-    images = open_training_data(options.data, options.val, options.val_fraction, seed, selection.select, options.group_by)
+    images = open_training_data(
+        options.data,
+        options.val,
+        options.val_fraction,
+        seed,
+        selection.select,
+        options.group_by,
+        options.calibration_fraction,
+    )
     selection.finish()
     data = record_training_data(images, hashes=selection.hashes)
     for kind, names in zip(data, selection.omitted, strict=False):

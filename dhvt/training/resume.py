@@ -85,12 +85,19 @@ def _require_same_run(checkpoint: Checkpoint, run: Run) -> None:
     if checkpoint.frozen is not None:
         require_equal("--freeze", checkpoint.frozen, run.options.freeze)
     if checkpoint.data:
-        hint = "give the same --data, --val, --val-fraction, --group-by and --exclude, with the same readable images in them"
+        hint = (
+            "give the same --data, --val, --val-fraction, --calibration-fraction, --group-by and --exclude, with the same "
+            "readable images in them"
+        )
         require_equal("data", _describe_data(checkpoint.data), _describe_data(run.data), hint)
 
 
 def _describe_data(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Returns what must not change: how images were held out, which explains most differences, and the fingerprints."""
     validation = data.get("validation", {})
-    held_out = {"val_fraction": validation.get("held_out_fraction"), "group_by": validation.get("group_by")}
+    held_out = {
+        "val_fraction": validation.get("held_out_fraction"),
+        "calibration_fraction": data.get("reference", {}).get("held_out_fraction"),
+        "group_by": validation.get("group_by"),
+    }
     return held_out | {kind: record["digest"] for kind, record in data.items()}

@@ -101,7 +101,7 @@ def test_everything_that_is_wrong_is_named(dirty, checked):
         "broken", "exact_across_classes", "exact_across_splits"
     }  # fmt: skip
     assert record["splits"]["train"]["readable_by_class"] == {"cat": 15, "dog": 18, "lonely": 1}
-    assert len(record["advice"]) == 3
+    assert len(record["advice"]) == 4
     assert result.exit_code == 1
     for finding in record["findings"]:
         assert finding["title"] in result.output, finding["kind"]

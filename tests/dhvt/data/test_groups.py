@@ -5,9 +5,10 @@ import pytest
 
 from dhvt.data.groups import shared_groups
 from dhvt.data.record import record_training_data
+from dhvt.data.reopen import reopen_training_data, reopen_validation
 from dhvt.data.sources import open_dataset
 from dhvt.data.sources.base import FileSource
-from dhvt.data.splits import open_training_data, reopen_training_data, reopen_validation, split_source
+from dhvt.data.splits import open_training_data, split_source
 from dhvt.data.statistics import class_counts
 from dhvt.errors import ConfigError, DataError
 from tests.conftest import CLASSES, draw, encode

@@ -4,8 +4,9 @@ import pytest
 
 from dhvt.data.fingerprint import fingerprint, overlap
 from dhvt.data.record import find_overlaps, record_source, record_training_data, require_unseen
+from dhvt.data.reopen import reopen_training_data, reopen_validation
 from dhvt.data.sources import open_dataset
-from dhvt.data.splits import open_training_data, reopen_training_data, reopen_validation
+from dhvt.data.splits import open_training_data
 from dhvt.errors import DataError
 from tests.conftest import CLASSES, draw
 from tests.dhvt.data.test_fingerprint import Bytes

@@ -22,10 +22,11 @@ def test_the_advice_is_what_a_training_chooses(tmp_path):
     options = RunOptions(data=data, out=tmp_path)
     recipe = replace(Recipe.preset(options.recipe), batch_size=128)
     chosen = choose_automatically(options, recipe, images, Accelerator(cpu=True), tmp_path / "ckpt.pt")
-    size, epochs, classes = advise(inspect(data))
+    size, epochs, classes, reference = advise(inspect(data))
     assert f"--img-size auto, the default, takes {chosen[0].img_size}." in size
     assert "the median shorter side is 90 pixels" in size
     assert f"takes {chosen[1].epochs}, about" in epochs
     assert "28 images to learn from make 1 step an epoch" in epochs
     assert "15 times the images of the smallest" in classes
+    assert "too few images to hold out a tenth (2) for prediction sets" in reference
     assert "--class-weights" in classes

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from dhvt.cli.main import main
 from dhvt.data.first_look import look_at
+from dhvt.data.reopen import reopen_validation
 from dhvt.data.sources import open_dataset
-from dhvt.data.splits import reopen_validation
 from dhvt.errors import ConfigError, DataError
 from dhvt.model.checkpoint import load_checkpoint
 from dhvt.training.config import RunOptions

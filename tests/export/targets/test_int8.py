@@ -8,8 +8,9 @@ import pytest
 from dhvt.artifact import load_artifact
 from dhvt.data.preprocess import preprocess_image
 from dhvt.data.record import record_source, record_training_data
+from dhvt.data.reopen import reopen_training_data
 from dhvt.data.sources import open_dataset
-from dhvt.data.splits import open_training_data, reopen_training_data
+from dhvt.data.splits import open_training_data
 from dhvt.engines import open_engine
 from dhvt.errors import ArtifactError, DataError, EngineError, ExportError
 from dhvt.evaluation.agreement import Comparison

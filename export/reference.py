@@ -1,0 +1,49 @@
+"""The reference of an exported model: of the images that its training held out for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dhvt.artifact import Artifact
+from dhvt.confidence.reference import choose_images, write_reference
+from dhvt.data.reopen import reopen_reference
+from dhvt.errors import EngineError
+from export.settings import ExportOptions
+
+
+def add_reference(artifact: Artifact, options: ExportOptions, log: Callable[..., Any]) -> Artifact:
+    """Measures the reference images in every precision that runs here; the same artifact where the training held out none.
+
+    Args:
+        log: called with a line about what was done, or why it was not.
+
+    Raises:
+        DataError: the images of ``options.data`` cannot be read.
+        ArtifactError: the folder cannot be written.
+    """
+    from dhvt.engines import EngineOptions, EngineSettings, measure_reference
+
+    card = artifact.card
+    if "reference" not in card.data:
+        return artifact
+    source = None
+    if options.data is not None:
+        source = reopen_reference(options.data, card.classes, card.data, card.recipe.get("seed", 0))
+    if source is None:
+        given = "there is no --data" if options.data is None else f"{options.data} has not got them"
+        log(
+            f"no reference images, though the training held out some: {given}; give its --data, or run dhvt calibrate", err=True
+        )
+        return artifact
+    settings = EngineSettings.from_environ()
+    engine = EngineOptions(threads=settings.engine_threads(), max_batch_size=settings.max_batch_size)
+    try:
+        reference = measure_reference(
+            artifact, choose_images(source), engine, on_error=lambda message: log(f"left out: {message}", err=True)
+        )
+    except EngineError as error:
+        log(f"no reference images: {error}", err=True)
+        return artifact
+    log(f"{len(reference)} reference images, in {', '.join(reference.measured)}")
+    return write_reference(artifact, reference, card.data["reference"])
