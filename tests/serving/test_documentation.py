@@ -54,7 +54,7 @@ def test_metrics():
 
 
 @pytest.mark.parametrize(
-    "path", [*ROUTES, *(path for path in PAGE_ROUTES if "{" not in path), *HEALTH_ROUTES - {"/healthz"}, "/metrics"]
+    "path", [*ROUTES, *(path for path in PAGE_ROUTES if "{" not in path), *sorted(HEALTH_ROUTES - {"/healthz"}), "/metrics"]
 )
 def test_routes(path):
     assert f" {path}`" in TEXT
