@@ -3,9 +3,10 @@
 /** The most likely class of an image, with its score; undefined without an answer. */
 export const best = (item) => item.answer?.predictions[0];
 
-/** Whether the model itself says that it may be wrong: several classes are possible, or none is. */
+/** Whether the model itself says that it may be wrong: several classes are possible, none is, or the image is a stranger. */
 export function isUnsure({ answer }) {
-  return answer?.prediction_set !== undefined && answer.prediction_set.length !== 1;
+  if (!answer) return false;
+  return answer.known === false || (answer.prediction_set !== undefined && answer.prediction_set.length !== 1);
 }
 
 /** Milliseconds that the server spent on an image; undefined where it did not tell. */
@@ -28,11 +29,13 @@ export function toJSON(items, topK) {
 export function toCSV(items, topK) {
   const count = Math.max(1, ...items.map((item) => Math.min(item.answer?.predictions.length ?? 0, topK)));
   const classes = Array.from({ length: count }, (_, index) => (index ? [`label_${index + 1}`, `score_${index + 1}`] : ["label", "score"]));
-  const header = ["name", ...classes.flat(), "prediction_set", "decode_ms", "wait_ms", "engine_ms", "error"];
+  const header = ["name", ...classes.flat(), "prediction_set", "known", "p_known", "decode_ms", "wait_ms", "engine_ms", "error"];
   const lines = items.map(({ name, answer, times, error }) => [
     name,
     ...classes.flatMap((_, index) => [answer?.predictions[index]?.label, answer?.predictions[index]?.score]),
     answer?.prediction_set?.join(" | "),
+    answer?.known,
+    answer?.p_known,
     times?.decode,
     times?.wait,
     times?.engine,

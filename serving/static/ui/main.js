@@ -56,7 +56,7 @@ async function addThumbnail(item) {
 
 function makeQuery() {
   const query = new URLSearchParams({ top_k: Math.min(info?.classes.length ?? 5, MOST_CLASSES) });
-  if (byId("coverage").value) query.set("coverage", byId("coverage").value);
+  for (const name of ["coverage", "reject"]) if (byId(name).value) query.set(name, byId(name).value);
   return query;
 }
 
@@ -154,6 +154,10 @@ function offerOptions({ classes, reference }) {
   byId("coverage-label").hidden = !coverages.length;
   const offered = coverages.map((coverage) => [coverage, `${Math.round(100 * coverage)} % coverage`]);
   fillSelect(byId("coverage"), [["", "off"], ...offered], Math.min(coverages.at(-1) ?? 0, 0.95) || "");
+  const rejects = [0.001, 0.01, 0.05].filter((reject) => reject >= (reference?.smallest_reject ?? Infinity));
+  byId("reject-label").hidden = !rejects.length;
+  const shares = rejects.map((reject) => [reject, `call ${100 * reject} % of the known unknown`]);
+  fillSelect(byId("reject"), [["", "off"], ...shares], rejects.includes(0.01) ? 0.01 : (rejects[0] ?? ""));
 }
 
 function showCommands() {
@@ -195,7 +199,7 @@ byId("stop").addEventListener("click", () => {
 byId("clear").addEventListener("click", clear);
 byId("retry").addEventListener("click", () => classifyAgain(items.filter((item) => item.error)));
 byId("top-k").addEventListener("input", draw);
-byId("coverage").addEventListener("input", () => classifyAgain(items.filter((item) => item.state === "done")));
+for (const id of ["coverage", "reject"]) byId(id).addEventListener("input", () => classifyAgain(items.filter((item) => item.state === "done")));
 byId("csv").addEventListener("click", () => download(toCSV(table.select(items), Number(byId("top-k").value)), "classes.csv", "text/csv"));
 byId("json").addEventListener("click", () => download(toJSON(table.select(items), Number(byId("top-k").value)), "classes.json", "application/json"));
 watchFiles(take);

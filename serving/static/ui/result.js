@@ -60,7 +60,7 @@ function showTitle(item) {
 function showCertainty(answer, coverage) {
   const badge = byId("certainty");
   const set = answer?.prediction_set;
-  const [kind, text] = describeCertainty(set);
+  const [kind, text] = describeCertainty(answer, set);
   badge.hidden = !text;
   badge.className = `badge ${kind}`;
   badge.textContent = text;
@@ -76,7 +76,8 @@ function showCertainty(answer, coverage) {
 }
 
 /** How sure the model is, as a style and a phrase; no phrase where the answer does not say. */
-function describeCertainty(set) {
+function describeCertainty(answer, set) {
+  if (answer?.known === false) return ["unknown", "Unknown: unlike the images that the model was made from"];
   if (!set) return ["", ""];
   if (set.length === 1) return ["sure", "One class is possible"];
   if (set.length === 0) return ["unsure", "Not sure: no class is likely enough"];

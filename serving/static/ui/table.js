@@ -125,7 +125,7 @@ export class Table {
       return row;
     }
     const { label, score } = best(item);
-    const mark = isUnsure(item) ? make("span", { className: "badge unsure small", textContent: "not sure" }) : null;
+    const mark = isUnsure(item) ? make("span", { className: "badge unsure small", textContent: item.answer.known === false ? "unknown" : "not sure" }) : null;
     const ms = serverMs(item);
     row.append(make("td", { className: "label" }, label, " ", mark), make("td", { className: "score", textContent: percent(score) }));
     if (hasSets) row.append(make("td", { className: "set", textContent: item.answer.prediction_set?.join(", ") ?? "" }));
