@@ -77,6 +77,9 @@ def _measure(artifact: Artifact, source: ImageSource, on_error: Callable[[str], 
     settings = EngineSettings.from_environ()
     options = EngineOptions(threads=settings.engine_threads(), max_batch_size=settings.max_batch_size)
     with tqdm(unit="image", leave=False) as bar:
-        return measure_reference(
-            artifact, source, options, on_error=on_error, on_engine=bar.set_description, on_progress=bar.update
-        )
+
+        def begin(engine: str) -> None:
+            bar.reset(len(source))
+            bar.set_description(engine)
+
+        return measure_reference(artifact, source, options, on_error=on_error, on_engine=begin, on_progress=bar.update)

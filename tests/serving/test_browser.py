@@ -34,11 +34,14 @@ IMAGES = [file("circle.png", 0), file("square.tiff", 1, 1, "TIFF"), BROKEN, file
 
 @pytest.fixture(scope="module")
 def url(artifact_path, tmp_path_factory):
-    """A server that asks for a token, and whose model has 30 reference images of which it gives most a few labels."""
+    """A server that asks for a token. Of its 30 reference images most have a few labels, and each image sent is unlike them."""
     folder = tmp_path_factory.mktemp("page")
     model = shutil.copytree(artifact_path, folder / "artifact")
     labels = np.arange(30, dtype=np.int32) % 3
-    measured = {"fp32": Measured.of(np.random.default_rng(0).dirichlet([1, 1, 1], 30), labels)}
+    generator = np.random.default_rng(0)
+    probabilities = generator.dirichlet([1, 1, 1], 30)
+    alike = (np.array([-10, 0, 10]) + generator.normal(0, 0.001, (30, 3))).astype(np.float32)
+    measured = {"fp32": Measured.of(probabilities, labels, alike)}
     write_reference(load_artifact(model), Reference(labels=labels, hashes=np.zeros(30, np.uint64), measured=measured), {})
     with serving(folder / "log", DHVT_MODEL=str(model), DHVT_TOKEN=TOKEN) as url:
         yield url
@@ -113,7 +116,7 @@ def test_many_images_are_a_table_to_sort_filter_and_take_away(url, new_page):
     classify(page, *IMAGES)
     expect(page.locator("#status")).to_have_text("4 images classified, 1 failed.")  # the one that was refused is not
     sent = [("image", (image["name"], image["buffer"])) for image in IMAGES]
-    results = httpx.post(f"{url}/classify/batch?coverage=0.95", files=sent, headers=AUTHORIZED).json()["results"]
+    results = httpx.post(f"{url}/classify/batch?coverage=0.95&reject=0.05", files=sent, headers=AUTHORIZED).json()["results"]
     labels = [result["predictions"][0]["label"] for result in results if "predictions" in result]
     assert [text.split()[0] for text in cells(page, "label")] == labels
     assert "damaged or truncated" in page.locator("#rows .error").inner_text()
@@ -145,8 +148,10 @@ def test_a_format_that_the_browser_cannot_show_is_classified(new_page):
 
 def test_an_answer_says_how_sure_it_is(url, new_page):
     page = new_page()
-    expect(page.locator("#card")).to_contain_text("prediction sets up to 96.8 %, from 30 reference images")
+    expect(page.locator("#card")).to_contain_text("prediction sets up to 96.77 %, from 30 reference images")
     classify(page, IMAGES[0])
+    expect(page.locator("#certainty")).to_have_text("Unknown: unlike the images that the model was made from")
+    page.locator("#reject").select_option("")
     for coverage in ("0.95", "0.8"):
         page.locator("#coverage").select_option(coverage)
         files = {"image": IMAGES[0]["buffer"]}

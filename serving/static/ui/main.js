@@ -156,7 +156,7 @@ function offerOptions({ classes, reference }) {
   fillSelect(byId("coverage"), [["", "off"], ...offered], Math.min(coverages.at(-1) ?? 0, 0.95) || "");
   const rejects = [0.001, 0.01, 0.05].filter((reject) => reject >= (reference?.smallest_reject ?? Infinity));
   byId("reject-label").hidden = !rejects.length;
-  const shares = rejects.map((reject) => [reject, `call ${100 * reject} % of the known unknown`]);
+  const shares = rejects.map((reject) => [reject, `reject ${100 * reject} % of known images`]);
   fillSelect(byId("reject"), [["", "off"], ...shares], rejects.includes(0.01) ? 0.01 : (rejects[0] ?? ""));
 }
 

@@ -1,6 +1,6 @@
 // The model card: what GET /info says.
 
-import { byId, count, make, percent, plural } from "./elements.js";
+import { byId, count, make, plural } from "./elements.js";
 
 const FEW_CLASSES = 12;
 
@@ -57,7 +57,8 @@ function describeCalibration({ test, val_ece }) {
 
 function describeCoverage(reference) {
   if (!reference) return "no prediction sets: the model has no reference images (dhvt calibrate adds some)";
-  return `prediction sets up to ${percent(reference.largest_coverage)}, from ${plural(reference.images, "reference image")}`;
+  const coverage = (Math.floor(10_000 * reference.largest_coverage) / 100).toFixed(2); // rounded down: 100 % is never possible
+  return `prediction sets up to ${coverage} %, from ${plural(reference.images, "reference image")}`;
 }
 
 function describeChoice(candidates) {
