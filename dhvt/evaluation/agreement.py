@@ -22,10 +22,12 @@ class Tolerance:
     Args:
         atol: largest absolute difference of a logit.
         top1_agreement: smallest share of the images, 0 to 1, with the same most likely class.
+        mean_error: largest mean absolute difference. The largest one grows with the number of images; the mean does not.
     """
 
-    atol: float
+    atol: float = math.inf
     top1_agreement: float
+    mean_error: float = math.inf
 
     def on_sample(self, images: int) -> Tolerance:
         """The tolerance for a share that is measured on so many images: less by three of its standard deviations."""
@@ -35,12 +37,22 @@ class Tolerance:
     def fault(self, comparison: Comparison) -> str | None:
         """The figures that exceed the tolerance, in words; None where none does."""
         # Written so that a NaN is a fault.
-        if comparison.max_abs_error <= self.atol and comparison.top1_agreement >= self.top1_agreement:
+        if (
+            comparison.max_abs_error <= self.atol
+            and comparison.mean_abs_error <= self.mean_error
+            and comparison.top1_agreement >= self.top1_agreement
+        ):
             return None
-        return (
-            f"largest logit error {comparison.max_abs_error:.2g} (at most {self.atol:g}), same top-1 for "
-            f"{comparison.top1_agreement:.2%} (at least {self.top1_agreement:.2%})"
-        )
+        errors = [
+            f"{kind} logit error {error:.2g} (at most {limit:.3g})"
+            for kind, error, limit in (
+                ("largest", comparison.max_abs_error, self.atol),
+                ("mean", comparison.mean_abs_error, self.mean_error),
+            )
+            if limit < math.inf
+        ]
+        agreement = f"same top-1 for {comparison.top1_agreement:.2%} (at least {self.top1_agreement:.2%})"
+        return ", ".join([*errors, agreement])
 
 
 FP32 = Tolerance(atol=1e-3, top1_agreement=1.0)

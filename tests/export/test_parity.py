@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dhvt.errors import ParityError
-from dhvt.evaluation.agreement import FP32, TOLERANCES, compare
+from dhvt.evaluation.agreement import FP32, TOLERANCES, Comparison, Tolerance, compare
 from export.parity import compare_outputs, describe
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
@@ -69,3 +69,12 @@ def test_a_share_of_few_images_may_scatter():
     assert TOLERANCES["bf16"].on_sample(60).top1_agreement < 59 / 60
     assert TOLERANCES["fp16"].on_sample(10_000).top1_agreement > 0.998
     assert TOLERANCES["fp32"].on_sample(60).top1_agreement > 59 / 60
+
+
+def test_a_mean_error_is_judged_whatever_the_largest_is():
+    found = Comparison(
+        runtime="int8", images=5000, batch_sizes=(64,), max_abs_error=9, mean_abs_error=0.03, top1_agreement=0.99
+    )
+    assert Tolerance(top1_agreement=0.98, mean_error=0.04).fault(found) is None
+    fault = Tolerance(top1_agreement=0.98, mean_error=0.02).fault(found)
+    assert fault == "mean logit error 0.03 (at most 0.02), same top-1 for 99.00% (at least 98.00%)"
