@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from dhvt.cli.options import engine_options, load_classifier
-
-if TYPE_CHECKING:
-    from dhvt.classifier import Predictions
 
 
 @click.command()
@@ -32,63 +27,64 @@ if TYPE_CHECKING:
     help="Mark images that are unknown to the model: as strange as only this share of known ones, as 0.01; the model needs "
     "reference images, see dhvt calibrate.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per image, as the server's responses.")
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "output", flag_value="json", help="Print one JSON object per image, as the server's responses.")
+@click.option("--csv", "output", flag_value="csv", help="Print a table of comma-separated values, with a row for each image.")
+@click.option(
+    "--parquet",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a Parquet file with a row for each image, also for those that cannot be read; needs pyarrow.",
+)
+@click.argument("images", nargs=-1, required=True)
 def classify(
     model: str | None,
     engine: str | None,
     top_k: int,
     coverage: float | None,
     reject: float | None,
-    as_json: bool,
-    images: tuple[Path, ...],
+    output: str | None,
+    parquet: Path | None,
+    images: tuple[str, ...],
 ) -> None:
     """Print the most likely classes of IMAGES, with their probabilities.
+
+    IMAGES are files, folders, of which all images at any depth are taken, and patterns such as 'photos/**/*.jpg'.
 
     \b
     With the bundled CIFAR-10 model:
       dhvt classify cat.jpg
-    Many images, one JSON object a line:
-      dhvt classify --model runs/mine/artifact --json photos/*.jpg > classes.jsonl
+    A folder, one JSON object a line:
+      dhvt classify --model runs/mine/artifact --json photos/ > classes.jsonl
+    A folder, as a Parquet file:
+      dhvt classify --model runs/mine/artifact --parquet classes.parquet photos/
 
-    An image that cannot be read is reported, and the exit code is then 1. An engine named by --engine or DHVT_ENGINE is an
-    order: if it cannot run, the command fails.
+    An image that cannot be read is reported, the others are classified, and the exit code is 1. It is also 1 where nothing can
+    be classified: an engine named by --engine or DHVT_ENGINE is an order, and if it cannot run, the command fails. It is 2
+    where the command line is wrong.
     """
+    from tqdm import tqdm
+
+    from dhvt.cli.answer_files import open_writer
+    from dhvt.cli.found_images import find_images
     from dhvt.errors import ImageError
 
+    if output is not None and parquet is not None:
+        raise click.UsageError(f"--{output} prints, and --parquet writes a file: give one of them")
+    paths = find_images(images)
     classifier = load_classifier(model, engine)
     card = classifier.artifact.card
     identity = {"model": card.name, "version": card.version, "digest": card.digest}
-    failed = False
-    results = classifier.classify_many(images, top_k, coverage=coverage, reject=reject)
-    for path, result in zip(images, results, strict=True):
-        if isinstance(result, ImageError):
-            click.echo(f"{path}: {result}", err=True)
-            failed = True
-        elif as_json:
-            click.echo(json.dumps({"file": str(path), **identity, "predictions": result, **_assessed_fields(result)}))
-        else:
-            scores = ", ".join(f"{entry['label']} {entry['score']:.1%}" for entry in result)
-            click.echo(f"{path}: {scores}{_set_text(result)}{_known_text(result)}")
+    failed = 0
+    results = classifier.classify_many(paths, top_k, coverage=coverage, reject=reject)
+    with (
+        open_writer(output or "text", parquet, min(top_k, len(card.classes)), identity) as write,
+        tqdm(total=len(paths), unit="image", leave=False, delay=1, disable=None) as bar,
+    ):
+        for path, result in zip(paths, results, strict=True):
+            failed += isinstance(result, ImageError)
+            with tqdm.external_write_mode():
+                write(path, result)
+            bar.update()
+    if parquet is not None:
+        click.echo(f"{len(paths):,} images in {parquet}, {failed:,} of them could not be read")
     sys.exit(1 if failed else 0)
-
-
-def _assessed_fields(result: Predictions) -> dict[str, Any]:
-    """As the server's responses have them."""
-    fields = {
-        "prediction_set": result.prediction_set,
-        "prediction_set_note": result.note,
-        "p_known": result.p_known,
-        "known": result.known,
-    }
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _set_text(result: Predictions) -> str:
-    if result.prediction_set is None:
-        return ""
-    return f"; {result.note}" if result.note else f"; one of: {', '.join(result.prediction_set)}"
-
-
-def _known_text(result: Predictions) -> str:
-    return f"; unknown (p = {result.p_known:.4g})" if result.known is False else ""

@@ -1,0 +1,147 @@
+"""What ``dhvt classify`` writes: text, JSON lines, CSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from dhvt.errors import ConfigError, ImageError
+
+if TYPE_CHECKING:
+    from dhvt.classifier import Predictions
+
+_ROWS = 1000  # of Parquet that are written together
+
+
+class Writer(Protocol):
+    """Takes one image's predictions, or why there are none."""
+
+    def __call__(self, path: Path, result: Predictions | ImageError) -> None: ...
+
+
+def open_writer(output: str, parquet: Path | None, top_k: int, identity: Mapping[str, str]) -> AbstractContextManager[Writer]:
+    """The writer to standard output in the format ``output``, or to the Parquet file where one is named.
+
+    Args:
+        identity: name, version and digest of the model.
+
+    Raises:
+        ConfigError: the Parquet file cannot be written.
+    """
+    if parquet is not None:
+        return _open_parquet(parquet, identity)
+    if output == "csv":
+        return _open_csv(top_k)
+    return _open_json(identity) if output == "json" else _open_text()
+
+
+@contextmanager
+def _open_text() -> Iterator[Writer]:
+    def write(path: Path, result: Predictions | ImageError) -> None:
+        if isinstance(result, ImageError):
+            click.echo(f"{path}: {result}", err=True)
+            return
+        scores = ", ".join(f"{entry['label']} {entry['score']:.1%}" for entry in result)
+        found = "" if result.prediction_set is None else f"; {result.note or 'one of: ' + ', '.join(result.prediction_set)}"
+        unknown = f"; unknown (p = {result.p_known:.4g})" if result.known is False else ""
+        click.echo(f"{path}: {scores}{found}{unknown}")
+
+    yield write
+
+
+@contextmanager
+def _open_json(identity: Mapping[str, str]) -> Iterator[Writer]:
+    def write(path: Path, result: Predictions | ImageError) -> None:
+        if isinstance(result, ImageError):
+            click.echo(f"{path}: {result}", err=True)
+        else:
+            click.echo(json.dumps({"file": str(path), **identity, "predictions": result, **_assessed(result)}))
+
+    yield write
+
+
+@contextmanager
+def _open_csv(top_k: int) -> Iterator[Writer]:
+    """Columns as in the table that the server's page saves."""
+    classes = [name for place in range(1, top_k + 1) for name in (f"label_{place}", f"score_{place}")]
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["file", "label", "score", *classes[2:], "prediction_set", "known", "p_known", "error"])
+
+    def write(path: Path, result: Predictions | ImageError) -> None:
+        if isinstance(result, ImageError):
+            writer.writerow([path, *[None] * (len(classes) + 3), result])
+            return
+        cells: list[object] = [cell for entry in result for cell in (entry["label"], entry["score"])]
+        cells += [None] * (len(classes) - len(cells))
+        found = None if result.prediction_set is None else " | ".join(result.prediction_set)
+        known = None if result.known is None else str(result.known).lower()
+        writer.writerow([path, *cells, found, known, result.p_known, None])
+
+    yield write
+
+
+@contextmanager
+def _open_parquet(path: Path, identity: Mapping[str, str]) -> Iterator[Writer]:
+    """A file that is there when it is whole: it is written under another name, which an interruption removes."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise ConfigError(f"--parquet needs pyarrow ({error}): pip install 'dhvt-serve[parquet]'") from error
+    text, number = pa.string(), pa.float64()
+    columns = {"file": text, "label": text, "score": number, "labels": pa.list_(text), "scores": pa.list_(number)}
+    columns |= {"prediction_set": pa.list_(text), "known": pa.bool_(), "p_known": number, "error": text}
+    schema = pa.schema(list(columns.items()), metadata=dict(identity))
+    rows: list[dict[str, Any]] = []
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another file for --parquet") from error
+    os.close(descriptor)
+
+    def flush() -> None:
+        file.write_table(pa.Table.from_pylist(rows, schema))
+        rows.clear()
+
+    def write(path: Path, result: Predictions | ImageError) -> None:
+        rows.append({"file": str(path)} | _columns(result))
+        if len(rows) == _ROWS:
+            flush()
+
+    try:
+        with pq.ParquetWriter(temporary, schema) as file:
+            yield write
+            flush()
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)  # mkstemp lets only its owner read
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _columns(result: Predictions | ImageError) -> dict[str, Any]:
+    if isinstance(result, ImageError):
+        return {"error": str(result)}
+    labels, scores = [entry["label"] for entry in result], [entry["score"] for entry in result]
+    return {"label": labels[0], "score": scores[0], "labels": labels, "scores": scores, **_assessed(result)}
+
+
+def _assessed(result: Predictions) -> dict[str, Any]:
+    """As the server's responses have them."""
+    fields = {
+        "prediction_set": result.prediction_set,
+        "prediction_set_note": result.note,
+        "p_known": result.p_known,
+        "known": result.known,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
