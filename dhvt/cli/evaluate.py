@@ -59,8 +59,8 @@ def evaluate(
     The model's card knows the images that it was trained, validated and calibrated on. Images that are among them are
     refused: what is measured on those says nothing of new images. They are recognised by the bytes of their files.
 
-    Of a model with reference images (dhvt calibrate) it also tells how often the right label is in the prediction set, on
-    those images that are not reference images themselves.
+    Of a model with reference images (dhvt calibrate) it also tells how often the right label is in the prediction set, how many
+    images are called unknown, and the calibration error beside the reference's, on those images that are not in it.
     """
     from tqdm import tqdm
 
@@ -69,7 +69,7 @@ def evaluate(
     from dhvt.data.splits import WHOLE, open_test_data
     from dhvt.evaluation.metrics import collect_outputs
     from dhvt.evaluation.metrics import evaluate as measure
-    from dhvt.evaluation.promises import check_coverage
+    from dhvt.evaluation.promises import check_promises
 
     artifact, running = open_model(model, engine)
     card = artifact.card
@@ -84,8 +84,8 @@ def evaluate(
             running.predict, source, card.preprocess, batch_size=batch_size, on_error=on_error, on_progress=bar.update
         )
     result = measure(outputs, card.temperature)
-    coverage = check_coverage(outputs, source, card.temperature, load_reference(artifact), running.precision)
-    click.echo("\n".join([_describe(result), *(entry.describe() for entry in coverage)]))
+    promises = check_promises(outputs, source, card.temperature, load_reference(artifact), running.precision)
+    click.echo("\n".join([_describe(result), *promises.describe()]))
     if report is not None:
         _write_report(
             report,
@@ -96,16 +96,16 @@ def evaluate(
             evaluation=result,
             temperature=card.temperature,
             facts={"engine": f"{running.name} in {running.precision}", "model": str(artifact.path), **_overlap_fact(overlaps)}
-            | {f"right label in the set at {entry.coverage:g}": entry.summarise() for entry in coverage},
+            | {f"right label in the set at {entry.coverage:g}": entry.summarise() for entry in promises.coverage},
         )
     if record and images is not None:
         measured: dict[str, Any] = {
             **result.to_dict(),
+            **promises.to_dict(),
             "engine": running.name,
             "precision": running.precision,
             "data": Path(data).name,
         }
-        measured |= {"coverage": [entry.to_dict() for entry in coverage]} if coverage else {}
         is_test = measured_split == WHOLE and max(overlaps.values(), default=0.0) <= TOLERATED_OVERLAP
         entry = measured | ({"overlap": overlaps} if overlaps else {})
         _record(artifact.path, card, "test" if is_test else measured_split, entry, images, source)

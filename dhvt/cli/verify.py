@@ -25,8 +25,9 @@ def verify(model: str | None, data: str | None, on_broken: str) -> None:
     Each engine is tested in a process of its own first, and must give PyTorch's logits for the model's own images, in
     batches of 1, 7 and DHVT_MAX_BATCH_SIZE. What is not here (a package, a GPU, an engine file) is left out, with the
     reason. The speed of each is measured and remembered, and the engine that a server takes here is shown. The exit code
-    is 1 if an engine that is here fails or is further off than its precision explains, if the right label is in the prediction
-    set less often than promised (with --data, of a model with reference images), and if none passes.
+    is 1 if an engine that is here fails or is further off than its precision explains, and if none passes. With --data, of a
+    model with reference images, it is also 1 if, by more than chance, the right label is in the prediction set less often than
+    promised, more images are called unknown than may be, or the calibration error is above that of the reference images.
     """
     from dhvt.artifact import load_artifact
     from dhvt.data.fingerprint import fingerprint

@@ -40,9 +40,11 @@ class Coverage:
     images: int
 
     @property
-    def holds(self) -> bool:
-        """Whether the promise is kept, as far as so many images tell."""
-        return self.measured >= self.least
+    def fault(self) -> str | None:
+        """How the promise is broken, as far as so many images tell; None where it is kept."""
+        if self.measured >= self.least:
+            return None
+        return f"coverage {self.coverage:g} is {self.measured:.1%} (at least {self.least:.1%})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dhvt.artifact import OPENVINO, Artifact, ModelCard
-from dhvt.confidence.coverage import Coverage
 from dhvt.confidence.reference import load_reference
 from dhvt.data.sources import ImageSource
 from dhvt.engines.base import Engine, EngineOptions
@@ -21,7 +20,7 @@ from dhvt.engines.speed import Speed
 from dhvt.errors import EngineError, EngineUnavailable
 from dhvt.evaluation.agreement import FP32, TOLERANCES, Comparison, Tolerance, compare, compare_logits
 from dhvt.evaluation.metrics import Outputs, collect_outputs
-from dhvt.evaluation.promises import check_coverage
+from dhvt.evaluation.promises import Promises, check_promises
 
 ODD_BATCH_SIZE = 7
 REFERENCE = "onnxruntime:fp32"
@@ -44,7 +43,7 @@ class Verification:
         golden: comparison with the exported logits of the artifact's own images.
         images: comparison with the reference on the labelled images; None without them.
         images_per_s: rate on these, with decoding.
-        coverage: of the prediction sets on these, where the model has reference images.
+        promises: what was measured of them on these, where the model has reference images.
         speed: of the engine alone; None if it fails its probe.
     """
 
@@ -54,7 +53,7 @@ class Verification:
     golden: Comparison | None = None
     images: Comparison | None = None
     images_per_s: float | None = None
-    coverage: tuple[Coverage, ...] = ()
+    promises: Promises = field(default_factory=Promises)
     speed: Speed | None = None
 
     def describe(self) -> list[str]:
@@ -71,8 +70,7 @@ class Verification:
                 f"{_figures(self.images)}, top-1 {self.images.top1:.2f} % (fp32 {self.images.top1_reference:.2f} %), "
                 f"{self.images_per_s:.0f} images/s with decoding"
             )
-        lines += [entry.describe() for entry in self.coverage]
-        return [*lines, "passes" if self.fault is None else f"FAILS: {self.fault}"]
+        return [*lines, *self.promises.describe(), "passes" if self.fault is None else f"FAILS: {self.fault}"]
 
 
 def verify_engines(
@@ -119,9 +117,8 @@ def verify_engines(
                 reference = outputs.logits
             found = _compare_images(found, reference, outputs, artifact.card, max_batch_size)
             assert source is not None  # or there would be no outputs
-            found = _check_promises(
-                found, check_coverage(outputs, source, artifact.card.temperature, kept, _precision(candidate))
-            )
+            promises = check_promises(outputs, source, artifact.card.temperature, kept, _precision(candidate))
+            found = replace(found, promises=promises, fault=found.fault or promises.fault)
         yield found
 
 
@@ -156,16 +153,6 @@ def _compare_images(
     images = compare_logits(found.candidate, reference, outputs.logits, (batch_size,), outputs.labels)
     allowed = tolerance(card, _precision(found.candidate)).on_sample(images.images)
     return replace(found, images=images, fault=found.fault or allowed.fault(images))
-
-
-def _check_promises(found: Verification, coverage: Sequence[Coverage]) -> Verification:
-    """The verification with the coverage of prediction sets, which must be as high as promised."""
-    broken = [
-        f"coverage {entry.coverage:g} is {entry.measured:.1%} (at least {entry.least:.1%})"
-        for entry in coverage
-        if not entry.holds
-    ]
-    return replace(found, coverage=tuple(coverage), fault=found.fault or ("; ".join(broken) or None))
 
 
 def _precision(candidate: str) -> str:

@@ -6,26 +6,17 @@ Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv 1706.04599.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-BINS = 15
+from dhvt.confidence.scores import Reliability, bin_scores, error_interval
+
 FOLDS = 5
 PRIOR = 0.5
 """Images that count as wrong beside those measured, see :func:`fit_temperature`."""
 
-_DRAWS = 2000
 _TEMPERATURES = (0.05, 20.0)  # beyond, the model is not worth calibrating
-
-
-class Reliability(NamedTuple):
-    """Images binned by the score of their most likely class, each ``(BINS,)``; empty bins hold zeros."""
-
-    share: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
-    confidence: NDArray[np.float64]
 
 
 def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -36,48 +27,24 @@ def softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def reliability(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Reliability:
-    """Accuracy against confidence, in :data:`BINS` bins of equal width.
+    """Accuracy against confidence, see :func:`dhvt.confidence.scores.bin_scores`.
 
     Args:
         logits: ``(N, classes)``.
         labels: ``(N,)``.
     """
     probabilities = softmax(logits)
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == labels
-    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    counts = np.bincount(bins, minlength=BINS)
-    filled = np.maximum(counts, 1)
-    return Reliability(
-        share=counts / len(labels),
-        accuracy=np.bincount(bins, weights=correct, minlength=BINS) / filled,
-        confidence=np.bincount(bins, weights=confidence, minlength=BINS) / filled,
-    )
+    return bin_scores(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
 
 
 def expected_calibration_error(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
     """Mean distance, 0 to 1, between confidence and accuracy over the bins."""
-    bins = reliability(logits, labels)
-    return float((bins.share * np.abs(bins.accuracy - bins.confidence)).sum())
+    return reliability(logits, labels).error
 
 
 def calibration_error_interval(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> tuple[float, float]:
-    """Where the calibration error of endless images like these may lie, 0 to 1: with few images it is known badly.
-
-    The lower end is the error less what true scores would show by chance on so many images (97.5 % of draws stay below). The
-    upper end is the 97.5 % quantile of the error, where each bin's accuracy is drawn from Jeffreys' posterior, so that few
-    images that are all right do not count as proof.
-    """
-    bins = reliability(logits, labels)
-    rng = np.random.default_rng(0)
-    counts = np.rint(bins.share * len(labels)).astype(np.int64)
-    right = np.rint(bins.accuracy * counts)
-    chance = rng.binomial(counts, np.clip(bins.confidence, 0, 1), (_DRAWS, BINS)) / np.maximum(counts, 1)
-    accuracy = rng.beta(right + 0.5, counts - right + 0.5, (_DRAWS, BINS))
-    by_chance, possible = ((bins.share * np.abs(drawn - bins.confidence)).sum(axis=1) for drawn in (chance, accuracy))
-    error = expected_calibration_error(logits, labels)
-    low, high = error - float(np.quantile(by_chance, 0.975)), float(np.quantile(possible, 0.975))
-    return max(low, 0.0), max(high, error)
+    """Where the calibration error of endless images like these may lie, see :func:`dhvt.confidence.scores.error_interval`."""
+    return error_interval(reliability(logits, labels), len(labels))
 
 
 def negative_log_likelihood(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:

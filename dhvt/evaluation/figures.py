@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from dhvt.confidence.scores import BINS
 from dhvt.data.preprocess import Preprocess, preprocess_image
 from dhvt.data.sources import ImageSource
 from dhvt.errors import ImageError
-from dhvt.evaluation.calibration import BINS, reliability
+from dhvt.evaluation.calibration import reliability
 from dhvt.evaluation.metrics import Outputs
 from dhvt.evaluation.suspects import Prediction
 

@@ -147,3 +147,15 @@ def test_verify_fails_where_sets_cover_less_than_promised(calibrated, new_images
     result = run("verify", "--model", model, "--data", new_images)
     assert result.exit_code == 1
     assert re.search(r"onnxruntime:fp32: FAILS: coverage 0.8 is \d+\.\d% \(at least \d+\.\d%\); coverage 0.9", result.output)
+
+
+def test_verify_fails_where_more_images_are_called_unknown_than_promised(calibrated, new_images, tmp_path):
+    model = shutil.copytree(calibrated, tmp_path / "model")
+    artifact = load_artifact(model)
+    reference = load_reference(artifact)
+    alike = replace(reference.measured["fp32"], novelty=np.linspace(0, 1e-6, 60))
+    write_reference(artifact, replace(reference, measured={"fp32": alike}), artifact.card.reference)
+    result = run("verify", "--model", model, "--data", new_images)
+    assert result.exit_code == 1
+    fault = r"at reject 0\.05, \d+\.\d% of known images are called unknown \(at most \d+\.\d%\)"
+    assert re.search(rf"onnxruntime:fp32: FAILS: {fault}", result.output), result.output

@@ -25,10 +25,10 @@ def test_a_promise_that_holds_and_one_that_is_broken():
     reference, (probabilities, labels) = draw_images(rng, 300), draw_images(rng, 500)
     found = measure_coverage(true_scores(*reference), probabilities, labels)
     assert [entry.coverage for entry in found] == [0.8, 0.9, 0.95, 0.99]
-    assert all(entry.holds and entry.least < entry.low < entry.coverage < entry.high for entry in found)
+    assert all(entry.fault is None and entry.least < entry.low < entry.coverage < entry.high for entry in found)
     assert all(1 <= small.mean_size <= large.mean_size for small, large in pairwise(found))
     others = measure_coverage(true_scores(*reference), probabilities, rng.integers(0, 6, 500))
-    assert not any(entry.holds for entry in others[:3])
+    assert all(entry.fault for entry in others[:3])
     assert "coverage 0.9: " in found[1].describe()
 
 
