@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from dhvt.cli.options import engine_options, exclude_option, leave_out, on_broken_option, open_model, read_fingerprint
 from dhvt.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dhvt.artifact import ModelCard
+    from dhvt.artifact import Artifact, ModelCard
     from dhvt.data.fingerprint import Fingerprint
     from dhvt.data.sources import ImageSource
-    from dhvt.evaluation.metrics import Evaluation
+    from dhvt.engines import Engine
+    from dhvt.evaluation.metrics import Evaluation, Outputs
+    from dhvt.evaluation.promises import Promised, Promises
 
 
 @click.command()
@@ -32,6 +35,12 @@ if TYPE_CHECKING:
     help="Folder for report.html, report.md and predictions.parquet; needs the report extra.",
 )
 @click.option(
+    "--unknown",
+    metavar="FOLDER|DATA",
+    help="Images of other kinds, to measure how many of them are called unknown: a folder, of which all images at any depth "
+    "are taken, or another layout of docs/data.md.",
+)
+@click.option(
     "--record",
     is_flag=True,
     help="Write the result into model.json, under metrics and the split's name; test where the data has no splits.",
@@ -46,6 +55,7 @@ def evaluate(
     on_broken: str,
     exclude: str | None,
     report: Path | None,
+    unknown: str | None,
     record: bool,
 ) -> None:
     """Measure an exported model, in the engine that serves it, on labelled images.
@@ -55,6 +65,8 @@ def evaluate(
       dhvt evaluate --model runs/mine/artifact --data images/ --report runs/mine/test
     On new images without splits, written into the model's card:
       dhvt evaluate --model runs/mine/artifact --data new-images/ --record
+    How many images of other kinds are called unknown:
+      dhvt evaluate --model runs/mine/artifact --data images/ --unknown other-images/ --report runs/mine/test
 
     The model's card knows the images that it was trained, validated and calibrated on. Images that are among them are
     refused: what is measured on those says nothing of new images. They are recognised by the bytes of their files.
@@ -64,16 +76,15 @@ def evaluate(
     """
     from tqdm import tqdm
 
-    from dhvt.confidence.reference import load_reference
     from dhvt.data.record import TOLERATED_OVERLAP
     from dhvt.data.splits import WHOLE, open_test_data
     from dhvt.evaluation.metrics import collect_outputs
     from dhvt.evaluation.metrics import evaluate as measure
-    from dhvt.evaluation.promises import check_promises
 
     artifact, running = open_model(model, engine)
     card = artifact.card
     source, measured_split = open_test_data(data, split, card.classes)
+    others = None if unknown is None else _open_unknown(artifact, Path(unknown))
     if exclude is not None:
         source = leave_out(source, Path(exclude))
     images = read_fingerprint(source) if card.data or record else None
@@ -84,8 +95,8 @@ def evaluate(
             running.predict, source, card.preprocess, batch_size=batch_size, on_error=on_error, on_progress=bar.update
         )
     result = measure(outputs, card.temperature)
-    promises = check_promises(outputs, source, card.temperature, load_reference(artifact), running.precision)
-    click.echo("\n".join([_describe(result), *promises.describe()]))
+    click.echo(_describe(result))
+    promises, promised = _measure_promises(artifact, running, outputs, source, others)
     if report is not None:
         _write_report(
             report,
@@ -97,6 +108,7 @@ def evaluate(
             temperature=card.temperature,
             facts={"engine": f"{running.name} in {running.precision}", "model": str(artifact.path), **_overlap_fact(overlaps)}
             | {f"right label in the set at {entry.coverage:g}": entry.summarise() for entry in promises.coverage},
+            promised=promised,
         )
     if record and images is not None:
         measured: dict[str, Any] = {
@@ -116,6 +128,53 @@ def _describe(result: Evaluation) -> str:
         f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, balanced accuracy {result.balanced_accuracy:.2f} %, "
         f"macro-F1 {result.macro_f1:.2f} %, log loss {result.nll:.4f}, calibration error {result.ece:.2f} % "
         f"({result.ece_low:.1f} to {result.ece_high:.1f} %) of {result.images} images ({result.skipped} left out)"
+    )
+
+
+def _open_unknown(artifact: Artifact, path: Path) -> ImageSource:
+    """Images whose labels do not matter.
+
+    Raises:
+        ConfigError: the model cannot tell known images from others.
+    """
+    from dhvt.cli.found_images import find_images
+    from dhvt.confidence.reference import load_reference
+    from dhvt.data.sources import FileSource, open_dataset
+
+    if load_reference(artifact) is None:
+        raise ConfigError(f"--unknown needs a model with reference images: dhvt calibrate --model {artifact.path} --data …")
+    if not path.is_dir():
+        return open_dataset(path)
+    paths = find_images([str(path)])
+    return FileSource(path, path, paths, [0] * len(paths), artifact.card.classes)
+
+
+def _measure_promises(
+    artifact: Artifact, running: Engine, outputs: Outputs, source: ImageSource, unknown: ImageSource | None
+) -> tuple[Promises, Promised | None]:
+    """Prints and returns what is measured of the model's promises, and what the report draws; nothing without a reference."""
+    from dhvt.confidence.reference import load_reference
+    from dhvt.confidence.rejection import measure_detection
+    from dhvt.data.batches import iterate_batches
+    from dhvt.evaluation.promises import Promised, Promises, check_promises, leave_out_reference
+
+    reference = load_reference(artifact)
+    card = artifact.card
+    others = None if reference is None else leave_out_reference(outputs, source, reference)
+    if reference is None or others is None or not len(others.labels):
+        return Promises(), None
+    promises = check_promises(others, card.temperature, reference, running.precision)
+    for line in promises.describe():
+        click.echo(line)
+    measured, _ = reference.find(running.precision)
+    strange = None
+    if unknown is not None:
+        batches = iterate_batches(unknown, card.preprocess, 64, lambda message: click.echo(f"left out: {message}", err=True))
+        strange = np.concatenate([running.predict(batch.images) for batch in batches])
+        if measured.novelty is not None and measured.index is not None:
+            click.echo(measure_detection(measured.novelty, measured.index, others.logits, strange).describe())
+    return promises, Promised(
+        measured=measured, temperature=card.temperature, logits=others.logits, labels=others.labels, unknown=strange
     )
 
 

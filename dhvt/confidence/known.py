@@ -51,6 +51,11 @@ class NoveltyIndex:
         nearest = min(NEIGHBOURS, len(self._known)) - 1
         return self._distances(logits, nearest)
 
+    def score_many(self, logits: NDArray[np.floating]) -> NDArray[np.float64]:
+        """As :meth:`score`, of any number of images, in the memory of a few."""
+        chunks = [self.score(logits[start : start + _CHUNK]) for start in range(0, len(logits), _CHUNK)]
+        return np.concatenate(chunks) if chunks else np.zeros(0)
+
     def score_own(self, rows: NDArray[np.integer]) -> NDArray[np.float64]:
         """The novelty of images of the index, ``(B,)``, to the others.
 

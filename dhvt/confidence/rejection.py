@@ -14,8 +14,6 @@ from dhvt.confidence.known import NoveltyIndex, least_images, p_values
 STATED = (0.01, 0.05)
 """The rejected shares that reports and checks measure."""
 
-_CHUNK = 1_000
-
 
 @dataclass(frozen=True, kw_only=True)
 class Rejection:
@@ -72,9 +70,7 @@ def measure_rejection(
     possible = [reject for reject in rejects if images and known >= least_images(reject)]
     if not possible:
         return []
-    neighbours = NoveltyIndex(index)
-    scores = [neighbours.score(logits[start : start + _CHUNK]) for start in range(0, images, _CHUNK)]
-    values = p_values(np.sort(novelty), np.concatenate(scores))
+    values = p_values(np.sort(novelty), NoveltyIndex(index).score_many(logits))
     found = []
     for reject in possible:
         # A p-value above the share is as likely as the right label in a set of the remaining coverage: both are ranks.
@@ -83,3 +79,48 @@ def measure_rejection(
         measured = float((values <= reject).mean())
         found.append(Rejection(reject=reject, measured=measured, low=low, high=high, most=most, images=images))
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """How well images of other kinds are told from known ones. Nothing is promised of it.
+
+    Args:
+        images: of other kinds.
+        found: by rejected share of the known, the share of them that is called unknown.
+        auroc: the chance that one of them is stranger to the model than a known image.
+    """
+
+    images: int
+    found: dict[float, float]
+    auroc: float
+
+    def describe(self) -> str:
+        """One line."""
+        shares = ", ".join(f"{share:.1%} at reject {reject:g}" for reject, share in self.found.items())
+        return f"of {self.images:,} images of other kinds are called unknown: {shares}; AUROC {self.auroc:.1%}"
+
+
+def measure_detection(
+    novelty: NDArray[np.float64],
+    index: NDArray[np.float32],
+    known: NDArray[np.float32],
+    unknown: NDArray[np.float32],
+    rejects: tuple[float, ...] = STATED,
+) -> Detection:
+    """How many images of other kinds are called unknown, and how well novelty ranks them.
+
+    Args:
+        novelty, index: of the reference, see :class:`dhvt.confidence.reference.Measured`.
+        known: ``(N, classes)``, logits of images like the reference, not of it.
+        unknown: ``(U, classes)``, logits of images of other kinds.
+    """
+    neighbours = NoveltyIndex(index)
+    ours, others = (np.sort(neighbours.score_many(logits)) for logits in (known, unknown))
+    values = p_values(np.sort(novelty), others)
+    below, up_to = (np.searchsorted(ours, others, side=side) for side in ("left", "right"))
+    return Detection(
+        images=len(others),
+        found={reject: float((values <= reject).mean()) for reject in rejects},
+        auroc=float((below + up_to).mean() / 2 / len(ours)),
+    )

@@ -17,7 +17,7 @@ from dhvt.data.preprocess import Preprocess, preprocess_image
 from dhvt.data.sources import ImageSource
 from dhvt.errors import ImageError
 from dhvt.evaluation.calibration import reliability
-from dhvt.evaluation.metrics import Outputs
+from dhvt.evaluation.metrics import Outputs, wilson_interval
 from dhvt.evaluation.suspects import Prediction
 
 MAX_NAMED_CLASSES = 40
@@ -81,8 +81,12 @@ def draw_reliability(outputs: Outputs, temperature: float) -> Figure:
     for divisor, label in ((1.0, "as trained"), (temperature, f"at temperature {temperature:.2f}, as served")):
         bins = reliability(outputs.logits / divisor, outputs.labels)
         filled = bins.share > 0
-        axes.plot(bins.confidence[filled], bins.accuracy[filled], marker="o", markersize=4, label=label)
-    axes.set(xlabel=f"score of the predicted class ({BINS} bins)", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+        accuracy = bins.accuracy[filled]
+        low, high = wilson_interval(accuracy, np.rint(bins.share[filled] * len(outputs.labels)).astype(np.int64))
+        errors = np.maximum([accuracy - low, high - accuracy], 0)
+        axes.errorbar(bins.confidence[filled], accuracy, yerr=errors, marker="o", markersize=4, elinewidth=1, label=label)
+    label = f"score of the predicted class ({BINS} bins, with 95 % intervals)"
+    axes.set(xlabel=label, ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     axes.legend(frameon=False)
     return figure
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dhvt.confidence.coverage import Coverage, measure_coverage
-from dhvt.confidence.reference import Reference
+from dhvt.confidence.reference import Measured, Reference
 from dhvt.confidence.rejection import Rejection, measure_rejection
 from dhvt.confidence.scores import Calibration, bin_scores, measure_calibration
 from dhvt.data.fingerprint import hash_images
@@ -52,23 +53,24 @@ class Promises:
         return {name: value for name, value in found.items() if value}
 
 
-def check_promises(
-    outputs: Outputs, source: ImageSource, temperature: float, reference: Reference | None, precision: str
-) -> Promises:
-    """The promises, measured on those images that are not reference images; empty without a reference or such images.
-
-    Args:
-        outputs: of the source's images, from an engine in this precision.
-        temperature: the model's.
-    """
-    if reference is None:
-        return Promises()
+def leave_out_reference(outputs: Outputs, source: ImageSource, reference: Reference) -> Outputs:
+    """The outputs of those of the source's images that are not reference images."""
     known = set(reference.hashes.tolist())
     others = np.array([value not in known for value in hash_images(Subset(source, outputs.indices))], dtype=bool)
-    if not others.any():
+    return replace(outputs, logits=outputs.logits[others], labels=outputs.labels[others], indices=outputs.indices[others])
+
+
+def check_promises(outputs: Outputs, temperature: float, reference: Reference, precision: str) -> Promises:
+    """The promises, measured on images that are not reference images; empty without one.
+
+    Args:
+        outputs: from an engine in this precision, see :func:`leave_out_reference`.
+        temperature: the model's.
+    """
+    logits, labels = outputs.logits, outputs.labels
+    if not len(labels):
         return Promises()
     measured, _ = reference.find(precision)
-    logits, labels = outputs.logits[others], outputs.labels[others]
     scaled = logits / temperature
     promised = bin_scores(measured.top_score, measured.predicted == reference.labels)
     rejection: list[Rejection] = []
@@ -79,3 +81,22 @@ def check_promises(
         rejection=tuple(rejection),
         calibration=measure_calibration(promised, len(reference), reliability(scaled, labels), len(labels)),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promised:
+    """A model's reference, and its logits for other images.
+
+    Args:
+        measured: of the reference images, in the precision of the logits.
+        temperature: the model's.
+        logits: ``(N, classes)``, of labelled images that are not reference images.
+        labels: ``(N,)``, their classes.
+        unknown: ``(U, classes)``, of images of other kinds; None without any.
+    """
+
+    measured: Measured
+    temperature: float
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    unknown: NDArray[np.float32] | None = None

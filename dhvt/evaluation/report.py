@@ -25,6 +25,8 @@ from dhvt.evaluation.fonts import choose_fonts
 from dhvt.evaluation.metrics import Evaluation, Outputs, confusion_matrix
 from dhvt.evaluation.page import ClassRow, PageContent, build_page, percent
 from dhvt.evaluation.predictions import write_predictions
+from dhvt.evaluation.promise_figures import draw_promises
+from dhvt.evaluation.promises import Promised
 from dhvt.evaluation.suspects import MOST, Prediction, find_mistakes, find_suspicious_labels
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|#&~])")
@@ -42,6 +44,7 @@ def write_report(
     facts: Mapping[str, str],
     history: Sequence[Mapping[str, Any]] = (),
     note: str = "",
+    promised: Promised | None = None,
 ) -> Path:
     """Writes the report and returns the path of its ``report.md``; beside it are ``report.html`` and ``predictions.parquet``.
 
@@ -53,6 +56,7 @@ def write_report(
         facts: rows of the table, such as the command and the versions.
         history: a training's ``metrics.jsonl``, for the learning curves.
         note: what a reader must know of the figures, such as what else the images were used for.
+        promised: a model's reference, and what is measured against it; for more plots.
     """
     folder.mkdir(parents=True, exist_ok=True)
     classes = [printable(name) for name in source.classes]
@@ -70,6 +74,8 @@ def write_report(
         }
         if history:
             figures = {"curves": ("Learning curves", draw_curves(history))} | figures
+        if promised is not None:
+            figures |= draw_promises(promised, labels)
         for name, (_, figure) in figures.items():
             figure.savefig(folder / f"{name}.png", bbox_inches="tight")
     content = PageContent(

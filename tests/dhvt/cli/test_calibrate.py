@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from dhvt import Classifier, open_dataset
 from dhvt.artifact import load_artifact, write_card
@@ -159,3 +160,20 @@ def test_verify_fails_where_more_images_are_called_unknown_than_promised(calibra
     assert result.exit_code == 1
     fault = r"at reject 0\.05, \d+\.\d% of known images are called unknown \(at most \d+\.\d%\)"
     assert re.search(rf"onnxruntime:fp32: FAILS: {fault}", result.output), result.output
+
+
+def test_the_report_shows_what_is_promised_and_what_is_unknown(calibrated, artifact_path, new_images, tmp_path):
+    (tmp_path / "others" / "deeper").mkdir(parents=True)
+    for seed in range(5):
+        noise = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "others" / "deeper" / f"{seed}.png")
+    command = ["evaluate", "--engine", "onnxruntime", "--data", new_images, "--unknown", tmp_path / "others"]
+    result = run(*command, "--model", calibrated, "--report", tmp_path / "report")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"of 5 images of other kinds are called unknown: .* at reject 0.05; AUROC \d+\.\d%", result.output)
+    report = (tmp_path / "report" / "report.md").read_text()
+    for name in ("sets", "coverage", "known"):
+        assert f"({name}.png)" in report
+        assert (tmp_path / "report" / f"{name}.png").stat().st_size > 5_000
+    refused = run(*command, "--model", artifact_path)
+    assert (refused.exit_code, "--unknown needs a model with reference images: dhvt calibrate" in refused.stderr) == (1, True)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dhvt.confidence.known import measure_novelty
-from dhvt.confidence.rejection import measure_rejection
+from dhvt.confidence.known import NoveltyIndex, measure_novelty, p_values
+from dhvt.confidence.rejection import measure_detection, measure_rejection
 
 
 def draw_logits(rng, images):
@@ -41,3 +41,14 @@ def test_only_shares_that_the_reference_allows_are_measured():
     novelty, index = measure_novelty(draw_logits(rng, 60))
     assert [entry.reject for entry in measure_rejection(novelty, index, draw_logits(rng, 20))] == [0.05]
     assert measure_rejection(novelty, index, draw_logits(rng, 0)) == []
+
+
+def test_detection_counts_pairs_and_what_is_rejected():
+    rng = np.random.default_rng(2)
+    novelty, index = measure_novelty(draw_logits(rng, 200))
+    known, unknown = draw_logits(rng, 60), rng.normal(size=(40, 4)).astype(np.float32)
+    found = measure_detection(novelty, index, known, unknown)
+    ours, others = (NoveltyIndex(index).score(logits) for logits in (known, unknown))
+    assert found.auroc == pytest.approx((others[:, None] > ours).mean())
+    p = p_values(np.sort(novelty), others)
+    assert found.found == {reject: (p <= reject).mean() for reject in (0.01, 0.05)}
