@@ -42,6 +42,13 @@ class Metrics:
         self.batch_size = Histogram("dhvt_batch_size", "Images in one engine call", buckets=_BATCH_SIZES)
         self.predictions = Counter("dhvt_predictions_total", "Images by the most likely class", ["label"])
         self.score = Histogram("dhvt_prediction_score", "Score of the most likely class", buckets=_SCORES)
+        self.drift_images = Counter("dhvt_drift_images_total", "Images that the test for drift has seen")
+        self.drift_evidence = Gauge(
+            "dhvt_drift_log10_evidence", "Evidence that the images have changed, as a power of ten", multiprocess_mode="livemax"
+        )
+        self.drift_alarm = Gauge(
+            "dhvt_drift_alarm", "1 after the evidence reached 1 / DHVT_DRIFT_FALSE_ALARM", multiprocess_mode="livemax"
+        )
         self.engine = Gauge(
             "dhvt_engine_info", "1 for the model and engine that serve", ["model", "version", "digest", "engine", "precision"],
             multiprocess_mode="livemax",

@@ -35,11 +35,13 @@ from serving.http.request import SCOPE_KEY, Receive, RequestContext, Scope, Send
 from serving.http.response import Response
 from serving.http.routes import Endpoints
 from serving.http.schemas import BatchOutput, ClassifyOutput
+from serving.inference.drift import DriftMonitor, drift_folder, prepare_drift_folder
 from serving.inference.early import announce_workers, load_early, take_opened
 from serving.inference.measuring import EngineMeasuring
 from serving.inference.model import ServedModel, check_model
 from serving.inference.options import DEFAULT_TOP_K
 from serving.inference.reload import ModelManager
+from serving.metrics import metrics
 from serving.packing import PackedModel, service_name
 from serving.processes import bound_the_drain, check_port, forget_dead_workers, separate_metrics, tell_siblings
 from serving.sampling import prepare_folder
@@ -152,6 +154,7 @@ class DHVTService:
             settings = Settings.from_environ()
             read_tokens(settings)
             prepare_folder(settings)
+            prepare_drift_folder(settings)
             check_model(settings)
         except DHVTError as error:
             sys.exit(f"dhvt: {error}")
@@ -172,7 +175,8 @@ class DHVTService:
         loop.add_signal_handler(signal.SIGHUP, asked.set)  # which would else end a process that is still starting
         worker = bentoml.server_context.worker_index
         device = settings.device_of(worker)
-        load = partial(ServedModel.load, settings, device)
+        self.drift = DriftMonitor(settings, worker or 1, drift_folder(settings), metrics())
+        load = partial(ServedModel.load, settings, device, watch=self.drift.watch)
         lifecycle = _lifecycle()
 
         async def reload() -> ServedModel:
@@ -180,7 +184,7 @@ class DHVTService:
             return await load()
 
         self.manager = ModelManager(await load(take_opened()), reload)
-        self.endpoints = Endpoints(settings, self.manager, partial(tell_siblings, signal.SIGHUP))
+        self.endpoints = Endpoints(settings, self.manager, partial(tell_siblings, signal.SIGHUP), self.drift.report)
         lifecycle.attach(self.endpoints)
         lifecycle.access_log.start()
         loop.add_signal_handler(signal.SIGHUP, self.manager.reload_soon)
@@ -195,6 +199,7 @@ class DHVTService:
     async def stop(self) -> None:
         """Writes the last samples and the last lines of the log, and ends the measurement of engines."""
         self.endpoints.sampler.close()
+        self.drift.close()
         if self.measuring is not None:
             await self.measuring.stop()
         _lifecycle().access_log.close()

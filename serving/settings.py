@@ -40,6 +40,9 @@ class Settings(EngineSettings):
         sample_rate: share of the images that are kept, 0 to 1.
         sample_below_score: only those are kept whose most likely class has a lower score than this; 1 for all.
         sample_max_bytes: all samples together.
+        drift_every: of this many images one counts in the test for drift; 0 for none.
+        drift_false_alarm: probability of an alarm, in all the time that a model serves, without drift.
+        drift_state: folder in which the test goes on after a restart; empty for a new test at each start.
         access_log: requests that get a line in the log: ``off``, ``errors`` or ``all``.
     """
 
@@ -58,6 +61,9 @@ class Settings(EngineSettings):
     sample_rate: float = 1.0
     sample_below_score: float = 1.0
     sample_max_bytes: int = 1_000_000_000
+    drift_every: int = field(default=1, metadata=ZERO_ALLOWED)
+    drift_false_alarm: float = 0.01
+    drift_state: str = ""
     access_log: str = "errors"
 
     @classmethod
@@ -73,6 +79,10 @@ class Settings(EngineSettings):
             settings = replace(settings, model=str(bento.model_path()))
         if settings.access_log not in ACCESS_LOG_LEVELS:
             raise ConfigError(f"{PREFIX}ACCESS_LOG is {settings.access_log!r}; it must be {', '.join(ACCESS_LOG_LEVELS)}")
+        if not 0 < settings.drift_false_alarm < 1:
+            raise ConfigError(
+                f"{PREFIX}DRIFT_FALSE_ALARM is {settings.drift_false_alarm}; it must be between 0 and 1, such as 0.01"
+            )
         token = settings.token.strip()  # files of secrets often end in a new line
         if not token.isprintable():
             raise ConfigError(f"{PREFIX}TOKEN has a character in it that no header can carry, such as a new line")

@@ -27,6 +27,7 @@ SERVER_VARIABLES = frozenset(
         "MAX_UPLOAD_BYTES", "MAX_BATCH_UPLOAD_BYTES", "MAX_BATCH_IMAGES", "MAX_PIXELS", "MAX_IN_FLIGHT", "MAX_QUEUE_MS",
         "REQUEST_TIMEOUT_S", "BATCH_TIMEOUT_S", "TOKEN", "TOKEN_FILE", "CORS_ORIGINS", "ACCESS_LOG",
         "SAMPLE_FOLDER", "SAMPLE_RATE", "SAMPLE_BELOW_SCORE", "SAMPLE_MAX_BYTES",
+        "DRIFT_EVERY", "DRIFT_FALSE_ALARM", "DRIFT_STATE",
     )
 )  # fmt: skip
 """Variables that the server reads and the command line ignores. A test compares them with the server's settings."""

@@ -76,7 +76,7 @@ _COMMON_ERRORS = (errors.Unauthorized, errors.InternalError, errors.TimedOut)
 @cache
 def openapi_document() -> dict[str, Any]:
     """Returns the OpenAPI 3.1 document."""
-    bodies = (schemas.ClassifyOutput, schemas.BatchOutput, schemas.BatchLine, schemas.Info, schemas.Error)
+    bodies = (schemas.ClassifyOutput, schemas.BatchOutput, schemas.BatchLine, schemas.Info, schemas.Drift, schemas.Error)
     models: list[Any] = [(body, "serialization") for body in bodies]
     _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
     images = {"image/*": {"schema": _BINARY}, "application/octet-stream": {"schema": _BINARY}}
@@ -114,6 +114,15 @@ def openapi_document() -> dict[str, Any]:
                 )
             },
             "/info": {"get": _operation("What is served, by what, within which limits", "", schemas.Info, None, ())},
+            "/drift": {
+                "get": _operation(
+                    "Whether the images have changed",
+                    "A test against the images that `dhvt calibrate` measured; its bound on false alarms holds at any time.",
+                    schemas.Drift,
+                    None,
+                    (errors.NotFound,),
+                )
+            },
             "/reload": {
                 "post": _operation(
                     "Reload the model",

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from dhvt.ranking import Ranking
-from serving.errors import BadRequest, Unauthorized
+from serving.errors import BadRequest, NotFound, Unauthorized
 from serving.http import open_inference
 from serving.http.openapi import openapi_document, product_version
 from serving.http.page import PAGE_ROUTES, page_response
@@ -38,6 +38,7 @@ ROUTES = {
     "/classify": "POST",
     "/classify/batch": "POST",
     "/info": "GET",
+    "/drift": "GET",
     "/reload": "POST",
     "/docs.json": "GET",
 }
@@ -81,10 +82,18 @@ class Endpoints:
         settings: of this process.
         manager: of the model.
         tell_siblings: asks the other workers to reload too.
+        report_drift: see :meth:`serving.inference.drift.DriftMonitor.report`.
     """
 
-    def __init__(self, settings: Settings, manager: ModelManager, tell_siblings: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        manager: ModelManager,
+        tell_siblings: Callable[[], None],
+        report_drift: Callable[[], dict[str, Any] | None] = lambda: None,
+    ) -> None:
         self.settings, self.manager, self.tell_siblings = settings, manager, tell_siblings
+        self._report_drift = report_drift
         self.sampler = Sampler(settings, metrics())
         self._multi = MultiImageClassifier(settings, self.sampler.offer)
 
@@ -100,6 +109,7 @@ class Endpoints:
             "/classify": (self.classify, short, True),
             "/classify/batch": (self.classify_multiple, long, True),
             "/info": (self.info, short, False),
+            "/drift": (self.drift, short, False),
             "/reload": (self.reload, long, False),
             "/docs.json": (self.openapi, short, False),
             "/v2": (self.v2_server, short, False),
@@ -187,6 +197,17 @@ class Endpoints:
                 }
             ),
         )
+
+    async def drift(self, request: RequestContext) -> Response:
+        """``GET /drift``: whether the images are still of the kind that the model was measured on."""
+        model = self.model
+        report = await asyncio.to_thread(self._report_drift)
+        if report is None:
+            raise NotFound(
+                f"drift is not tested: DHVT_DRIFT_EVERY is 0, or {model.artifact.card.name} has no reference in "
+                f"{model.engine.precision}; dhvt calibrate --model {self.settings.model} --data IMAGES makes one"
+            )
+        return _respond(model, to_json({**model.identity, **report}))
 
     async def openapi(self, request: RequestContext) -> Response:
         """``GET /docs.json``: the OpenAPI document."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -72,6 +73,48 @@ class BatchOutput(BaseModel):
     model: str
     version: str
     results: list[BatchResult]
+
+
+class DriftAlarm(BaseModel):
+    """When the evidence reached the level, and when what it is about began."""
+
+    at: datetime
+    after_images: int = Field(description="Images that the worker with the alarm had tested.")
+    began_about: datetime = Field(description="Since when: an estimate, not before the worker began.")
+    began_after_images: int
+    of: str = Field(description="What changed most: classes, scores, or classes and scores.")
+
+
+class ClassChange(BaseModel):
+    """A class whose share of the answers has changed."""
+
+    label: str
+    share: float = Field(description="Of the window.")
+    reference_share: float
+    change: tuple[float, float] = Field(description="Interval of the difference; all intervals together hold in 95 % of looks.")
+
+
+class DriftWindow(BaseModel):
+    """The last 1,000 tested answers of each worker, against the reference."""
+
+    images: int
+    grew: list[ClassChange]
+    shrank: list[ClassChange]
+
+
+class Drift(BaseModel):
+    """Whether the images are still of the kind that the model was measured on."""
+
+    model: str
+    version: str
+    precision: str = Field(description="Of the engine; the reference was measured in the same.")
+    reference_images: int
+    images: int = Field(description="That all workers have tested.")
+    evidence: float = Field(description="An e-value: of W workers the largest martingale, divided by W; 1 or less is none.")
+    alarm_at: float = Field(description="The evidence that is an alarm.")
+    meaning: str = Field(description="What that says, and the bound on false alarms, in words.")
+    alarm: DriftAlarm | None = Field(description="The first one; it stays until another model serves.")
+    window: DriftWindow
 
 
 class Info(BaseModel):

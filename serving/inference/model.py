@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ from dhvt.hardware.cpus import available_cpus
 from dhvt.ranking import Ranking
 from serving.errors import BadRequest, RequestError
 from serving.inference.options import AnswerOptions
-from serving.inference.scheduler import Scheduler
+from serving.inference.scheduler import Observe, Scheduler, ignore
 from serving.metrics import metrics
 from serving.settings import Settings
 
@@ -55,13 +56,18 @@ class ServedModel:
 
     @classmethod
     async def load(
-        cls, settings: Settings, device: int = 0, opened: Future[tuple[Artifact, Choice]] | None = None
+        cls,
+        settings: Settings,
+        device: int = 0,
+        opened: Future[tuple[Artifact, Choice]] | None = None,
+        watch: Callable[[Artifact, str], Observe] = lambda artifact, precision: ignore,
     ) -> ServedModel:
         """Opens the model that ``settings.model`` names, and proves it.
 
         Args:
             device: index of the GPU that an engine on one takes, among the visible ones.
             opened: of :func:`serving.inference.early.take_opened`, for the first model of a worker.
+            watch: see :meth:`serving.inference.drift.DriftMonitor.watch`.
 
         Raises:
             ArtifactError, EngineError: it cannot be served here.
@@ -80,6 +86,7 @@ class ServedModel:
             max_batch_size=settings.max_batch_size,
             max_pixels=settings.max_pixels,
             metrics=metrics(),
+            observe=watch(artifact, engine.precision),
         )
         model = cls(artifact, choice, scheduler, settings.request_timeout_s, assessor)
         model.announce(1)

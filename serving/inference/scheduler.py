@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -31,6 +31,12 @@ from serving.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 Outcome = Ranking | RequestError
+Observe = Callable[[Sequence[Ranking]], None]
+"""Takes the answers of one batch; returns at once."""
+
+
+def ignore(rankings: Sequence[Ranking]) -> None:
+    """Observes nothing."""
 
 
 class _Job:
@@ -58,14 +64,23 @@ class Scheduler:
         max_batch_size: images in one engine call, and fewer where the engine prefers fewer.
         max_pixels: width times height of an image that is still decoded.
         metrics: where times and sizes are counted.
+        observe: called with the rankings of each batch, after they were handed out.
     """
 
     def __init__(
-        self, engine: Engine, card: ModelCard, *, decoders: int, max_batch_size: int, max_pixels: int, metrics: Metrics
+        self,
+        engine: Engine,
+        card: ModelCard,
+        *,
+        decoders: int,
+        max_batch_size: int,
+        max_pixels: int,
+        metrics: Metrics,
+        observe: Observe = ignore,
     ) -> None:
         self.engine, self.card, self.max_pixels = engine, card, max_pixels
         self.max_batch_size = min(max_batch_size, engine.preferred_batch_size or max_batch_size)
-        self.metrics = metrics
+        self.metrics, self._observe = metrics, observe
         self.failures_in_a_row = 0
         self._calls: set[float] = set()  # when those engine calls began that are running
         self._loop = asyncio.get_running_loop()
@@ -217,6 +232,7 @@ class Scheduler:
             good = [(start - job.submitted, outcome) for job, outcome in zip(batch, outcomes, strict=True)
                     if isinstance(outcome, Ranking)]  # fmt: skip
             self.metrics.observe_batch(seconds, good, self.card)
+            self._observe([ranking for _, ranking in good])
 
     def _to_outcomes(self, logits: NDArray[np.float32]) -> tuple[list[Outcome], bool]:
         """A ranking for each image, or the error where its logits are NaN or infinite; and whether no image has finite ones."""
