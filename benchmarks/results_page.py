@@ -194,6 +194,46 @@ def operation() -> list[str]:
     return ["## Overload and rollout", text, origin(over, "overload.py"), rolled, origin(roll, "rollout.py")]
 
 
+def drift() -> list[str]:
+    """False alarms of the test for drift, and how many images it takes to find each disturbance."""
+    lines = [json.loads(line) for line in (RESULTS / "drift.jsonl").read_text(encoding="utf-8").splitlines()]
+    alarms, delays = select(lines, measure="false alarms"), select(lines, measure="delay")
+    cost = select(lines, measure="cost")[0]["us_per_image"]
+    counted = [
+        [DESIGNS[row["design"]], f"{row['reference']:,}", f"{row['streams']:,}", f"{row['images']:,}", str(row["alarms"])]
+        for row in alarms
+    ]
+    found = [
+        [
+            kind.replace("_", " "),
+            *(_delay(row) for size in (5000, 1000) for row in select(delays, disturbance=kind, reference=size)),
+        ]
+        for kind in dict.fromkeys(row["disturbance"] for row in delays)
+    ]
+    return [
+        "## Drift",
+        f"CIFAR-10's test images, the bundled model in {lines[0]['engine'].replace(':', ' ')}; streams are drawn with "
+        f"replacement. At most {alarms[0]['promise'] * 100:.0f} % of undisturbed streams may have an alarm. The test costs "
+        f"{cost:.0f} µs an image.",
+        table(["reference and stream are of", "reference images", "streams", "images each", "with an alarm"], counted),
+        "Images from the beginning of a disturbance to the alarm, where 5, 20 or 50 % of the images are disturbed: the median "
+        f"of {delays[0]['streams']} streams, after 3,200 undisturbed images, and in brackets how many had no alarm within "
+        f"10,000 images. Streams with an alarm before the disturbance, {max(row['early'] for row in delays)} at most, do not "
+        "count. Reference and stream are two halves.",
+        table(["disturbance", *(f"{share} %, reference {size:,}" for size in (5000, 1000) for share in (5, 20, 50))], found),
+        "`python benchmarks/drift.py`.",
+    ]
+
+
+DESIGNS = {"exchangeable": "the same images, which the promise is about", "other half": "two halves, which differ by chance"}
+
+
+def _delay(row: dict[str, Any]) -> str:
+    """The median delay, and how many streams had no alarm."""
+    median = "over 10,000" if row["delay_median"] is None else f"{row['delay_median']:,.0f}"
+    return f"{median} ({row['not_found']})" if row["not_found"] else median
+
+
 def write_page() -> str:
     """The text of ``docs/results.md``."""
     lines = load_lines()
@@ -218,7 +258,7 @@ def write_page() -> str:
     else:
         head.append("Nothing is measured yet: `benchmarks/real_models.py`.")
     sections = [*head, *real]
-    for section in (small_budget, ablation, throughput, servers, engines, operation):
+    for section in (small_budget, ablation, throughput, servers, engines, operation, drift):
         sections += section()
     return "\n\n".join(sections) + "\n"
 
