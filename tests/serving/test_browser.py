@@ -224,6 +224,6 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(new_page, option
 
 def test_swagger_shows_every_route(url, new_page):
     page = new_page("/docs")
-    expect(page.locator(".opblock-summary-path")).to_have_count(4)
     paths = httpx.get(f"{url}/docs.json", headers=AUTHORIZED).json()["paths"]
+    expect(page.locator(".opblock-summary-path")).to_have_count(len(paths))
     assert {text.replace("\u200b", "") for text in page.locator(".opblock-summary-path").all_inner_texts()} == set(paths)
