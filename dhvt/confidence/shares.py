@@ -1,4 +1,4 @@
-"""Which classes have another share of the answers than of the reference."""
+"""Shares of images: their intervals, and which classes have another share of the answers than of the reference."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 """Of all intervals of one comparison together."""
+
+Z_95 = NormalDist().inv_cdf(0.975)
 
 
 class ShareChange(NamedTuple):
@@ -33,8 +35,9 @@ def changed_shares(counts: NDArray[np.integer], reference: NDArray[np.integer]) 
     if not counts.sum() or not reference.sum():
         return []
     z = NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / (2 * len(counts)))
-    share, low, high = _wilson(counts, z)
-    before, before_low, before_high = _wilson(reference, z)
+    share, before = counts / counts.sum(), reference / reference.sum()
+    low, high = wilson_interval(share, int(counts.sum()), z)
+    before_low, before_high = wilson_interval(before, int(reference.sum()), z)
     change = share - before
     least = change - np.hypot(share - low, before_high - before)
     most = change + np.hypot(high - share, before - before_low)
@@ -43,10 +46,15 @@ def changed_shares(counts: NDArray[np.integer], reference: NDArray[np.integer]) 
     return [ShareChange(int(i), *(float(values[i]) for values in (share, before, least, most))) for i in order]
 
 
-def _wilson(counts: NDArray[np.integer], z: float) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Shares, and the ends of Wilson's score intervals."""
-    n = counts.sum()
-    share = counts / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return share, centre - half, centre + half
+def wilson_interval(
+    share: NDArray[np.float64], images: NDArray[np.integer] | int, z: float = Z_95
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Wilson's score interval (1927) of a share that was measured on so many images, ``(low, high)``; ``images`` are not 0.
+
+    Args:
+        z: quantile of the normal distribution; by default that of a 95 % interval.
+    """
+    z2 = z * z
+    middle = (share + z2 / (2 * images)) / (1 + z2 / images)
+    half = np.sqrt(z2 * share * (1 - share) / images + z2**2 / (4 * images**2)) / (1 + z2 / images)
+    return middle - half, middle + half

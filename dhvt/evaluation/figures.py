@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from dhvt.confidence.scores import BINS
+from dhvt.confidence.shares import wilson_interval
 from dhvt.data.preprocess import Preprocess, preprocess_image
 from dhvt.data.sources import ImageSource
 from dhvt.errors import ImageError
 from dhvt.evaluation.calibration import reliability
-from dhvt.evaluation.metrics import Outputs, wilson_interval
+from dhvt.evaluation.metrics import Outputs
 from dhvt.evaluation.suspects import Prediction
 
 MAX_NAMED_CLASSES = 40

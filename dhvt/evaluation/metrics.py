@@ -190,11 +190,3 @@ def calibrate(outputs: Outputs, groups: Sequence[str] | None = None) -> tuple[Ev
     own = None if groups is None else [groups[index] for index in outputs.indices]
     evaluation = evaluate(outputs, cross_fit_temperatures(outputs.logits, outputs.labels, groups=own))
     return evaluation, fit_temperature(outputs.logits, outputs.labels)
-
-
-def wilson_interval(share: NDArray[np.float64], images: NDArray[np.integer]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The 95 % interval of a share that was measured on so many images (Wilson 1927), ``(low, high)``; ``images`` are not 0."""
-    z2 = 1.959964**2
-    middle = (share + z2 / (2 * images)) / (1 + z2 / images)
-    half = np.sqrt(z2 * share * (1 - share) / images + z2**2 / (4 * images**2)) / (1 + z2 / images)
-    return middle - half, middle + half

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from dhvt.confidence.coverage import STATED
 from dhvt.confidence.known import NoveltyIndex, p_values
+from dhvt.confidence.rejection import STATED as REJECTS
 from dhvt.confidence.sets import find_rank, find_threshold, nonconformity
+from dhvt.confidence.shares import wilson_interval
 from dhvt.evaluation.calibration import softmax
-from dhvt.evaluation.metrics import wilson_interval
 from dhvt.evaluation.promises import Promised
 
 COVERAGE = 0.95
 """Of the plot by class."""
 
-REJECTS = (0.01, 0.05)
 _MOST_CLASSES = 40  # of the plot by class: those that are covered least
 _SIZES = ("1", "2", "3", "4", "5 or more")
 
