@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -102,11 +101,11 @@ def _open_parquet(path: Path, identity: Mapping[str, str]) -> Iterator[Writer]:
     columns |= {"prediction_set": pa.list_(text), "known": pa.bool_(), "p_known": number, "error": text}
     schema = pa.schema(list(columns.items()), metadata=dict(identity))
     rows: list[dict[str, Any]] = []
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary.touch()
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}; choose another file for --parquet") from error
-    os.close(descriptor)
 
     def flush() -> None:
         file.write_table(pa.Table.from_pylist(rows, schema))
@@ -121,12 +120,9 @@ def _open_parquet(path: Path, identity: Mapping[str, str]) -> Iterator[Writer]:
         with pq.ParquetWriter(temporary, schema) as file:
             yield write
             flush()
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)  # mkstemp lets only its owner read
-        Path(temporary).replace(path)
+        temporary.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def _columns(result: Predictions | ImageError) -> dict[str, Any]:
