@@ -142,7 +142,7 @@ class Proxy:
 def free_port() -> int:
     """Below the range from which the system gives ports to others, who might take it before the server does."""
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = random.SystemRandom().randrange(20_000, 32_000)  # training in the same process seeds the ordinary one
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port

@@ -31,9 +31,14 @@ PNG = encode(draw(0, 1))
 
 
 def free_port() -> int:
-    """Below the range from which the system gives ports to others, who might take it before the server does."""
+    """Below the range from which the system gives ports to others, who might take it before the server does.
+
+    Another process of the same test run takes others. The system draws: training seeds Python's generator in both alike.
+    """
+    process, processes = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]), os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+    ports = range(20_000 + process, 32_000, int(processes))
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = random.SystemRandom().choice(ports)
         with socket.socket() as listener, suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port
