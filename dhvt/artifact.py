@@ -37,6 +37,7 @@ from dhvt.card import (
 from dhvt.configuration import from_dict
 from dhvt.data.preprocess import Preprocess
 from dhvt.errors import ArtifactError, ConfigError
+from dhvt.evidence import find_evidence
 from dhvt.naming import check_version
 
 __all__ = [
@@ -107,6 +108,7 @@ def _to_json(card: ModelCard) -> str:
     values["preprocess"] = card.preprocess.to_dict()
     values["golden"] = asdict(card.golden)
     values["variants"] = [asdict(variant) for variant in card.variants]
+    values["evidence"] = find_evidence(card)
     values = json.loads(json.dumps(values))
     values["sha256"] = _digest(values)
     return json.dumps(values, indent=1) + "\n"
@@ -154,7 +156,7 @@ def _read_card(root: Path) -> ModelCard:
 
 
 def _from_json(values: dict[str, Any]) -> ModelCard:
-    content = {key: value for key, value in values.items() if key not in ("format", "sha256")}
+    content = {key: value for key, value in values.items() if key not in ("format", "evidence", "sha256")}
     content["preprocess"] = from_dict(Preprocess, content["preprocess"])
     content["golden"] = from_dict(Golden, content["golden"])
     content["variants"] = tuple(from_dict(Variant, variant) for variant in content["variants"])

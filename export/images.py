@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from dhvt.data.batches import Batch, iterate_batches
 from dhvt.data.fingerprint import fingerprint
 from dhvt.data.preprocess import Preprocess
-from dhvt.data.record import Record, require_unseen, warn_of_overlaps
+from dhvt.data.record import Record, record_source, require_unseen, warn_of_overlaps
 from dhvt.data.reopen import open_training_split, reopen_training_data
 from dhvt.data.sources import ImageSource, Subset
 from dhvt.data.splits import open_first_split
@@ -112,3 +113,10 @@ def comparison_images(
         return draw_inputs(DRAWN_IMAGES, preprocess.size), None
     batch = sample(images.comparison, preprocess, REAL_IMAGES, images.on_error)
     return batch.images, batch.labels
+
+
+def describe_compared(images: ExportImages | None) -> dict[str, Any]:
+    """The kind of :func:`comparison_images`, and the record of real ones, for a variant's ``parity``."""
+    if images is None:
+        return {"images": "drawn"}
+    return {"images": "real", "data": record_source(spread(images.comparison, REAL_IMAGES))}

@@ -74,12 +74,15 @@ def evaluate(
     Of a model with reference images (dhvt calibrate) it also tells how often the right label is in the prediction set, how many
     images are called unknown, and the calibration error beside the reference's, on those images that are not in it.
     """
+    from importlib.metadata import version
+
     from tqdm import tqdm
 
     from dhvt.data.record import TOLERATED_OVERLAP
     from dhvt.data.splits import WHOLE, open_test_data
     from dhvt.evaluation.metrics import collect_outputs
     from dhvt.evaluation.metrics import evaluate as measure
+    from dhvt.evidence import HARNESS
 
     artifact, running = open_model(model, engine)
     card = artifact.card
@@ -117,6 +120,8 @@ def evaluate(
             "engine": running.name,
             "precision": running.precision,
             "data": Path(data).name,
+            "digest": images.digest,
+            HARNESS: version(HARNESS),
         }
         is_test = measured_split == WHOLE and max(overlaps.values(), default=0.0) <= TOLERATED_OVERLAP
         entry = measured | ({"overlap": overlaps} if overlaps else {})

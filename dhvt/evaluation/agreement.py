@@ -29,6 +29,10 @@ class Tolerance:
     top1_agreement: float
     mean_error: float = math.inf
 
+    def to_dict(self) -> dict[str, float]:
+        """Plain values, for JSON, which has no infinity: without what is not limited."""
+        return {name: value for name, value in asdict(self).items() if value < math.inf}
+
     def on_sample(self, images: int) -> Tolerance:
         """The tolerance for a share that is measured on so many images: less by three of its standard deviations."""
         scatter = 3 * math.sqrt(self.top1_agreement * (1 - self.top1_agreement) / images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from dhvt.artifact import GRAPH_NAME, ONNX, ModelCard, Variant
 from dhvt.evaluation.agreement import FP32
@@ -17,7 +17,7 @@ def add_onnx(job: Job, card: ModelCard, settings: OnnxSettings) -> ModelCard:
         ExportError: the model cannot be exported.
         ParityError: a runtime disagrees with PyTorch.
     """
-    from export.images import comparison_images
+    from export.images import comparison_images, describe_compared
     from export.parity import compare_outputs, describe, installed_runtimes, installed_versions
 
     path = job.folder / GRAPH_NAME
@@ -29,8 +29,9 @@ def add_onnx(job: Job, card: ModelCard, settings: OnnxSettings) -> ModelCard:
         compared = compare_outputs(name, job.source.reference, load(path), images, FP32, labels=labels)
         comparisons.append(compared.to_dict())
         job.log(f"{name}: {describe(compared.to_dict(), f'{kind} images')}")
-    parity = {"images": kind, "tolerance": asdict(FP32), "comparisons": comparisons}
-    versions = installed_versions("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy", "pillow")
+    parity = {"tolerance": FP32.to_dict(), "comparisons": comparisons} | describe_compared(job.images)
+    runtimes = ("onnxruntime", "onnxruntime-gpu", "openvino")
+    versions = installed_versions("dhvt-serve", "torch", "onnx", *runtimes, "numpy", "pillow")
     versions["onnx_opset"] = str(settings.opset_version)
     variant = Variant(format=ONNX, precision="fp32", files=(GRAPH_NAME,), parity=parity)
     return replace(card, versions=versions).with_variant(variant)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ def add_tensorrt(job: Job, card: ModelCard, settings: TensorRTSettings) -> Model
         ParityError: the graph or the engine disagrees by more than the precision explains.
     """
     from export.engine import build_engine, pick_flavour
-    from export.images import comparison_images
+    from export.images import comparison_images, describe_compared
     from export.parity import compare_outputs, describe
 
     flavour = pick_flavour(settings.flavour)
@@ -51,11 +50,8 @@ def add_tensorrt(job: Job, card: ModelCard, settings: TensorRTSettings) -> Model
         job.log("the engine on this GPU: not run, there is none that it is for; the server compares it before it serves")
     (job.folder / ENGINE_NAME).write_bytes(engine)
     hardware = describe_hardware(flavour, settings) | {"onnx_sha256": card.files[GRAPH_NAME]}
-    parity = {
-        "images": "drawn" if labels is None else "real",
-        "tolerance": asdict(tolerance),
-        "comparisons": [comparison.to_dict() for comparison in compared],
-    }
+    comparisons = [comparison.to_dict() for comparison in compared]
+    parity = {"tolerance": tolerance.to_dict(), "comparisons": comparisons} | describe_compared(job.images)
     job.log(f"{flavour} {hardware['version']}, {precision}: {ENGINE_NAME}")
     files = (ENGINE_NAME,)
     return card.with_variant(Variant(format=TENSORRT, precision=precision, files=files, hardware=hardware, parity=parity))

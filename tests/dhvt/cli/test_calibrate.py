@@ -135,6 +135,14 @@ def test_evaluate_measures_coverage_on_what_is_no_reference(calibrated, new_imag
     recorded = card.metrics["test"]["coverage"]
     assert [(entry["images"], f"{100 * entry['measured']:.1f}") for entry in recorded] == [(30, share) for _, share in rows]
     assert all(entry["measured"] >= entry["least"] for entry in recorded)
+    assert {"rejection", "calibration"} <= card.metrics["test"].keys()
+    evidence = json.loads((model / "model.json").read_text())["evidence"][-1]["predicate"]
+    assert evidence["sampleSize"] == 30
+    assert evidence["runtime"] == "onnxruntime:fp32"
+    assert evidence["commitments"] == {"dataset": card.data["test"]["digest"]}
+    assert {"coverage@0.95", "false_rejection_rate@0.05", "calibration_error"} <= {
+        claim["metric"] for claim in evidence["claims"]
+    }
     assert f"| right label in the set at 0.9 | {rows[1][1]} %" in (tmp_path / "report" / "report.md").read_text()
     assert "prediction set at coverage 0.9" in write_model_card(card, 1, registered=True)
 
