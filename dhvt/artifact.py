@@ -4,6 +4,7 @@ model.onnx    the float32 graph: ``images`` uint8 (batch, H, W, 3) to ``logits``
 model.*       other variants of it: quantized to int8, in half precision, compiled for a GPU
 reference.npz what it gave for labelled images that it has not seen, optional; see dhvt/confidence/reference.py
 model.json    the card: everything else that is known about the model, with a hash of each file and of itself
+model.json.sig  a signature of the card, optional; see dhvt/signature.py
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from dhvt.card import (
     OPENVINO,
     OUTPUT_NAME,
     REFERENCE_NAME,
+    SIGNATURE_NAME,
     TENSORRT,
     Golden,
     ModelCard,
@@ -50,6 +52,7 @@ __all__ = [
     "OPENVINO",
     "OUTPUT_NAME",
     "REFERENCE_NAME",
+    "SIGNATURE_NAME",
     "TENSORRT",
     "Artifact",
     "Golden",
@@ -114,14 +117,18 @@ def _to_json(card: ModelCard) -> str:
     return json.dumps(values, indent=1) + "\n"
 
 
-def load_artifact(path: str | Path) -> Artifact:
+def load_artifact(path: str | Path, signed_by: Path | None = None) -> Artifact:
     """Opens a model folder and checks every file against its recorded hash.
 
+    Args:
+        signed_by: the public key that must have signed it; None where it need not be signed.
+
     Raises:
-        ArtifactError: it is no model folder, a file is missing, or one was changed since export.
+        ArtifactError: it is no model folder, a file is missing, one was changed since export, or it is not so signed.
+        ConfigError: there is no such key.
     """
     root = Path(path)
-    card = _read_card(root)
+    card = _read_card(root, signed_by)
     for name, recorded in card.files.items():
         if not (root / name).is_file():
             raise ArtifactError(f"{root / name} is missing; export the model again")
@@ -130,19 +137,24 @@ def load_artifact(path: str | Path) -> Artifact:
     return Artifact(path=root, card=card)
 
 
-def _read_card(root: Path) -> ModelCard:
+def _read_card(root: Path, signed_by: Path | None) -> ModelCard:
     path = root / CARD_NAME
     if not path.is_file():
         found = "does not exist" if not root.exists() else f"has no {CARD_NAME}"
         raise ArtifactError(f"{root} is no model folder: it {found}; make one with dhvt export ckpt.pt")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        values = json.loads(content)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}; export the model again") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ArtifactError(f"{path} is not of format {FORMAT!r}; export the model again with this version")
     if values.get("sha256") != _digest(values):
         raise ArtifactError(f"{path} was changed since it was written; export the model again")
+    if signed_by is not None:
+        from dhvt.signature import check_signature
+
+        check_signature(root, content, signed_by)
     try:
         card = _from_json(values)
     except (ConfigError, KeyError, TypeError, AttributeError) as error:
@@ -207,7 +219,7 @@ def writing_artifact(path: str | Path, marker: str = CARD_NAME, kind: str = "mod
 
 
 def write_card(folder: Path, card: ModelCard) -> ModelCard:
-    """Writes ``model.json`` with the hashes of the files; atomic.
+    """Writes ``model.json`` with the hashes of the files; atomic. A signature of the one before is removed.
 
     Raises:
         ArtifactError: it cannot be written.
@@ -216,6 +228,7 @@ def write_card(folder: Path, card: ModelCard) -> ModelCard:
     try:
         card = replace(card, files={name: _hash_file(folder / name) for name in sorted(_names(card))})
         temporary.write_text(_to_json(card), encoding="utf-8")
+        (folder / SIGNATURE_NAME).unlink(missing_ok=True)
         temporary.replace(folder / CARD_NAME)
     except OSError as error:
         with suppress(OSError):

@@ -21,6 +21,7 @@ INT8_NAMES = ("model.int8.xml", "model.int8.bin")
 ENGINE_NAME = "model.engine"
 CARD_NAME = "model.json"
 REFERENCE_NAME = "reference.npz"
+SIGNATURE_NAME = "model.json.sig"
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
 
@@ -81,7 +82,7 @@ class Variant:
         require(bool(self.files), f"the {self.format} variant in {self.precision} has no file")
         for name in self.files:
             valid = isinstance(name, str) and _FILE_NAME.fullmatch(name) is not None
-            valid = valid and name not in (CARD_NAME, REFERENCE_NAME)
+            valid = valid and name not in (CARD_NAME, REFERENCE_NAME, SIGNATURE_NAME)
             require(valid, f"the variant's file {name!r} is not a plain file name inside the model folder")
 
     @property

@@ -79,7 +79,7 @@ class Classifier:
     @classmethod
     def load(
         cls,
-        model: str | Path = BUNDLED_MODEL,
+        model: str | Path | Artifact = BUNDLED_MODEL,
         engine: str = "auto",
         *,
         threads: int = 0,
@@ -90,7 +90,8 @@ class Classifier:
         """Opens a model, and the best engine that passes its self-test on this machine.
 
         Args:
-            model: a model folder from export, or a tag of BentoML's model store; by default the bundled CIFAR-10 model.
+            model: a model folder from export, or a tag of BentoML's model store, or what :func:`dhvt.load_artifact` gave; by
+                default the bundled CIFAR-10 model.
             engine: a key of :data:`dhvt.engines.ENGINES`, one with a precision such as ``openvino:fp32``, or ``auto``.
             threads: processor threads of the engine; 0 takes all.
             max_batch_size: images in one engine call.
@@ -102,7 +103,7 @@ class Classifier:
             ConfigError: the model store has no model of this tag.
             EngineError: the engine asked for, or with ``auto`` every engine, is missing or fails.
         """
-        artifact = load_artifact(find_model(model))
+        artifact = model if isinstance(model, Artifact) else load_artifact(find_model(model))
         choice = open_engine(
             artifact,
             engine,

@@ -6,7 +6,7 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-from dhvt.artifact import CARD_NAME, Artifact, load_artifact
+from dhvt.artifact import CARD_NAME, SIGNATURE_NAME, Artifact, load_artifact
 from dhvt.errors import ArtifactError, StoreError
 
 
@@ -36,7 +36,8 @@ def store_artifact(artifact: Artifact, tag: str | None = None) -> str:
     except NotFound:
         try:
             with bentoml.models.create(tag, labels={"variant": card.architecture}, metadata=metadata) as model:
-                for name in (CARD_NAME, *card.files):  # and nothing else that lies, or is linked, in the folder
+                signature = (SIGNATURE_NAME,) if (artifact.path / SIGNATURE_NAME).is_file() else ()
+                for name in (CARD_NAME, *signature, *card.files):  # and nothing else that lies, or is linked, in the folder
                     shutil.copyfile(artifact.path / name, Path(model.path) / name)
         except (BentoMLException, ValueError, OSError) as error:
             raise StoreError(f"the model cannot be stored as {tag}: {error}") from error

@@ -10,7 +10,6 @@ import click
 from bentoml.exceptions import BentoMLException
 from bentoml.models import BentoModel
 
-from dhvt.artifact import load_artifact
 from dhvt.engines.settings import is_tag
 from dhvt.errors import DHVTError
 from dhvt.store import store_artifact
@@ -51,7 +50,7 @@ def pack_model() -> str:
         DHVTError: there is no such model, or the store has another one of this name and version.
     """
     settings = Settings.from_environ()
-    artifact = load_artifact(settings.model_path())
+    artifact = settings.load_artifact()
     if is_tag(settings.model):
         return str(bentoml.models.get(settings.model).tag)
     return store_artifact(artifact)
@@ -69,7 +68,7 @@ def service_name() -> str:
     if not is_building() or MODEL_VARIABLE not in os.environ:
         return DEFAULT_NAME
     settings = Settings.from_environ()
-    card = load_artifact(settings.model_path()).card
+    card = settings.load_artifact().card
     return settings.model.partition(":")[0] if is_tag(settings.model) else card.name
 
 

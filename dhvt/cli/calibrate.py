@@ -37,15 +37,12 @@ def calibrate(model: str | None, data: str, split: str | None, on_broken: str, e
     It is written into the model folder, whose digest is another then. Images of the reference measure accuracy as before,
     but say nothing about coverage. A run that was trained with --calibration-fraction needs no such step.
     """
-    from dhvt.artifact import load_artifact
     from dhvt.confidence.reference import choose_images, write_reference
     from dhvt.data.record import SEEN, require_unseen
     from dhvt.data.splits import open_test_data
     from dhvt.engines import EngineSettings
-    from dhvt.engines.settings import find_model
 
-    settings = EngineSettings.from_environ()
-    artifact = load_artifact(find_model(model, said_by="--model") if model else settings.model_path())
+    artifact = EngineSettings.from_environ().load_artifact(model)
     source, _ = open_test_data(data, split, artifact.card.classes)
     if exclude is not None:
         source = leave_out(source, Path(exclude))

@@ -45,11 +45,10 @@ def load_classifier(model: str | None, engine: str | None) -> Classifier:
     """The model and the engine that run it; what is None comes from DHVT_MODEL and DHVT_ENGINE."""
     from dhvt.classifier import Classifier
     from dhvt.engines import EngineSettings
-    from dhvt.engines.settings import find_model
 
     settings = EngineSettings.from_environ()
     return Classifier.load(
-        find_model(model, said_by="--model") if model else settings.model_path(),
+        settings.load_artifact(model),
         engine or settings.engine,
         threads=settings.threads,
         max_batch_size=settings.max_batch_size,

@@ -29,16 +29,14 @@ def verify(model: str | None, data: str | None, on_broken: str) -> None:
     model with reference images, it is also 1 if, by more than chance, the right label is in the prediction set less often than
     promised, more images are called unknown than may be, or the calibration error is above that of the reference images.
     """
-    from dhvt.artifact import load_artifact
     from dhvt.data.fingerprint import fingerprint
     from dhvt.data.record import describe_overlaps, find_overlaps
     from dhvt.data.splits import open_test_data
     from dhvt.engines import EngineSettings, check_engine, verify_engines
-    from dhvt.engines.settings import find_model
     from dhvt.hardware.cpus import processor_name
 
     settings = EngineSettings.from_environ()
-    artifact = load_artifact(find_model(model, said_by="--model") if model else settings.model_path())
+    artifact = settings.load_artifact(model)
     source = open_test_data(data, classes=artifact.card.classes).source if data else None
     on_error = None if on_broken == "stop" else lambda message: click.echo(f"left out: {message}", err=True)
     if source is not None and (overlaps := find_overlaps(fingerprint(source), artifact.card.data)):

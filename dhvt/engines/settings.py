@@ -9,6 +9,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from dhvt.artifact import Artifact, load_artifact
 from dhvt.errors import ConfigError
 from dhvt.hardware.cpus import available_cpus
 from dhvt.hardware.gpus import count_visible_gpus, read_driver
@@ -52,6 +53,7 @@ class EngineSettings:
         max_batch_size: images in one engine call.
         prefer: what ``auto`` chooses the fastest engine by: ``throughput``, images per second in large batches, or
             ``latency``, the time of a single image.
+        require_signature: public key that must have signed a model, see ``dhvt sign``; empty for models without one too.
     """
 
     model: str = str(BUNDLED_MODEL)
@@ -60,6 +62,7 @@ class EngineSettings:
     threads: int = field(default=0, metadata=ZERO_ALLOWED)
     max_batch_size: int = 32
     prefer: str = PREFERENCES[0]
+    require_signature: str = ""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -88,6 +91,19 @@ class EngineSettings:
             ConfigError: BentoML's model store has no model of this tag.
         """
         return find_model(self.model, said_by=f"{PREFIX}MODEL")
+
+    def load_artifact(self, model: str | None = None) -> Artifact:
+        """The model folder, checked.
+
+        Args:
+            model: a path or tag from the command line, instead of :attr:`model`.
+
+        Raises:
+            ArtifactError: it is none, was changed, or is not signed as ``require_signature`` demands.
+            ConfigError: there is no such tag or key.
+        """
+        path = find_model(model, said_by="--model") if model else self.model_path()
+        return load_artifact(path, Path(self.require_signature) if self.require_signature else None)
 
     def device_of(self, worker: int | None) -> int:
         """The GPU of a worker: the workers are spread over the visible GPUs in turn.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from dhvt.artifact import Artifact, load_artifact
+from dhvt.artifact import Artifact
 from dhvt.assessment import Assessor
 from dhvt.engines import Candidate, Choice, Engine, check_engine, open_engine
 from dhvt.errors import ConfigError
@@ -145,7 +145,7 @@ def _engine_options(settings: Settings) -> dict[str, Any]:
 
 def open_model(settings: Settings, device: int) -> tuple[Artifact, Choice]:
     """The model that ``settings.model`` names, and the engine that runs it."""
-    artifact = load_artifact(settings.model_path())
+    artifact = settings.load_artifact()
     return artifact, open_engine(artifact, settings.engine, device=device, **_engine_options(settings))
 
 
@@ -161,7 +161,7 @@ def check_model(settings: Settings, digest: str | None = None) -> tuple[Candidat
     Raises:
         ArtifactError, EngineError: it will not.
     """
-    artifact = load_artifact(settings.model_path())
+    artifact = settings.load_artifact()
     if digest not in (None, artifact.digest):
         return ()
     return check_engine(artifact, settings.engine, **_engine_options(settings))
