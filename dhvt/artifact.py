@@ -23,6 +23,8 @@ from typing import Any
 from dhvt.card import (
     CARD_NAME,
     ENGINE_NAME,
+    EXPLAIN,
+    EXPLAIN_NAME,
     GRAPH_NAME,
     INPUT_NAME,
     INT8_NAMES,
@@ -45,6 +47,8 @@ from dhvt.naming import check_version
 __all__ = [
     "CARD_NAME",
     "ENGINE_NAME",
+    "EXPLAIN",
+    "EXPLAIN_NAME",
     "GRAPH_NAME",
     "INPUT_NAME",
     "INT8_NAMES",

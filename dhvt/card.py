@@ -19,14 +19,22 @@ from dhvt.naming import check_name, check_version
 GRAPH_NAME = "model.onnx"
 INT8_NAMES = ("model.int8.xml", "model.int8.bin")
 ENGINE_NAME = "model.engine"
+EXPLAIN_NAME = "model.explain.onnx"
 CARD_NAME = "model.json"
 REFERENCE_NAME = "reference.npz"
 SIGNATURE_NAME = "model.json.sig"
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
 
-ONNX, OPENVINO, TENSORRT = "onnx", "openvino", "tensorrt"
-"""The formats of variants: an ONNX graph, OpenVINO's IR, an engine of TensorRT or TensorRT for RTX."""
+ONNX, OPENVINO, TENSORRT, EXPLAIN = "onnx", "openvino", "tensorrt", "explain"
+"""The formats of variants: an ONNX graph, OpenVINO's IR, an engine of TensorRT or TensorRT for RTX, and the ONNX graph that
+gives the attention too, which no engine runs."""
+
+CLASS_ATTENTION, HEAD_TOKEN_ATTENTION, ROLLOUT = "class_attention", "head_token_attention", "rollout"
+"""Further outputs of the graph with the attention; see docs/artifact.md."""
+
+GRID_KEY = "dhvt_grid"
+"""Where that graph's metadata has the patches per column and per row, as ``8 8``."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -57,7 +65,7 @@ class Variant:
     """One graph or engine of an artifact. Every variant takes the same images and gives the same classes.
 
     Args:
-        format: ``onnx``, ``openvino`` or ``tensorrt``.
+        format: ``onnx``, ``openvino``, ``tensorrt`` or ``explain``.
         precision: of its weights and arithmetic: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         files: plain file names inside the model folder; a runtime opens the first.
         hardware: what it was built for, empty where it runs anywhere. Of a TensorRT engine: ``flavour``, ``version``,
@@ -140,13 +148,17 @@ class ModelCard:
 
     @property
     def digest(self) -> str:
-        """A hash of everything that decides an answer: files, classes, preprocessing, temperature and golden logits."""
-        return self._digest(self.files)
+        """A hash of everything that decides an answer: files, classes, preprocessing, temperature and golden logits.
+
+        The graph with the attention is not among them: it explains answers, and decides none.
+        """
+        return self._digest({name: value for name, value in self.files.items() if name != EXPLAIN_NAME})
 
     @property
     def engine_digest(self) -> str:
         """The same without the reference, on which no engine depends."""
-        return self._digest({name: value for name, value in self.files.items() if name != REFERENCE_NAME})
+        others = (EXPLAIN_NAME, REFERENCE_NAME)
+        return self._digest({name: value for name, value in self.files.items() if name not in others})
 
     def _digest(self, files: dict[str, str]) -> str:
         decisive = [files, self.golden.logits, self.classes, self.preprocess.to_dict(), self.temperature]

@@ -26,6 +26,9 @@ from export.targets.registry import TARGETS, Job, complete_settings, load_target
 BASE = TARGETS[0]
 """The target that makes an artifact; the others add to one."""
 
+COMPANION = "explain"
+"""The target that every new artifact gets, because its file is small; left out where a model has no attention to show."""
+
 
 def no_log(message: str, err: bool = False) -> None:
     """Prints nothing."""
@@ -44,7 +47,7 @@ def export_model(
     """Exports a model: all of the targets in one step, or on any error nothing.
 
     With the target ``onnx`` the artifact at ``out`` is replaced; other targets are added to it, and it is made first
-    where it does not exist.
+    where it does not exist. One that is made gets the target ``explain`` too.
 
     Args:
         source: a trained model, or an artifact that is to get more variants.
@@ -62,7 +65,7 @@ def export_model(
     """
     options = options or ExportOptions()
     existing = _find_existing(source, out, targets)
-    chosen = [name for name in TARGETS if name in targets or (name == BASE and existing is None)]
+    chosen = _choose_targets(targets, existing)
     require_packages([*chosen, *(name for name in targets if name not in TARGETS)])
     values = complete_settings(chosen, settings or {})
     if options.resize_mode is not None and BASE not in chosen:
@@ -85,6 +88,11 @@ def export_model(
         before = None if existing is None else existing.card
         write_card(folder, _with_provenance(_identify(card, before, options), chosen, options, values, command))
     return add_reference(load_artifact(out), options, log)
+
+
+def _choose_targets(targets: Sequence[str], existing: Artifact | None) -> list[str]:
+    asked = {*targets} if existing is not None else {*targets, BASE, COMPANION}
+    return [name for name in TARGETS if name in asked]
 
 
 def _find_existing(source: Checkpoint | Artifact, out: Path, targets: Sequence[str]) -> Artifact | None:

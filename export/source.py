@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dhvt.artifact import Artifact, Golden, ModelCard
 from dhvt.data.batches import Predict
 from dhvt.data.preprocess import preprocess_image
 from dhvt.errors import ExportError
+from dhvt.model.attention import attention_outputs
 from dhvt.model.checkpoint import Checkpoint
 from dhvt.model.inference import InferenceModel, torch_predict
 from dhvt.naming import fit_name
@@ -36,6 +38,10 @@ class Source(Protocol):
     @property
     def reference(self) -> Predict:
         """Its logits in float32, computed on the CPU."""
+        ...
+
+    def attention(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]] | None:
+        """PyTorch's outputs for the graph with the attention, of a model with head tokens; None without PyTorch's model."""
         ...
 
     def write_graph(self, precision: str, path: Path, opset_version: int | None = None) -> tuple[str, Predict]:
@@ -80,6 +86,9 @@ class CheckpointSource:
             data=checkpoint.data,
         )
 
+    def attention(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]] | None:
+        return attention_outputs(self._model, images)
+
     def write_graph(self, precision: str, path: Path, opset_version: int | None = None) -> tuple[str, Predict]:
         converted = cast(self._model, precision)
         export_graph(converted, self._preprocess, path, opset_version or OPSETS.get(precision, OPSET_VERSION))
@@ -95,6 +104,9 @@ class ArtifactSource:
         self._graph = artifact.graph_path
         self.card = artifact.card
         self.reference: Predict = onnxruntime_predict(self._graph)
+
+    def attention(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]] | None:
+        return None
 
     def write_graph(self, precision: str, path: Path, opset_version: int | None = None) -> tuple[str, Predict]:
         if precision == "bf16":

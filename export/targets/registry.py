@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # PyTorch and ONNX are imported when something is exported
     from export.images import ExportImages
     from export.source import Source
 
-TARGETS = ("onnx", "int8", "tensorrt")
+TARGETS = ("onnx", "explain", "int8", "tensorrt")
 """``--target NAME`` is ``TARGET`` in ``export/targets/NAME.py``; in the order in which they are added to the artifact."""
 
 LAYOUTS = ("timm", "triton")

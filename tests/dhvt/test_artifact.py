@@ -78,7 +78,7 @@ def test_a_file_outside_the_folder_is_refused(artifact_copy, name):
     [
         (lambda card: card["files"].update({"../secret": "0" * 64}), "records hashes of"),
         (lambda card: card["files"].clear(), "records hashes of no file"),
-        (lambda card: card["variants"].clear(), "records hashes of model.onnx, expected"),
+        (lambda card: card["variants"].clear(), r"records hashes of model\.explain\.onnx, model\.onnx, expected"),
         (lambda card: card["variants"][0].update(files=[]), "has no file"),
         (lambda card: card["variants"][0].update(color="red"), "Variant has no field color"),
         (lambda card: card.update(variants=7), "is invalid"),
@@ -109,7 +109,7 @@ def test_variants_are_found_and_replaced(artifact_copy):
     assert written.files["model.engine"] == written.files["model.onnx"]
     artifact = load_artifact(artifact_copy)
     assert artifact.path_of(artifact.find_variant(format="tensorrt")) == artifact_copy / "model.engine"
-    assert write_card(artifact_copy, card).files.keys() == {"model.onnx"}
+    assert write_card(artifact_copy, card).files.keys() == {"model.explain.onnx", "model.onnx"}
 
 
 def test_what_is_no_model_folder(tmp_path):

@@ -41,7 +41,7 @@ def test_a_checkpoint_becomes_an_artifact(checkpoint, folder):
     assert "6 validation images are too few" in result.output
     assert (card.preprocess.resize_mode, card.versions["onnx_opset"]) == ("squash", "19")
     (entry,) = card.provenance["exports"]
-    assert (entry["targets"], entry["resize_mode"]) == (["onnx"], "squash")
+    assert (entry["targets"], entry["resize_mode"]) == (["onnx", "explain"], "squash")
     assert entry["command"] == shlex.join(
         ["dhvt", "export", str(folder / "ckpt.pt"), "--resize-mode", "squash", "--opset-version", "19"]
     )
@@ -54,9 +54,9 @@ def test_what_was_exported_before_stays_in_the_record(checkpoint, artifact_copy,
     result = dhvt("export", artifact_copy, "--target", "int8", "--data", image_folder)
     assert result.exit_code == 0, result.output
     after = load_artifact(artifact_copy)
-    assert [variant.precision for variant in after.card.variants] == ["fp32", "int8"]
+    assert [variant.format for variant in after.card.variants] == ["onnx", "explain", "openvino"]
     assert after.card.files["model.onnx"] == before.card.files["model.onnx"]
-    assert [entry["targets"] for entry in after.card.provenance["exports"]] == [["onnx"], ["int8"]]
+    assert [entry["targets"] for entry in after.card.provenance["exports"]] == [["onnx", "explain"], ["int8"]]
     assert "int8: top-1 " in result.output
 
 
@@ -130,9 +130,9 @@ def test_a_model_folder_is_no_checkpoint(artifact_copy, tmp_path):
 
 
 def test_no_such_target(checkpoint, tmp_path):
-    with pytest.raises(ExportError, match="no export target 'coreml'; choose one of onnx, int8, tensorrt"):
+    with pytest.raises(ExportError, match="no export target 'coreml'; choose one of onnx, explain, int8, tensorrt"):
         export_model(checkpoint, tmp_path / "artifact", ["onnx", "coreml"])
-    with pytest.raises(ExportError, match="settings for int8, but the targets are onnx, tensorrt"):
+    with pytest.raises(ExportError, match="settings for int8, but the targets are onnx, explain, tensorrt"):
         export_model(checkpoint, tmp_path / "artifact", ["tensorrt"], settings={"onnx": OnnxSettings(), "int8": Int8Settings()})
 
 
@@ -151,4 +151,4 @@ def test_the_card_holds_plain_values_alone(checkpoint, artifact_copy):
     entry = artifact.card.provenance["exports"][0]
     assert json.loads(json.dumps(entry)) == entry
     assert entry["options"]["resize_mode"] == "pad"
-    assert entry["settings"] == {"onnx": {"opset_version": 20}}
+    assert entry["settings"] == {"onnx": {"opset_version": 20}, "explain": {}}

@@ -51,7 +51,7 @@ def quantized(checkpoint, image_folder, tmp_path_factory):
 
 
 def test_int8_travels_with_the_artifact_and_runs(quantized):
-    assert sorted(quantized.card.files) == ["model.int8.bin", "model.int8.xml", "model.onnx"]
+    assert sorted(quantized.card.files) == ["model.explain.onnx", "model.int8.bin", "model.int8.xml", "model.onnx"]
     variant = quantized.find_variant(format="openvino", precision="int8")
     (compared,) = variant.parity["comparisons"]
     assert compared["images"] == 30
@@ -165,7 +165,7 @@ def test_int8_is_kept_only_where_it_pays(checkpoint, image_folder, tmp_path, mon
     monkeypatch.setattr("export.targets.int8.largest_top1_loss", lambda images: 100.0)
     artifact = export_int8(checkpoint, tmp_path / "artifact", image_folder, log=click.echo)
     assert "left out: int8 is" in capsys.readouterr().err
-    assert sorted(path.name for path in artifact.path.iterdir()) == ["model.json", "model.onnx"]
+    assert sorted(path.name for path in artifact.path.iterdir()) == ["model.explain.onnx", "model.json", "model.onnx"]
 
 
 def test_an_earlier_int8_graph_is_dropped_with_the_new_one(quantized, image_folder, tmp_path, monkeypatch):
@@ -175,9 +175,9 @@ def test_an_earlier_int8_graph_is_dropped_with_the_new_one(quantized, image_fold
     assert "calibration" in load_artifact(copy).card.data
     export_model(load_artifact(copy), copy, ["int8"], ExportOptions(data=str(image_folder)))
     card = load_artifact(copy).card
-    assert [variant.precision for variant in card.variants] == ["fp32"]
+    assert [variant.format for variant in card.variants] == ["onnx", "explain"]
     assert "calibration" not in card.data
-    assert sorted(path.name for path in copy.iterdir()) == ["model.json", "model.onnx"]
+    assert sorted(path.name for path in copy.iterdir()) == ["model.explain.onnx", "model.json", "model.onnx"]
 
 
 def test_int8_needs_data_and_a_model_with_it(checkpoint, artifact_path, tmp_path):
