@@ -105,24 +105,30 @@ class ModelCard:
     """The content of ``model.json``.
 
     Args:
-        name: the model's name, which its user gave; see :mod:`dhvt.naming`.
-        version: of the model; empty until its files are written.
+        name: the model's name: ``--name``, else made of the name of ``--data``; up to 63 of ``a-z``, ``0-9``, ``.``, ``_``,
+            ``-``, see :mod:`dhvt.naming`.
+        version: ``--version``, else date and the start of the digest, as ``20261124-1a2b3c4d``; empty until its files are
+            written.
         architecture: of the network, such as ``dhvt_tiny_cifar_patch4``.
         classes: class names in label order.
-        preprocess: how an image becomes the input.
-        golden: the self-test.
-        variants: the graphs and engines, the float32 graph first.
+        preprocess: how an image becomes the input, a :class:`~dhvt.data.preprocess.Preprocess`.
+        golden: the self-test, a :class:`Golden`.
+        variants: the graphs and engines, the float32 graph first, each a :class:`Variant`.
         temperature: what logits are divided by before they become scores; fitted on held-out images.
-        files: SHA-256 by file name, of every variant's files and of the reference.
-        data: fingerprints of the images, under ``training``, ``validation``, ``reference``, ``calibration`` and ``test``;
-            what is not known is absent. Each has the fields of :class:`dhvt.data.fingerprint.Fingerprint`, and ``source``,
-            where they came from.
-        reference: of the images of ``reference.npz``, see :class:`dhvt.confidence.reference.Reference`: a fingerprint's fields,
-            ``source``, and the ``precisions`` that were measured; empty where there is no such file.
-        metrics: the checkpoint's, and what ``dhvt evaluate --record`` measured, under the split's name.
+        files: SHA-256 by file name, of every variant's files and of the reference, and of no other.
+        data: fingerprints of the images, by ``training``, ``validation``, ``reference`` (that the training held out for it),
+            ``calibration`` (of int8) and ``test``; what is not known is absent. Each has the fields of
+            :class:`dhvt.data.fingerprint.Fingerprint`, and ``source``, where they came from.
+        reference: of the images of ``reference.npz``, see :class:`dhvt.confidence.reference.Reference`: their fingerprint,
+            ``source``, and the ``precisions`` that were measured; empty without that file.
+        metrics: of the checkpoint, on its validation images, as ``val_top1`` (with ``val_chose_weights`` these images also
+            chose the epoch, and their figures are a little too good); under ``test`` what ``dhvt evaluate --record`` measured
+            on a test split or on undivided images, under ``val`` or ``train`` on such a split, and under ``all`` on undivided
+            images of which the model has seen more than 1 %.
         recipe: how it was trained.
-        provenance: the commands that trained and exported it, the device, and the versions at training.
-        versions: of the tools that exported it.
+        provenance: ``commands`` that trained it, ``exports`` that made the artifact (command, targets, resize mode, settings),
+            device and versions at training.
+        versions: of the tools that exported it, ``dhvt-serve`` among them, and the graph's ``onnx_opset``.
     """
 
     name: str

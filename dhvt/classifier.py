@@ -159,7 +159,8 @@ class Classifier:
                 print(path, result if isinstance(result, ImageError) else result[0]["label"])
 
         Args:
-            coverage, reject: as for :meth:`classify`.
+            coverage: as for :meth:`classify`.
+            reject: as for :meth:`classify`.
 
         Raises:
             ConfigError: as for :meth:`classify`.

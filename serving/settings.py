@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
 from dhvt.data.decode import DEFAULT_MAX_PIXELS
-from dhvt.engines.settings import BUNDLED_MODEL, PREFIX, ZERO_ALLOWED, EngineSettings
+from dhvt.engines.settings import BUNDLED_MODEL, PREFIX, EngineSettings, setting
 from dhvt.errors import ConfigError
 from serving.bento import find_bento
 
@@ -22,49 +22,72 @@ ACCESS_LOG_LEVELS = ("off", "errors", "all")
 class Settings(EngineSettings):
     """What an operator can set; each field, and each of :class:`EngineSettings`, is the variable ``DHVT_<FIELD>``.
 
-    Args:
-        max_upload_bytes: largest image, and largest body of a request with one.
-        max_batch_upload_bytes: largest body of a request to ``/classify/batch``.
-        max_batch_images: images in one request to ``/classify/batch``.
-        max_pixels: largest width times height of an image.
-        max_in_flight: requests that each worker reads, decodes or lets wait at once; more are refused with 503 before
-            their body is read.
-        max_queue_ms: while an image has waited for longer than this, new requests are refused with 503; 0 for no limit.
-        request_timeout_s: seconds until a request that is not answered gets 504.
-        batch_timeout_s: the same for ``/classify/batch``.
-        token: what a client must send as ``Authorization: Bearer …`` to all but the pages and the health
-            routes; empty for nothing.
-        token_file: file with more of such tokens, one per line; read again on each reload.
-        cors_origins: origins, separated by commas, whose pages may call the server, or ``*``; empty for none.
-        sample_folder: where some of the images that clients send are kept for labelling; empty for none.
-        sample_rate: share of the images that are kept, 0 to 1.
-        sample_below_score: only those are kept whose most likely class has a lower score than this; 1 for all.
-        sample_max_bytes: all samples together.
-        drift_every: of this many images one counts in the test for drift; 0 for none.
-        drift_false_alarm: probability of an alarm, in all the time that a model serves, without drift.
-        drift_state: folder in which the test goes on after a restart; empty for a new test at each start.
-        access_log: requests that get a line in the log: ``off``, ``errors`` or ``all``.
+    What a field sets is in its help, which the documentation shows.
     """
 
-    max_upload_bytes: int = 20_000_000
-    max_batch_upload_bytes: int = 1_000_000_000
-    max_batch_images: int = 10_000
-    max_pixels: int = DEFAULT_MAX_PIXELS
-    max_in_flight: int = 256
-    max_queue_ms: int = field(default=5000, metadata=ZERO_ALLOWED)
-    request_timeout_s: int = 30
-    batch_timeout_s: int = 600
-    token: str = field(default="", repr=False)
-    token_file: str = ""
-    cors_origins: str = ""
-    sample_folder: str = ""
-    sample_rate: float = 1.0
-    sample_below_score: float = 1.0
-    sample_max_bytes: int = 1_000_000_000
-    drift_every: int = field(default=1, metadata=ZERO_ALLOWED)
-    drift_false_alarm: float = 0.01
-    drift_state: str = ""
-    access_log: str = "errors"
+    max_upload_bytes: int = setting(20_000_000, "Bytes of an image, and of a request with one.")
+    max_batch_upload_bytes: int = setting(
+        1_000_000_000,
+        "Bytes of a request to `/classify/batch`; archives beyond 8 MB wait in a temporary file.",
+    )
+    max_batch_images: int = setting(10_000, "Images in a request to `/classify/batch`.")
+    max_pixels: int = setting(
+        DEFAULT_MAX_PIXELS,
+        "Width × height of an image, from the header, before anything is decoded; Pillow takes at most 178,956,970.",
+    )
+    max_in_flight: int = setting(
+        256,
+        "Requests that each worker reads, decodes or lets wait at once; more are refused with 503 before their body is read.",
+    )
+    max_queue_ms: int = setting(
+        5000, "While an image has waited longer than this, new requests are refused with 503; 0 for no limit.", at_least=0
+    )
+    request_timeout_s: int = setting(30, "Seconds from a request's headers to its answer, the upload included.")
+    batch_timeout_s: int = setting(600, "The same for `/classify/batch` and `/reload`.")
+    token: str = setting(
+        "",
+        "What clients must send as `Authorization: Bearer …` (blanks and new lines around it do not count), to all routes but "
+        "`/livez`, `/readyz`, `/healthz` and the pages `/`, `/ui` and `/docs`; the page asks for it.",
+        secret=True,
+    )
+    token_file: str = setting(
+        "",
+        "A file with one token per line, each of which counts, and `DHVT_TOKEN` too; it is read again at each reload "
+        "(docs/operations.md).",
+    )
+    cors_origins: str = setting(
+        "",
+        "Origins whose pages may call the server, separated by commas, or `*`; they may read `X-Request-ID`, `Retry-After` and "
+        "`X-Model-Digest`.",
+    )
+    sample_folder: str = setting(
+        "",
+        "Keeps some of the images that clients send in this folder, for labelling and training (docs/operations.md). Nothing "
+        "is kept without it.",
+    )
+    sample_rate: float = setting(1.0, "Share of the images that are kept, 0 to 1.")
+    sample_below_score: float = setting(1.0, "Keep only those whose most likely class has a lower score; 1 for all.")
+    sample_max_bytes: int = setting(
+        1_000_000_000, "All samples together, those of earlier starts included; nothing is kept beyond."
+    )
+    drift_every: int = setting(
+        1,
+        "Of this many images one counts in the test for drift; 0 for no test. Only models with reference images "
+        "(`dhvt calibrate`) are tested.",
+        at_least=0,
+    )
+    drift_false_alarm: float = setting(
+        0.01, "Probability, between 0 and 1, that there is ever an alarm while nothing has changed."
+    )
+    drift_state: str = setting(
+        "", "Folder in which the test for drift goes on after a restart; without it each start begins a new test."
+    )
+    access_log: str = setting(
+        "errors",
+        "Which requests get a line of JSON in the log: `off`, `errors` (status 400 and above) or `all`. Of errors with the "
+        "same code the first ten of each second have a line, since a line costs more than a refusal; `requests_without_a_line` "
+        "counts the others. Paths are cut to 200 characters.",
+    )
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Self:

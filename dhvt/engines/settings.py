@@ -19,9 +19,6 @@ BUNDLED_MODEL = Path(__file__).resolve().parents[2] / "serving" / "models" / "dh
 PREFERENCES = ("throughput", "latency")
 """What ``auto`` may choose the fastest engine by."""
 
-ZERO_ALLOWED = {"at_least": 0}
-"""Metadata of a field that may be 0; the least value of any other number is 1."""
-
 SERVER_VARIABLES = frozenset(
     PREFIX + name
     for name in (
@@ -40,29 +37,55 @@ _MAX_DIGITS = 15
 _SHARE = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?")
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineSettings:
-    """Which model runs, and how; each field is the environment variable ``DHVT_<FIELD>``.
+def setting(default: Any, help: str, *, at_least: int = 1, secret: bool = False) -> Any:
+    """A dataclass field that is an environment variable.
 
     Args:
-        model: model folder, or the tag of a model in BentoML's model store, such as ``dhvt:latest``.
-        engine: ``auto``, or one of :data:`dhvt.engines.ENGINES`, such as ``openvino``, also with a precision, such as
-            ``openvino:fp32``.
-        workers: processes that serve; each loads the model, and they share the processors.
-        threads: processor threads of each worker's engine; 0 takes its share of what affinity and cgroup grant.
-        max_batch_size: images in one engine call.
-        prefer: what ``auto`` chooses the fastest engine by: ``throughput``, images per second in large batches, or
-            ``latency``, the time of a single image.
-        require_signature: public key that must have signed a model, see ``dhvt sign``; empty for models without one too.
+        default: its value unless the variable is set; its type is the variable's.
+        help: one or two sentences, which the documentation shows.
+        at_least: the least value of a whole number.
+        secret: keep the value out of the dataclass's text.
     """
+    return field(default=default, metadata={"help": help, "at_least": at_least}, repr=not secret)
 
-    model: str = str(BUNDLED_MODEL)
-    engine: str = "auto"
-    workers: int = 1
-    threads: int = field(default=0, metadata=ZERO_ALLOWED)
-    max_batch_size: int = 32
-    prefer: str = PREFERENCES[0]
-    require_signature: str = ""
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """Which model runs, and how; each field is the environment variable ``DHVT_<FIELD>``, with its help in the field."""
+
+    model: str = setting(
+        str(BUNDLED_MODEL),
+        "Folder that export wrote, or a tag of BentoML's model store, such as `hands:latest`. In a bento the default is the "
+        "model that was built into it; a setting wins over that, and the log says so.",
+    )
+    engine: str = setting(
+        "auto",
+        "`tensorrt`, `onnxruntime-tensorrt`, `onnxruntime-cuda`, `openvino` or `onnxruntime`, or one of them in a precision, "
+        "as `openvino:fp32`; `auto` takes the fastest that works and keeps the model's accuracy (docs/engines.md). A named "
+        "engine that does not work ends the start.",
+    )
+    workers: int = setting(
+        1,
+        "Processes. One uses all processors; more help where the HTTP side is the limit (many small images on many "
+        "processors, a GPU). Each loads the model.",
+    )
+    threads: int = setting(
+        0, "Processor threads of each worker's engine; 0 takes its share of affinity mask and cgroup quota.", at_least=0
+    )
+    max_batch_size: int = setting(
+        32,
+        "Images in one engine call; OpenVINO takes at most eight for each thread, and 64, because more gain nothing.",
+    )
+    prefer: str = setting(
+        PREFERENCES[0],
+        "What `auto` means by fastest: `throughput`, images per second in large batches, or `latency`, the time of a single "
+        "image.",
+    )
+    require_signature: str = setting(
+        "",
+        "Public key (PEM) that must have signed the model (`dhvt sign`, docs/artifact.md); another model is not served, at "
+        "start or on reload.",
+    )
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -84,14 +107,6 @@ class EngineSettings:
             raise ConfigError(f"{PREFIX}PREFER is {values['prefer']!r}; it must be {' or '.join(PREFERENCES)}")
         return cls(**values)
 
-    def model_path(self) -> Path:
-        """The folder of ``model``.
-
-        Raises:
-            ConfigError: BentoML's model store has no model of this tag.
-        """
-        return find_model(self.model, said_by=f"{PREFIX}MODEL")
-
     def load_artifact(self, model: str | None = None) -> Artifact:
         """The model folder, checked.
 
@@ -104,6 +119,14 @@ class EngineSettings:
         """
         path = find_model(model, said_by="--model") if model else self.model_path()
         return load_artifact(path, Path(self.require_signature) if self.require_signature else None)
+
+    def model_path(self) -> Path:
+        """The folder of ``model``.
+
+        Raises:
+            ConfigError: BentoML's model store has no model of this tag.
+        """
+        return find_model(self.model, said_by=f"{PREFIX}MODEL")
 
     def device_of(self, worker: int | None) -> int:
         """The GPU of a worker: the workers are spread over the visible GPUs in turn.
@@ -155,7 +178,7 @@ def find_model(model: str | Path, *, said_by: str = "model") -> Path:
 def _parse(name: str, text: str, entry: Field[Any]) -> str | int | float:
     if isinstance(entry.default, float):
         return _parse_share(name, text)
-    return _parse_number(name, text, entry.metadata.get("at_least", 1)) if isinstance(entry.default, int) else text
+    return _parse_number(name, text, entry.metadata["at_least"]) if isinstance(entry.default, int) else text
 
 
 def _parse_share(name: str, text: str) -> float:

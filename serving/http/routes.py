@@ -1,7 +1,7 @@
 """The routes, and what each does.
 
 A new route is a line in :data:`ROUTES`, a line in :meth:`Endpoints.routes` and a method; then its schema in ``schemas.py``, its
-entry in ``openapi.py`` and a row in docs/operations.md, which tests compare. Nothing in ``service.py``.
+entry in ``openapi.py``, of which docs/routes.md is made. Nothing in ``service.py``.
 """
 
 from __future__ import annotations

@@ -257,7 +257,7 @@ def test_hooks_on_the_last_block_are_called_in_evaluation_mode():
 
 
 def test_the_documentations_code_runs():
-    page = (Path(__file__).parents[3] / "docs" / "model.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "timm.md").read_text()
     exec("\n".join(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)), {})
 
 
