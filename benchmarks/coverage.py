@@ -9,6 +9,7 @@ and both on average over 200 other halvings. ``kept`` marks the product's method
 lac      1 - p(label); sets may be empty
 top      lac, but the most likely label always fits
 aps      the probability of all labels that are as likely or likelier (Romano et al. 2020), without randomisation
+class    top, with a threshold for each class (``by_class`` of the product)
 raps     aps, and 0.1 more for each label beyond the first (Angelopoulos et al. 2021), without randomisation
 """
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from dhvt.artifact import load_artifact
 from dhvt.confidence.coverage import STATED, covered_quantiles
-from dhvt.confidence.sets import find_threshold, nonconformity
+from dhvt.confidence.sets import find_class_thresholds, find_threshold, nonconformity
 from dhvt.data.sources import open_dataset
 from dhvt.data.splits import open_test_data
 from dhvt.engines import EngineOptions, build_engine
@@ -44,18 +45,24 @@ def aps(probabilities, penalty=0.0):
 METHODS = {
     "lac": lambda probabilities: 1 - probabilities,
     "top": nonconformity,
+    "class": nonconformity,
     "aps": aps,
     "raps": lambda probabilities: aps(probabilities, 0.1),
 }
 
 
-def measure(scores, labels, rows, reference, coverage):
-    """Coverage, mean set size and share of empty sets on the images that are not reference."""
+def measure(scores, labels, rows, reference, coverage, by_class):
+    """Coverage, mean set size, share of empty sets and coverage of the worst class on the images that are not reference."""
     own = scores[np.arange(len(labels)), labels]
-    threshold = find_threshold(np.sort(own[rows[:reference]]), coverage)
-    others = rows[reference:]
-    sizes = (scores[others] <= threshold).sum(axis=1)
-    return float((own[others] <= threshold).mean()), float(sizes.mean()), float((sizes == 0).mean())
+    known, others = rows[:reference], rows[reference:]
+    if by_class:
+        thresholds = find_class_thresholds(own[known], labels[known], scores.shape[1], coverage)
+    else:
+        thresholds = np.full(scores.shape[1], find_threshold(np.sort(own[known]), coverage))
+    chosen = scores[others] <= thresholds
+    covered, sizes = chosen[np.arange(len(others)), labels[others]], chosen.sum(axis=1)
+    worst = min(covered[labels[others] == label].mean() for label in np.unique(labels[others]))
+    return float(covered.mean()), float(sizes.mean()), float((sizes == 0).mean()), float(worst)
 
 
 def measure_engine(facts, logits, labels, temperature):
@@ -66,7 +73,7 @@ def measure_engine(facts, logits, labels, temperature):
     for name, method in METHODS.items():
         scores = method(probabilities)
         for coverage in STATED:
-            found = [measure(scores, labels, rows, reference, coverage) for rows in halvings]
+            found = [measure(scores, labels, rows, reference, coverage, name == "class") for rows in halvings]
             low, high = covered_quantiles(reference, len(labels) - reference, coverage, (0.025, 0.975))
             yield facts | {
                 "method": name,
@@ -82,6 +89,7 @@ def measure_engine(facts, logits, labels, temperature):
                 "empty": round(found[0][2], 4),
                 "measured_over_halvings": round(float(np.mean([row[0] for row in found[1:]])), 4),
                 "mean_size_over_halvings": round(float(np.mean([row[1] for row in found[1:]])), 4),
+                "worst_class_over_halvings": round(float(np.mean([row[3] for row in found[1:]])), 4),
             }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -24,19 +25,23 @@ class Asked:
 
     Args:
         coverage: the share of images, between 0 and 1, whose right label shall be in the prediction set; None for no set.
+        by_class: whether the coverage shall hold within each class, and not only on average over all.
         reject: the share of images like the reference that may be called unknown; None for no such answer.
 
     Raises:
-        ConfigError: one of them is not between 0 and 1.
+        ConfigError: a share is not between 0 and 1, or ``by_class`` is without ``coverage``.
     """
 
     coverage: float | None = None
+    by_class: bool = False
     reject: float | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("coverage", self.coverage), ("reject", self.reject)):
             if value is not None and not 0 < value < 1:
                 raise ConfigError(f"{name} is {value:g}; it must be between 0 and 1, as {EXAMPLES[name]}")
+        if self.by_class and self.coverage is None:
+            raise ConfigError("by_class needs coverage, as 0.95")
 
     def __bool__(self) -> bool:
         return self.coverage is not None or self.reject is not None
@@ -60,6 +65,10 @@ class Assessor:
         if self.reference is not None:
             measured, self.measured_in = self.reference.find(precision)
             self._true_scores = np.sort(measured.true_score)
+            self._thresholds = lru_cache(8)(
+                partial(sets.find_class_thresholds, measured.true_score, self.reference.labels, len(self._classes))
+            )
+            self._smallest_class = int(np.bincount(self.reference.labels, minlength=len(self._classes)).min())
             if measured.novelty is not None and measured.index is not None:
                 self._index, self._novelty = known.NoveltyIndex(measured.index), np.sort(measured.novelty)
 
@@ -86,7 +95,7 @@ class Assessor:
         Args:
             asked: that :meth:`require` accepts.
         """
-        found = {} if asked.coverage is None else self._find_set(ranking, asked.coverage)
+        found = {} if asked.coverage is None else self._find_set(ranking, asked.coverage, asked.by_class)
         return found if asked.reject is None else found | self._judge(ranking, asked.reject)
 
     def _judge(self, ranking: Ranking, reject: float) -> dict[str, Any]:
@@ -95,16 +104,23 @@ class Assessor:
         p_known = float(known.p_values(self._novelty, self._index.score(ranking.logits[None]))[0])
         return {"p_known": round(p_known, 6), "known": p_known > reject}
 
-    def _find_set(self, ranking: Ranking, coverage: float) -> dict[str, Any]:
-        """The prediction set, and ``prediction_set_note`` where it has all labels because the reference is too small."""
+    def _find_set(self, ranking: Ranking, coverage: float, by_class: bool) -> dict[str, Any]:
+        """The prediction set, and ``prediction_set_note`` where the reference is too small for what was asked."""
         assert self.reference is not None
-        threshold = sets.find_threshold(self._true_scores, coverage)
-        count = sets.count_labels(ranking.scores, threshold)
-        found: dict[str, Any] = {"prediction_set": [self._classes[index] for index in ranking.indices[:count].tolist()]}
-        if np.isinf(threshold):
+        thresholds = (
+            self._thresholds(coverage)[ranking.indices] if by_class else sets.find_threshold(self._true_scores, coverage)
+        )
+        chosen = ranking.indices[sets.choose_labels(ranking.scores, thresholds)]
+        found: dict[str, Any] = {"prediction_set": [self._classes[index] for index in chosen.tolist()]}
+        least = sets.least_images(coverage)
+        if len(self.reference) < least:
             found["prediction_set_note"] = (
-                f"every label: coverage {coverage:g} needs {sets.least_images(coverage)} reference images, and this "
-                f"model has {len(self.reference)}"
+                f"every label: coverage {coverage:g} needs {least} reference images, and this model has {len(self.reference)}"
+            )
+        elif by_class and self._smallest_class < least:
+            found["prediction_set_note"] = (
+                f"coverage {coverage:g} by class needs {least} reference images of each class, and one has "
+                f"{self._smallest_class}: for classes with fewer it holds on average"
             )
         return found
 

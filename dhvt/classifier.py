@@ -120,7 +120,13 @@ class Classifier:
         return tuple(self.artifact.card.classes)
 
     def classify(
-        self, image: ImageInput, top_k: int = 5, *, coverage: float | None = None, reject: float | None = None
+        self,
+        image: ImageInput,
+        top_k: int = 5,
+        *,
+        coverage: float | None = None,
+        by_class: bool = False,
+        reject: float | None = None,
     ) -> Predictions:
         """The ``top_k`` most likely classes of an image, best first.
 
@@ -129,16 +135,18 @@ class Classifier:
 
                 classifier.classify("cat.jpg", coverage=0.95).prediction_set
 
+            by_class: whether that shall hold within each class, and not only on average over all.
             reject: the share of known images, between 0 and 1, that may be called unknown; the result then has ``known`` and
                 ``p_known``.
 
         Raises:
-            ConfigError: one of them is given, and the model has too few reference images; see ``dhvt calibrate``.
+            ConfigError: one of them is given, and the model has too few reference images; see ``dhvt calibrate``. Or
+                ``by_class`` is given without ``coverage``.
             ImageError: the image cannot be read.
             EngineError: the engine fails.
             TypeError: ``image`` is not an :data:`ImageInput`.
         """
-        asked = self._ask(coverage, reject)
+        asked = self._ask(coverage, by_class, reject)
         return self._answer(self._rank([self._preprocess(image)])[0], top_k, asked)
 
     def classify_many(
@@ -147,6 +155,7 @@ class Classifier:
         top_k: int = 5,
         *,
         coverage: float | None = None,
+        by_class: bool = False,
         reject: float | None = None,
     ) -> Iterator[Predictions | ImageError]:
         """Classifies a stream of images in batches, and yields one result per image, in order.
@@ -159,15 +168,14 @@ class Classifier:
                 print(path, result if isinstance(result, ImageError) else result[0]["label"])
 
         Args:
-            coverage: as for :meth:`classify`.
-            reject: as for :meth:`classify`.
+            coverage, by_class, reject: as for :meth:`classify`.
 
         Raises:
             ConfigError: as for :meth:`classify`.
             EngineError: the engine fails.
             TypeError: an image is not an :data:`ImageInput`.
         """
-        asked = self._ask(coverage, reject)
+        asked = self._ask(coverage, by_class, reject)
         decoders = ThreadPoolExecutor(available_cpus(), thread_name_prefix="decode")
         callers = ThreadPoolExecutor(self.engine.concurrency, thread_name_prefix="engine")
         try:
@@ -180,8 +188,8 @@ class Classifier:
             for pool in (decoders, callers):
                 pool.shutdown(cancel_futures=True)
 
-    def _ask(self, coverage: float | None, reject: float | None) -> Asked:
-        asked = Asked(coverage=coverage, reject=reject)
+    def _ask(self, coverage: float | None, by_class: bool, reject: float | None) -> Asked:
+        asked = Asked(coverage=coverage, by_class=by_class, reject=reject)
         self.assessor.require(asked)
         return asked
 

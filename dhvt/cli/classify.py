@@ -20,6 +20,7 @@ from dhvt.cli.options import engine_options, load_classifier
     help="Also print the labels among which the right one is for this share of images, as 0.95; the model needs reference "
     "images, see dhvt calibrate.",
 )
+@click.option("--by-class", is_flag=True, help="--coverage shall hold within each class, and not only on average over all.")
 @click.option(
     "--reject",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -41,6 +42,7 @@ def classify(
     engine: str | None,
     top_k: int,
     coverage: float | None,
+    by_class: bool,
     reject: float | None,
     output: str | None,
     parquet: Path | None,
@@ -70,12 +72,14 @@ def classify(
 
     if output is not None and parquet is not None:
         raise click.UsageError(f"--{output} prints, and --parquet writes a file: give one of them")
+    if by_class and coverage is None:
+        raise click.UsageError("--by-class needs --coverage")
     paths = find_images(images)
     classifier = load_classifier(model, engine)
     card = classifier.artifact.card
     identity = {"model": card.name, "version": card.version, "digest": card.digest}
     failed = 0
-    results = classifier.classify_many(paths, top_k, coverage=coverage, reject=reject)
+    results = classifier.classify_many(paths, top_k, coverage=coverage, by_class=by_class, reject=reject)
     with (
         open_writer(output or "text", parquet, min(top_k, len(card.classes)), identity) as write,
         tqdm(total=len(paths), unit="image", leave=False, delay=1, disable=None) as bar,

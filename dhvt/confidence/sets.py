@@ -3,7 +3,8 @@
 A nonconformity score says how badly a label fits an image. Of N labelled images that the model has not seen, the score of the
 right label is known; a new image's right label has a score of at most the k-th smallest of them, k = ⌈(N + 1) · coverage⌉, with
 a probability of at least the coverage, whatever the model is worth. That holds on average over reference and new images of the
-same kind, not for each class or each image. Angelopoulos and Bates 2021, arXiv 2107.07511.
+same kind, not for each image, and for each class only where it has its own threshold. Angelopoulos and Bates 2021, arXiv
+2107.07511.
 """
 
 from __future__ import annotations
@@ -51,10 +52,29 @@ def find_threshold(scores: NDArray[np.float64], coverage: float) -> float:
     return float(scores[rank - 1]) if rank <= len(scores) else math.inf
 
 
-def count_labels(scores: NDArray[np.float64], threshold: float) -> int:
-    """How many of the most likely labels are in the set of one image.
+def find_class_thresholds(
+    scores: NDArray[np.float64], labels: NDArray[np.integer], classes: int, coverage: float
+) -> NDArray[np.float64]:
+    """A threshold for each class, ``(classes,)``, so that the coverage holds within each (Vovk 2012, arXiv 1209.2673).
+
+    Classes with too few reference images for that have the threshold of all images, which holds on average.
+
+    Args:
+        scores: ``(N,)``, of the reference images' right labels.
+        labels: ``(N,)``, these labels.
+    """
+    of_all = find_threshold(np.sort(scores), coverage)
+    own = (np.sort(scores[labels == label]) for label in range(classes))
+    return np.array([of_all if len(some) < least_images(coverage) else find_threshold(some, coverage) for some in own])
+
+
+def choose_labels(scores: NDArray[np.float64], thresholds: NDArray[np.float64] | float) -> NDArray[np.intp]:
+    """Which labels are in the set of one image: their places among ``scores``, the first always among them.
 
     Args:
         scores: ``(classes,)``, probabilities, descending.
+        thresholds: one for all labels, or one for each in the order of the scores.
     """
-    return max(int(np.count_nonzero(1 - scores <= threshold)), 1)
+    fits = 1 - scores <= thresholds
+    fits[0] = True
+    return np.flatnonzero(fits)

@@ -150,17 +150,21 @@ async def read_body(request: RequestContext, limit: int, too_large: str) -> byte
 
 
 def parse_options(request: RequestContext, fields: dict[str, str]) -> AnswerOptions:
-    """Returns ``top_k`` of the query, else of the body's fields, and ``coverage`` and ``reject`` of the query.
+    """Returns ``top_k`` of the query, else of the body's fields, and ``coverage``, ``by_class`` and ``reject`` of the query.
 
     Raises:
-        BadRequest: ``top_k`` is not a whole number of at least 1, or another is not a number between 0 and 1.
+        BadRequest: ``top_k`` is not a whole number of at least 1, or another is not what it must be.
     """
     query = request.scope["query_string"]
     given = parse_qs(query.decode("latin-1"), keep_blank_values=True) if query else {}
     top_k = _parse_top_k(([fields["top_k"]] if "top_k" in fields else []) + given.get("top_k", []))
-    if "coverage" not in given and "reject" not in given:
+    if not given.keys() & {"coverage", "by_class", "reject"}:
         return AnswerOptions(top_k)
-    return AnswerOptions(top_k, Asked(coverage=_parse_share(given, "coverage"), reject=_parse_share(given, "reject")))
+    coverage, reject = (_parse_share(given, name) for name in ("coverage", "reject"))
+    by_class = _parse_switch(given, "by_class")
+    if by_class and coverage is None:
+        raise BadRequest(f"by_class needs coverage, as {EXAMPLES['coverage']}")
+    return AnswerOptions(top_k, Asked(coverage=coverage, by_class=by_class, reject=reject))
 
 
 def _parse_top_k(given: list[str]) -> int:
@@ -178,3 +182,10 @@ def _parse_share(given: dict[str, list[str]], name: str) -> float | None:
         if not value:
             raise BadRequest(f"{name} is {text[:100]!r}; it must be a number between 0 and 1, as {EXAMPLES[name]}")
     return value
+
+
+def _parse_switch(given: dict[str, list[str]], name: str) -> bool:
+    for text in given.get(name, []):
+        if text not in ("true", "false"):
+            raise BadRequest(f"{name} is {text[:100]!r}; it must be true or false")
+    return given.get(name, ["false"])[-1] == "true"

@@ -36,7 +36,8 @@ class Assessment(BaseModel):
         description="With `coverage`: labels that contain the right one for this share of images, likeliest first.",
     )
     prediction_set_note: str | None = Field(
-        default=None, description="Why it has every label: the model's reference images are too few for this coverage."
+        default=None,
+        description="Why it has every label, or which classes it does not hold within: the reference images are too few.",
     )
     p_known: float | None = Field(
         default=None, gt=0, le=1, description="With `reject`: the share of reference images that are as strange or stranger."

@@ -7,7 +7,7 @@ import pytest
 from mapie.classification import SplitConformalClassifier
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from dhvt.confidence.sets import count_labels, find_threshold, least_images, nonconformity
+from dhvt.confidence.sets import choose_labels, find_class_thresholds, find_threshold, least_images, nonconformity
 
 
 def draw_images(rng, images, classes=6):
@@ -27,7 +27,7 @@ def true_scores(probabilities, labels):
 
 
 def set_sizes(probabilities, threshold):
-    return np.array([count_labels(-np.sort(-row), threshold) for row in probabilities])
+    return np.array([len(choose_labels(-np.sort(-row), threshold)) for row in probabilities])
 
 
 @pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95, 0.99])
@@ -98,3 +98,36 @@ def test_the_most_likely_label_is_in_every_set():
     threshold = find_threshold(true_scores(probabilities, np.array([0, 1] * 50)), 0.95)
     assert threshold == 0
     assert set_sizes(probabilities, threshold).tolist() == [1] * 100
+
+
+def test_each_class_is_covered_by_a_threshold_of_its_own():
+    """Of two classes one is hard: one threshold for both covers it too rarely."""
+    rng = np.random.default_rng(0)
+
+    def draw_hard(images):
+        labels = rng.integers(0, 2, images)
+        logits = np.zeros((images, 2))
+        logits[:, 1] = np.where(labels == 1, rng.normal(-1, 1, images), rng.normal(-4, 1, images))
+        return nonconformity(softmax(logits)), labels
+
+    shares = []
+    for _ in range(100):
+        scores, labels = draw_hard(200)
+        own = scores[np.arange(200), labels]
+        by_class, of_all = find_class_thresholds(own, labels, 2, 0.9), find_threshold(np.sort(own), 0.9)
+        scores, labels = draw_hard(500)
+        own = scores[np.arange(500), labels]
+        shares.append([(own <= limit)[labels == 1].mean() for limit in (by_class[labels], of_all)])
+    each, together = np.mean(shares, axis=0)
+    assert each >= 0.895
+    assert together < 0.85
+
+
+def test_a_class_with_too_few_images_has_the_threshold_of_all():
+    scores, labels = np.linspace(0, 1, 40), np.array([0] * 22 + [1] * 18)
+    thresholds = find_class_thresholds(scores, labels, 3, 0.95)
+    assert thresholds.tolist() == [scores[21], *[find_threshold(scores, 0.95)] * 2]
+
+
+def test_labels_are_chosen_each_by_its_own_threshold():
+    assert choose_labels(np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.6, 0.8])).tolist() == [0, 2]

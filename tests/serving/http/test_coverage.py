@@ -46,6 +46,34 @@ def test_the_set_is_that_of_the_classifier(url, model):
     assert few["prediction_set_note"] == "every label: coverage 0.99 needs 99 reference images, and this model has 30"
 
 
+def test_the_set_by_class_is_that_of_the_classifier(url, model):
+    classifier = Classifier.load(model, engine="openvino:fp32", threads=1)
+    for coverage in ("0.5", "0.8"):
+        answers = [
+            httpx.post(f"{url}/classify?coverage={coverage}&by_class=true", **PNG | {"content": data}).json() for data in IMAGES
+        ]
+        expected = [classifier.classify(data, coverage=float(coverage), by_class=True).prediction_set for data in IMAGES]
+        assert [answer["prediction_set"] for answer in answers] == expected
+    assert "prediction_set_note" not in answers[0]
+    few = httpx.post(f"{url}/classify?coverage=.95&by_class=true", **PNG).json()
+    assert few["prediction_set_note"] == (
+        "coverage 0.95 by class needs 19 reference images of each class, and one has 10: for classes with fewer it holds on "
+        "average"
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("by_class=true", "by_class needs coverage, as 0.95"),
+        ("coverage=0.9&by_class=1", "by_class is '1'; it must be true or false"),
+    ],
+)
+def test_by_class_is_a_switch_of_coverage(url, query, message):
+    response = httpx.post(f"{url}/classify?{query}", **PNG)
+    assert (response.status_code, response.json()["error"]["message"]) == (400, message)
+
+
 def test_without_the_parameter_nothing_is_added(url):
     answer = httpx.post(f"{url}/classify", **PNG).json()
     assert answer.keys() == {"model", "version", "predictions"}
