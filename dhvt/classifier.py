@@ -168,7 +168,9 @@ class Classifier:
                 print(path, result if isinstance(result, ImageError) else result[0]["label"])
 
         Args:
-            coverage, by_class, reject: as for :meth:`classify`.
+            coverage: as for :meth:`classify`.
+            by_class: as for :meth:`classify`.
+            reject: as for :meth:`classify`.
 
         Raises:
             ConfigError: as for :meth:`classify`.
