@@ -4,11 +4,14 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 
+from dhvt.artifact import load_artifact
 from tests.conftest import draw, encode
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -94,3 +97,35 @@ def test_the_retry_client_waits_as_long_as_it_is_asked(monkeypatch):
     assert all(7 <= seconds_to_wait(1, "7") < 8 for _ in range(100))
     assert len({seconds_to_wait(3) for _ in range(100)}) > 50
     assert max(seconds_to_wait(tried, after) for tried in (1, 30) for after in ("", "999")) <= MAX_WAIT_S
+
+
+def load_example(name, monkeypatch, *arguments):
+    """A script as a module, with its command line."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    spec = spec_from_file_location(Path(name).stem, EXAMPLES / name)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_training_on_a_folder(image_folder, graphs_once, tmp_path, monkeypatch, capsys):
+    """With a small model and one epoch, and what it exported sorts images."""
+    example = load_example("train_on_a_folder.py", monkeypatch, image_folder, tmp_path / "run")
+    train, small = example.train, {"depth": 1, "embed_dim": 32, "num_heads": 4}
+    monkeypatch.setattr(
+        example,
+        "train",
+        lambda options, recipe: train(replace(options, model_options=small, device="cpu"), replace(recipe, epochs=1)),
+    )
+    example.main()
+    assert "classes: circle, square, stripes" in capsys.readouterr().out
+    assert load_artifact(tmp_path / "run" / "artifact").card.variants[0].parity["images"] == "real"
+
+    (tmp_path / "photos").mkdir()
+    draw(1, 1).save(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no image")
+    load_example("sort_images.py", monkeypatch, tmp_path / "run" / "artifact", tmp_path / "photos", tmp_path / "sorted").main()
+    printed = capsys.readouterr()
+    (copy,) = (tmp_path / "sorted").rglob("*.png")
+    assert printed.out == f"{copy.parent.name}: 1\n"
+    assert "broken.png" in printed.err

@@ -40,7 +40,7 @@ def describe_option(record: tuple[str, str]) -> str:
     """An entry of a definition list."""
     flag, text = record
     text, _, notes = text.partition("  [") if text.endswith("]") else (text, "", "")
-    endings = [_describe_note(note) for note in notes.removesuffix("]").split("; ") if note]
+    endings = [_describe_note(note) for note in re.split(r"; |\] \[", notes.removesuffix("]")) if note]
     return f"`{flag}`\n:   {from_help(text)}{''.join(endings)}"
 
 
