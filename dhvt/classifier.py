@@ -24,6 +24,8 @@ from dhvt.engines.settings import BUNDLED_MODEL, PREFERENCES, find_model
 from dhvt.errors import EngineError, ImageError
 from dhvt.evaluation.metrics import Evaluation, collect_outputs
 from dhvt.evaluation.metrics import evaluate as measure
+from dhvt.explanation.explainer import Explainer, Question
+from dhvt.explanation.explanation import DEFAULT_METHOD, Explanation
 from dhvt.hardware.cpus import available_cpus
 from dhvt.ranking import Prediction, Ranking, rank
 
@@ -74,6 +76,7 @@ class Classifier:
         self.engine = engine
         self.max_batch_size = min(max_batch_size, engine.preferred_batch_size or max_batch_size)
         self.assessor = Assessor(artifact, engine.precision)
+        self.explainer = Explainer(artifact)
         self._calls = BoundedSemaphore(engine.concurrency)
 
     @classmethod
@@ -189,6 +192,37 @@ class Classifier:
         finally:  # also where the caller does not read on
             for pool in (decoders, callers):
                 pool.shutdown(cancel_futures=True)
+
+    def explain(
+        self,
+        image: ImageInput,
+        *,
+        label: str | None = None,
+        method: str = DEFAULT_METHOD,
+        layer: int | None = None,
+        masks: int | None = None,
+        seed: int = 0,
+    ) -> Explanation:
+        """Maps of what in an image the answer depends on::
+
+            classifier.explain("cat.jpg").draw().save("why.png")
+
+        Args:
+            label: the class to explain; by default the most likely one.
+            method: ``masking`` (for this class, of any model), ``head-tokens`` or ``rollout`` (a DHVT's attention, the same for
+                every class); see docs/explanations.md for how faithful each is.
+            layer: whose attention, from 1; by default the last. Not with ``masking``.
+            masks: masked images that ``masking`` classifies; more give a map with less noise.
+            seed: of the masks.
+
+        Raises:
+            ConfigError: the model has no such class, method or layer.
+            ImageError: the image cannot be read.
+            EngineError: the engine fails.
+        """
+        question = Question(label=label, method=method, layer=layer, masks=masks, seed=seed)
+        self.explainer.require(question)
+        return self.explainer.explain(self._preprocess(image), question, self.predict, batch_size=self.max_batch_size)
 
     def _ask(self, coverage: float | None, by_class: bool, reject: float | None) -> Asked:
         asked = Asked(coverage=coverage, by_class=by_class, reject=reject)

@@ -11,7 +11,7 @@ import click
 
 from dhvt.errors import DHVTError
 
-COMMANDS = ("check", "train", "average", "export", "calibrate", "evaluate", "verify", "sign", "classify")
+COMMANDS = ("check", "train", "average", "export", "calibrate", "evaluate", "verify", "sign", "classify", "explain")
 """``dhvt NAME`` is the function NAME in ``dhvt/cli/NAME.py``; in the order of ``dhvt --help``."""
 
 
