@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from dhvt.cli.main import COMMANDS, main
 from serving.http.auth import HEALTH_ROUTES
@@ -161,3 +162,19 @@ def test_the_shell_completes(words, completed, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             main.main([], prog_name="dhvt")
         assert output in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--version"], 0),
+        (["evaluate", "--model", "nowhere", "--data", "nowhere"], 1),
+        (["classify"], 2),
+        (["train", "--data", "images", "--out", "run", "--epochs", "0"], 2),
+    ],
+)
+def test_exit_codes(words, code, tmp_path, monkeypatch):
+    """Those of docs/cli.md; 130 and the 1 of ``check``, ``classify`` and ``verify`` are tested with these commands."""
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(main, words).exit_code == code
+    assert f"\n| {code} | " in (ROOT / "docs" / "cli.md").read_text()
