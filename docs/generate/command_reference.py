@@ -40,14 +40,16 @@ def describe_option(record: tuple[str, str]) -> str:
     """An entry of a definition list."""
     flag, text = record
     text, _, notes = text.partition("  [") if text.endswith("]") else (text, "", "")
-    endings = [_describe_note(note) for note in re.split(r"; |\] \[", notes.removesuffix("]")) if note]
+    endings = [_describe_note(note) for note in re.split(r"; |\]\s+\[", notes.removesuffix("]")) if note]
     return f"`{flag}`\n:   {from_help(text)}{''.join(endings)}"
 
 
 def _describe_note(note: str) -> str:
     """What click adds in brackets: a default, a range, or that the option is required."""
     kind, _, value = note.partition(": ")
-    return f" Default: `{value}`." if kind == "default" else f" ({note})"
+    if kind == "default":
+        return f" Default: `{value}`."
+    return f" Range: `{note}`." if set("<>") & set(note) else f" ({note})"
 
 
 def describe_text(text: str) -> str:

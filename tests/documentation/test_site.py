@@ -47,6 +47,7 @@ def test_every_command_and_option_is_in_the_reference(site):
         flags = [flag for param in command.params if isinstance(param, click.Option) for flag in param.opts]
         assert f"dhvt {name}" in text
         assert [flag for flag in flags if not re.search(rf"{flag}\b", text)] == []
+    assert "Default: 120.0. Range: x>=0." in text
 
 
 def test_every_setting_is_in_the_reference(site):

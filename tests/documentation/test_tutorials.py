@@ -1,4 +1,4 @@
-"""The commands of docs/trust.md, docs/service.md and docs/terminal.md, run in order; own-model.md has a test of its own."""
+"""The commands of the tutorials and of docs/terminal.md, run in order; own-model.md has a test of its own."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from dhvt.cli.main import main
 from tests.conftest import CLASSES, draw
 from tests.documentation.pages import ROOT, read_lines, split_line
 from tests.serving.conftest import serving
+
+SMALL = {"dog": CLASSES[0], "6": "2", "400": "20", "1000": "20"}
+"""In place of the pages' words: a class, a layer and numbers of masks of the small model."""
 
 
 @pytest.fixture
@@ -65,8 +69,10 @@ def run_page(name: str, folder: Path, stack: ExitStack) -> tuple[dict[str, str],
             settings = {key: str(folder / value) if (folder / value).exists() else value for key, value in variables.items()}
             url = stack.enter_context(serving(folder / "log", **settings))
         elif words[0] == "dhvt" and not rest:
-            printed[line] = run_dhvt(words)
+            printed[line] = run_dhvt([SMALL.get(word, word) for word in words])
         else:
+            if "localhost" in line and not url:
+                url = stack.enter_context(serving(folder / "log", DHVT_MODEL=os.environ["DHVT_MODEL"]))
             printed[line] = run_shell(line.replace("localhost:3000", url))
     return printed, url
 
@@ -120,3 +126,11 @@ def test_terminal(folder):
     assert find(printed, "--json").count('"file": "photos/one.png"') == 1
     assert "prediction_set" in find(printed, "--coverage 0.95 --reject 0.05")
     assert (folder / "classes.parquet").stat().st_size > 0
+
+
+def test_explanations(folder):
+    with ExitStack() as stack:
+        run_page("explanations.md", folder, stack)
+    for name in ("why", "dog", "heads"):
+        with Image.open(folder / f"{name}.png") as image:
+            assert image.width > image.height
