@@ -44,6 +44,12 @@ class Settings(EngineSettings):
     )
     request_timeout_s: int = setting(30, "Seconds from a request's headers to its answer, the upload included.")
     batch_timeout_s: int = setting(600, "The same for `/classify/batch` and `/reload`.")
+    explain_masks: int = setting(
+        1000,
+        "Masked images that one request to `/explain` may have classified; 0 turns `/explain` off.",
+        at_least=0,
+    )
+    explain_timeout_s: int = setting(60, "Seconds from the headers to the answer of `/explain`, the wait for others included.")
     token: str = setting(
         "",
         "What clients must send as `Authorization: Bearer …` (blanks and new lines around it do not count), to all routes but "

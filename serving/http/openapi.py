@@ -8,9 +8,11 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from dhvt.explanation.explanation import DEFAULT_METHOD, METHODS
+from dhvt.explanation.masking import DEFAULT_MASKS, LEAST_MASKS
 from serving import errors
 from serving.http import schemas
-from serving.http.response import DIGEST_HEADER, JSON, JSON_LINES, TIMING_HEADER
+from serving.http.response import DIGEST_HEADER, JSON, JSON_LINES, PNG, TIMING_HEADER
 from serving.inference.options import DEFAULT_TOP_K
 
 _DESCRIPTION = (
@@ -61,6 +63,40 @@ _REJECT = {
     "schema": _SHARE,
 }
 _PARAMETERS = [_TOP_K, _COVERAGE, _BY_CLASS, _REJECT]
+_METHOD = {
+    "name": "method",
+    "in": "query",
+    "description": "`masking`: where the class becomes more likely when a place is shown, for any model. `head-tokens`, "
+    "`rollout`: attention of a DHVT, the same for every class; 400 for other models.",
+    "schema": {"type": "string", "enum": list(METHODS), "default": DEFAULT_METHOD},
+}
+_LABEL = {
+    "name": "label",
+    "in": "query",
+    "description": "The class to explain; the most likely one where it is absent.",
+    "schema": {"type": "string"},
+}
+_LAYER = {
+    "name": "layer",
+    "in": "query",
+    "description": "Whose attention; the last where it is absent. Not with `masking`.",
+    "schema": {"type": "integer", "minimum": 1},
+}
+_MASKS = {
+    "name": "masks",
+    "in": "query",
+    "description": f"Masked images to classify with `masking`, up to `DHVT_EXPLAIN_MASKS`: {DEFAULT_MASKS} where it is absent. "
+    "More give a map with less noise.",
+    "schema": {"type": "integer", "minimum": LEAST_MASKS},
+}
+_EXPLANATION = {
+    "method": "masking",
+    "label": "cat",
+    "score": 0.9321,
+    "size": [32, 32],
+    "masks": 400,
+    "maps": [{"name": "masking", "values": [[0.0012, 0.0154]]}],
+}
 _ONE_FILE = {"type": "object", "required": ["image"], "properties": {"image": _BINARY, "top_k": _TOP_K["schema"]}}
 _FILES = {"type": "object", "required": ["image"], "properties": {"image": {"type": "array", "items": _BINARY}}}
 _BASE64 = {"type": "string", "contentEncoding": "base64", "description": "Base64, also after `data:image/…;base64,`."}
@@ -83,7 +119,8 @@ _COMMON_ERRORS = (errors.Unauthorized, errors.InternalError, errors.TimedOut)
 @cache
 def openapi_document() -> dict[str, Any]:
     """Returns the OpenAPI 3.1 document."""
-    bodies = (schemas.ClassifyOutput, schemas.BatchOutput, schemas.BatchLine, schemas.Info, schemas.Drift, schemas.Error)
+    answers = (schemas.ClassifyOutput, schemas.BatchOutput, schemas.BatchLine, schemas.ExplainOutput)
+    bodies = (*answers, schemas.Info, schemas.Drift, schemas.Error)
     models: list[Any] = [(body, "serialization") for body in bodies]
     _, definitions = models_json_schema(models, ref_template="#/components/schemas/{model}")
     images = {"image/*": {"schema": _BINARY}, "application/octet-stream": {"schema": _BINARY}}
@@ -118,6 +155,20 @@ def openapi_document() -> dict[str, Any]:
                     parameters=_PARAMETERS,
                     body={"multipart/form-data": {"schema": _FILES}, JSON: {"schema": _JSON_IMAGES}, **archives},
                     also={JSON_LINES: {"schema": {"anyOf": [_refer("BatchLine"), _refer("Error")]}}},
+                )
+            },
+            "/explain": {
+                "post": _operation(
+                    "Explain an answer",
+                    "`curl -F image=@cat.jpg -H 'Accept: image/png' localhost:3000/explain -o why.png`. Maps of what in the "
+                    f"image the class depends on, as JSON, or drawn with `Accept: {PNG}`. Each worker explains one image at a "
+                    "time, a few masked images at once between those of other requests.",
+                    schemas.ExplainOutput,
+                    {**_MODEL, **_EXPLANATION},
+                    (*_IMAGE_ERRORS, errors.NotFound, errors.Overloaded),
+                    parameters=[_LABEL, _METHOD, _LAYER, _MASKS],
+                    body={"multipart/form-data": {"schema": _ONE_FILE}, JSON: {"schema": _JSON_IMAGE}, **images},
+                    also={PNG: {"schema": _BINARY}},
                 )
             },
             "/info": {"get": _operation("What is served, by what, within which limits", "", schemas.Info, None, ())},

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from dhvt.assessment import EXAMPLES, Asked
+from dhvt.explanation.explainer import Question
 from serving.errors import BadRequest, RequestError, TooLarge
 from serving.inference.options import DEFAULT_TOP_K, AnswerOptions
 
@@ -167,11 +168,31 @@ def parse_options(request: RequestContext, fields: dict[str, str]) -> AnswerOpti
     return AnswerOptions(top_k, Asked(coverage=coverage, by_class=by_class, reject=reject))
 
 
+def parse_question(request: RequestContext) -> Question:
+    """Returns what the query of ``/explain`` asks: ``label``, ``method``, ``layer`` and ``masks``.
+
+    Raises:
+        BadRequest: ``layer`` or ``masks`` is not a whole number of at least 1, or one of them is given twice.
+    """
+    query = request.scope["query_string"]
+    given = parse_qs(query.decode("latin-1"), keep_blank_values=True) if query else {}
+    for name in ("label", "method", "layer", "masks"):
+        if len(given.get(name, [])) > 1:
+            raise BadRequest(f"{name} is given {len(given[name])} times; give it once")
+    values: dict[str, Any] = {name: given[name][0] for name in ("label", "method") if name in given}
+    values |= {name: _parse_count(name, given[name][0]) for name in ("layer", "masks") if name in given}
+    return Question(**values)
+
+
+def _parse_count(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and text.strip("0")):
+        raise BadRequest(f"{name} is {text[:100]!r}; it must be a whole number of at least 1")
+    return int(text.lstrip("0")[:9])
+
+
 def _parse_top_k(given: list[str]) -> int:
-    for text in given:
-        if not (text.isascii() and text.isdigit() and text.strip("0")):
-            raise BadRequest(f"top_k is {text[:100]!r}; it must be a whole number of at least 1")
-    return int(given[-1].lstrip("0")[:9]) if given else DEFAULT_TOP_K
+    counts = [_parse_count("top_k", text) for text in given]
+    return counts[-1] if counts else DEFAULT_TOP_K
 
 
 def _parse_share(given: dict[str, list[str]], name: str) -> float | None:

@@ -21,6 +21,7 @@ TIMING_HEADER = "Server-Timing"
 
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"
+PNG = "image/png"
 HTML = "text/html; charset=utf-8"
 _PIECE_BYTES = 65_536
 

@@ -10,16 +10,16 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
-from dhvt.ranking import Ranking
 from serving.errors import BadRequest, NotFound, Unauthorized
 from serving.http import open_inference
 from serving.http.openapi import openapi_document, product_version
 from serving.http.page import PAGE_ROUTES, page_response
-from serving.http.request import RequestContext, parse_options, read_body, stream_body
-from serving.http.response import DIGEST_HEADER, JSON_LINES, TIMING_HEADER, Response, to_json
+from serving.http.request import RequestContext, parse_options, parse_question, read_body, stream_body
+from serving.http.response import DIGEST_HEADER, JSON_LINES, PNG, TIMING_HEADER, Response, to_json
 from serving.http.results import collect_json, json_lines
+from serving.inference.explanations import ExplanationQueue
 from serving.inference.model import ServedModel
 from serving.inference.multi import MultiImageClassifier
 from serving.inference.options import AnswerOptions
@@ -37,6 +37,7 @@ from serving.uploads.single import UploadReader
 ROUTES = {
     "/classify": "POST",
     "/classify/batch": "POST",
+    "/explain": "POST",
     "/info": "GET",
     "/drift": "GET",
     "/reload": "POST",
@@ -60,8 +61,11 @@ _LIMITS = (
     "max_queue_ms",
     "request_timeout_s",
     "batch_timeout_s",
+    "explain_masks",
+    "explain_timeout_s",
 )
 
+T = TypeVar("T")
 Handler = Callable[[RequestContext], Awaitable[Response]]
 
 
@@ -95,6 +99,7 @@ class Endpoints:
         self.settings, self.manager, self.tell_siblings = settings, manager, tell_siblings
         self._report_drift = report_drift
         self.sampler = Sampler(settings, metrics())
+        self._explanations = ExplanationQueue(settings)
         self._multi = MultiImageClassifier(settings, self.sampler.offer)
 
     @property
@@ -108,6 +113,7 @@ class Endpoints:
         table: dict[str, tuple[Handler, int, bool]] = {
             "/classify": (self.classify, short, True),
             "/classify/batch": (self.classify_multiple, long, True),
+            "/explain": (self.explain, self.settings.explain_timeout_s, True),
             "/info": (self.info, short, False),
             "/drift": (self.drift, short, False),
             "/reload": (self.reload, long, False),
@@ -169,6 +175,18 @@ class Endpoints:
         chunks = stream_body(request, settings.max_batch_upload_bytes, "send several requests")
         return read_images(request.content_type, chunks, settings), options
 
+    async def explain(self, request: RequestContext) -> Response:
+        """``POST /explain``: maps of what in an image an answer depends on, as JSON, or drawn where the client accepts PNG."""
+        question = parse_question(request)
+        reader = UploadReader(request.content_type, self.settings.max_upload_bytes)
+        upload = await reader.parse(await read_body(request, reader.max_body_bytes, reader.too_large))
+        model = self.model
+        answer = asyncio.ensure_future(self._explanations.explain(model, upload.image, question))
+        found = await _unless_disconnected(answer, request)
+        if PNG in request.headers.get(b"accept", b"").decode("latin-1"):
+            return _respond(model, await asyncio.to_thread(found.to_png), PNG)
+        return _respond(model, to_json({**model.identity, **found.to_dict()}))
+
     async def info(self, request: RequestContext) -> Response:
         """``GET /info``: what is served, by what, within which limits."""
         model = self.model
@@ -193,6 +211,7 @@ class Endpoints:
                         "rejected": choice.rejected,
                         "candidates": [candidate.to_dict() for candidate in choice.candidates],
                     },
+                    "explanations": list(model.explainer.methods) if self.settings.explain_masks else [],
                     "limits": {name: getattr(self.settings, name) for name in _LIMITS},
                 }
             ),
@@ -269,23 +288,23 @@ def _encoded_openapi() -> bytes:
     return to_json(openapi_document())
 
 
-async def _unless_disconnected(ranking: asyncio.Future[Ranking], request: RequestContext) -> Ranking:
-    """Returns the ranking; cancels it when the client closes the connection.
+async def _unless_disconnected(answer: asyncio.Future[T], request: RequestContext) -> T:
+    """Returns the answer; cancels it when the client closes the connection.
 
     Raises:
         BadRequest: the client did so.
     """
     disconnected = asyncio.create_task(_wait_for_disconnect(request))
-    waiting: list[asyncio.Future[Any]] = [ranking, disconnected]
+    waiting: list[asyncio.Future[Any]] = [answer, disconnected]
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if ranking.done():
-            return ranking.result()
+        if answer.done():
+            return answer.result()
         raise BadRequest("the client closed the connection before its image's turn came")
     finally:
-        ranking.cancel()
+        answer.cancel()
         disconnected.cancel()
-        del ranking, waiting  # or an error, its traceback, this frame and the future would hold each other, and the image
+        del answer, waiting  # or an error, its traceback, this frame and the future would hold each other, and the image
 
 
 async def _wait_for_disconnect(request: RequestContext) -> None:

@@ -76,6 +76,30 @@ class BatchOutput(BaseModel):
     results: list[BatchResult]
 
 
+class ExplanationMap(BaseModel):
+    """One map over the whole image as the network gets it."""
+
+    name: str = Field(description="`masking`, `rollout`, `head token 1`, `mean of the head tokens` or `class token`.")
+    values: list[list[float]] = Field(
+        description="Rows. Of masking: by how much the class is more likely where the place is shown. Else attention in "
+        "multiples of an even spread."
+    )
+
+
+class ExplainOutput(BaseModel):
+    """Maps of what in an image an answer depends on."""
+
+    model: str
+    version: str
+    method: str
+    label: str = Field(description="The class that is explained; attention is the same for every class.")
+    score: float = Field(ge=0, le=1, description="Its calibrated probability.")
+    size: tuple[int, int] = Field(description="Height and width of the network's input, which each map is spread over.")
+    masks: int | None = Field(default=None, description="Masked images that were classified.")
+    layer: int | None = Field(default=None, description="Whose attention it is, from 1.")
+    maps: list[ExplanationMap]
+
+
 class DriftAlarm(BaseModel):
     """When the evidence reached the level, and when what it is about began."""
 
@@ -137,4 +161,5 @@ class Info(BaseModel):
     engine: dict[str, Any] = Field(
         description="What runs the graph, and each engine's speed, accuracy and why it does or does not."
     )
+    explanations: list[str] = Field(description="The methods of `/explain` that this model has; none where it is off.")
     limits: dict[str, int] = Field(description="The settings of these names.")

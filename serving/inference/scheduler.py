@@ -51,7 +51,16 @@ class _Job:
         self.data, self.future, self.timing, self.submitted = data, future, timing, perf_counter()
 
 
-_Queue = SimpleQueue[_Job | None]  # None ends the thread that takes it
+class _Chunk:
+    """A few preprocessed images that are run alone, after what came before them, and uncounted; see :meth:`Scheduler.run`."""
+
+    __slots__ = ("future", "pixels")
+
+    def __init__(self, pixels: NDArray[np.uint8], future: asyncio.Future[NDArray[np.float32]]) -> None:
+        self.pixels, self.future = pixels, future
+
+
+_Queue = SimpleQueue[_Job | _Chunk | None]  # None ends the thread that takes it
 
 
 class Scheduler:
@@ -85,7 +94,7 @@ class Scheduler:
         self._calls: set[float] = set()  # when those engine calls began that are running
         self._loop = asyncio.get_running_loop()
         # When each was submitted, in this order; touched by the loop's thread alone.
-        self._pending: dict[asyncio.Future[Ranking], float] = {}
+        self._pending: dict[asyncio.Future[Any], float] = {}
         self._held: set[asyncio.Future[None]] = set()
         self._encoded: _Queue = SimpleQueue()
         self._decoded: _Queue = SimpleQueue()
@@ -113,6 +122,18 @@ class Scheduler:
         job.pixels = pixels
         self._decoded.put(job)
         return job.future
+
+    def run(self, pixels: NDArray[np.uint8]) -> asyncio.Future[NDArray[np.float32]]:
+        """Returns the future logits ``(B, classes)`` of preprocessed images ``(B, H, W, 3)`` that no client sent.
+
+        They are one engine call, after what was submitted before. Few at once let the images of clients wait little. No metric
+        and no test for drift counts them.
+        """
+        future: asyncio.Future[NDArray[np.float32]] = self._loop.create_future()
+        self._pending[future] = perf_counter()
+        future.add_done_callback(self._pending.__delitem__)
+        self._decoded.put(_Chunk(pixels, future))
+        return future
 
     def _add(self, data: bytes, timing: Timing | None = None) -> _Job:
         """A new image, which waits until its future is done."""
@@ -160,6 +181,7 @@ class Scheduler:
     def _decode_loop(self) -> None:
         """A decoding thread. Whatever goes wrong with one image, the next is taken."""
         while (job := self._encoded.get()) is not None:
+            assert isinstance(job, _Job)
             try:
                 self._decode(job)
             except Exception:
@@ -186,28 +208,53 @@ class Scheduler:
         while True:
             batch: list[_Job] = []
             try:
-                if not self._fill(batch):
+                last = self._fill(batch)
+                if batch:
+                    self._predict(batch)
+                elif last is None:
                     return
-                self._predict(batch)
+                if last is not None:
+                    self._run(last)
             except Exception:
                 logger.exception("an inference batch of %d failed unexpectedly", len(batch))
                 self._settle_soon(batch, [InternalError("the server failed on this image; see its log")] * len(batch))
 
-    def _fill(self, batch: list[_Job]) -> bool:
-        """Moves what waits into the batch, up to the largest; waits for the first image. False when the thread is to end."""
+    def _fill(self, batch: list[_Job]) -> _Chunk | None:
+        """Moves what waits into the batch, up to the largest, or until a chunk, which is returned; waits for the first of them.
+
+        Neither an image nor a chunk means that the thread is to end.
+        """
         while len(batch) < self.max_batch_size:
             try:
                 job = self._decoded.get(block=not batch)
             except Empty:
                 break
             if job is None:
-                if not batch:
-                    return False
-                self._decoded.put(None)  # for the next turn
+                if batch:
+                    self._decoded.put(None)  # for the next turn
                 break
-            if not job.future.done():
-                batch.append(job)
-        return True
+            if job.future.done():
+                continue
+            if isinstance(job, _Chunk):
+                return job
+            batch.append(job)
+        return None
+
+    def _run(self, chunk: _Chunk) -> None:
+        """Calls the engine on a chunk, and hands out its logits."""
+        outcome: NDArray[np.float32] | RequestError
+        start = perf_counter()
+        self._calls.add(start)
+        try:
+            outcome = self.engine.predict(chunk.pixels)
+            if not np.isfinite(outcome).all():
+                outcome = EngineFailed("the engine gave NaN or infinite logits; see the server's log")
+        except Exception as error:
+            logger.exception("the engine failed on a chunk of %d", len(chunk.pixels))
+            outcome = EngineFailed(f"the engine failed ({type(error).__name__}); see the server's log")
+        finally:
+            self._calls.discard(start)
+        self._settle_soon([chunk], [outcome])
 
     def _predict(self, batch: list[_Job]) -> None:
         """Calls the engine on a batch, and hands out the outcomes."""
@@ -253,12 +300,12 @@ class Scheduler:
         finally:
             self._settle_soon(jobs, outcomes)
 
-    def _settle_soon(self, jobs: Sequence[_Job], outcomes: Sequence[Outcome]) -> None:
+    def _settle_soon(self, jobs: Sequence[_Job | _Chunk], outcomes: Sequence[Any]) -> None:
         with suppress(RuntimeError):  # the loop has been closed: nobody waits any more
             self._loop.call_soon_threadsafe(_settle, jobs, outcomes)
 
 
-def _settle(jobs: Sequence[_Job], outcomes: Sequence[Outcome]) -> None:
+def _settle(jobs: Sequence[_Job | _Chunk], outcomes: Sequence[Any]) -> None:
     """Gives each job its outcome, in the loop's thread."""
     for job, outcome in zip(jobs, outcomes, strict=True):
         if job.future.done():
