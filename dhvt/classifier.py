@@ -266,6 +266,19 @@ class Classifier:
         with self._calls:
             return self.engine.predict(inputs)
 
+    def classify_inputs(
+        self,
+        inputs: NDArray[np.uint8],
+        top_k: int = 5,
+        *,
+        coverage: float | None = None,
+        by_class: bool = False,
+        reject: float | None = None,
+    ) -> list[Predictions]:
+        """The classes of preprocessed images ``(B, H, W, 3)`` uint8, otherwise as :meth:`classify`."""
+        asked = self._ask(coverage, by_class, reject)
+        return [self._answer(ranking, top_k, asked) for ranking in self._rank(list(inputs))] if len(inputs) else []
+
     def _rank(self, inputs: Sequence[NDArray[np.uint8]]) -> list[Ranking]:
         logits = self.predict(np.stack(inputs))
         if not np.isfinite(logits).all():

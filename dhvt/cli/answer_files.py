@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from dhvt.answers import answer_row, answer_schema, assessed
 from dhvt.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _open_json(identity: Mapping[str, str]) -> Iterator[Writer]:
         if isinstance(result, ImageError):
             click.echo(f"{path}: {result}", err=True)
         else:
-            click.echo(json.dumps({"file": str(path), **identity, "predictions": result, **_assessed(result)}))
+            click.echo(json.dumps({"file": str(path), **identity, "predictions": result, **assessed(result)}))
 
     yield write
 
@@ -96,10 +97,7 @@ def _open_parquet(path: Path, identity: Mapping[str, str]) -> Iterator[Writer]:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ConfigError(f"--parquet needs pyarrow ({error}): pip install 'dhvt-serve[parquet]'") from error
-    text, number = pa.string(), pa.float64()
-    columns = {"file": text, "label": text, "score": number, "labels": pa.list_(text), "scores": pa.list_(number)}
-    columns |= {"prediction_set": pa.list_(text), "known": pa.bool_(), "p_known": number, "error": text}
-    schema = pa.schema(list(columns.items()), metadata=dict(identity))
+    schema = answer_schema(identity)
     rows: list[dict[str, Any]] = []
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -112,7 +110,7 @@ def _open_parquet(path: Path, identity: Mapping[str, str]) -> Iterator[Writer]:
         rows.clear()
 
     def write(path: Path, result: Predictions | ImageError) -> None:
-        rows.append({"file": str(path)} | _columns(result))
+        rows.append({"file": str(path)} | answer_row(result))
         if len(rows) == _ROWS:
             flush()
 
@@ -123,21 +121,3 @@ def _open_parquet(path: Path, identity: Mapping[str, str]) -> Iterator[Writer]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _columns(result: Predictions | ImageError) -> dict[str, Any]:
-    if isinstance(result, ImageError):
-        return {"error": str(result)}
-    labels, scores = [entry["label"] for entry in result], [entry["score"] for entry in result]
-    return {"label": labels[0], "score": scores[0], "labels": labels, "scores": scores, **_assessed(result)}
-
-
-def _assessed(result: Predictions) -> dict[str, Any]:
-    """As the server's responses have them."""
-    fields = {
-        "prediction_set": result.prediction_set,
-        "prediction_set_note": result.note,
-        "p_known": result.p_known,
-        "known": result.known,
-    }
-    return {name: value for name, value in fields.items() if value is not None}

@@ -11,11 +11,12 @@ import click
 
 from dhvt.errors import DHVTError
 
-COMMANDS = ("check", "train", "average", "export", "calibrate", "evaluate", "verify", "sign", "classify", "explain")
+COMMANDS = ("check", "train", "average", "export", "calibrate", "evaluate", "verify", "sign", "classify", "bulk", "explain")
 """``dhvt NAME`` is the function NAME in ``dhvt/cli/NAME.py``; in the order of ``dhvt --help``."""
 
 
 _EXTRAS = {
+    "bulk": ("fsspec", "pandas", "ray"),
     "parquet": ("pyarrow",),
     "report": ("matplotlib",),
     "tracker": ("tensorboard",),

@@ -1,0 +1,1 @@
+"""Classification of millions of images on Ray Data, resumable: ``dhvt bulk``."""

@@ -1,0 +1,188 @@
+"""What a bulk job reads, in units: a unit's rows are one file of the output, which is there whole or not at all.
+
+A unit is :data:`PATHS` image files, a tar archive, or a row group of a Parquet file. Files are opened through fsspec, so that
+they may be local or at ``s3://``, ``gs://``, ``hf://`` and others whose package is installed.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import Any
+
+from dhvt.data.formats import SUFFIXES
+from dhvt.data.sources.base import is_hidden
+from dhvt.data.sources.parquet import IMAGE_COLUMNS
+from dhvt.errors import DataError, ImageError
+
+PATHS = 4096
+"""Image files in a unit."""
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst")
+KEY_COLUMNS = ("__key__", "key", "id", "path", "file_name")
+"""Columns of a Parquet file, the first of which names its rows."""
+
+Item = tuple[str, bytes | ImageError]
+"""An image's path or key, and its file's bytes, or why there are none."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A part of a job's input.
+
+    Args:
+        kind: ``files``, ``tar`` or ``parquet``.
+        paths: the image files; or the one archive or Parquet file.
+        group: the row group of a Parquet file.
+        images: how many; None where only reading it tells.
+    """
+
+    kind: str
+    paths: tuple[str, ...]
+    group: int = 0
+    images: int | None = None
+
+
+def find_units(source: str) -> list[Unit]:
+    """The units of a folder, a pattern, a file with a path in each line, a tar archive or a Parquet file.
+
+    Raises:
+        DataError: there is no image, or it cannot be read.
+    """
+    try:
+        paths = _list(source)
+        units = list(_divide(paths))
+    except DataError:
+        raise
+    except Exception as error:  # whatever the file system's package raises
+        raise DataError(f"{source} cannot be read: {_say(error)}") from error
+    if not units:
+        endings = ", ".join(sorted({*SUFFIXES, *TAR_SUFFIXES, ".parquet"}))
+        raise DataError(f"{source} has no images; expected files with endings {endings}")
+    return units
+
+
+def _list(source: str) -> list[str]:
+    import fsspec
+
+    if source.endswith(".txt"):
+        with fsspec.open(source, "rt", encoding="utf-8") as file:
+            return [line.strip() for line in file if line.strip()]
+    system, path = fsspec.core.url_to_fs(source)
+    if any(sign in path for sign in "*?["):
+        found = system.glob(path)
+    elif system.isdir(path):
+        found = [name for name in system.find(path) if not _is_hidden(name, path)]
+    elif system.exists(path):
+        return [source]
+    else:
+        raise DataError(f"{source} does not exist")
+    local = "file" in system.protocol
+    return [name if local else str(system.unstrip_protocol(name)) for name in sorted(found)]
+
+
+def _is_hidden(name: str, folder: str) -> bool:
+    return any(is_hidden(part) for part in PurePosixPath(name.removeprefix(folder)).parts)
+
+
+def _divide(paths: Sequence[str]) -> Iterator[Unit]:
+    """Other files, as notes beside the images, are left out."""
+    images = []
+    for path in paths:
+        if path.endswith(TAR_SUFFIXES):
+            yield Unit("tar", (path,))
+        elif path.endswith(".parquet"):
+            for group, rows in enumerate(_count_rows(path)):
+                yield Unit("parquet", (path,), group, rows)
+        elif PurePosixPath(path).suffix.lower() in SUFFIXES:
+            images.append(path)
+    for start in range(0, len(images), PATHS):
+        part = tuple(images[start : start + PATHS])
+        yield Unit("files", part, images=len(part))
+
+
+def _count_rows(path: str) -> list[int]:
+    """Of each row group."""
+    import fsspec
+    import pyarrow.parquet as pq
+
+    with fsspec.open(path, "rb") as file:
+        metadata = pq.ParquetFile(file).metadata
+        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+
+def read_unit(unit: Unit) -> Iterator[Item]:
+    """Its images, in the same order each time. What cannot be read is an :class:`~dhvt.errors.ImageError` in its place.
+
+    An archive or Parquet file that cannot be read to its end has, after the images before, one error under its own name.
+    """
+    readers: dict[str, Callable[[Unit], Iterator[Item]]] = {"files": _read_files, "tar": _read_tar, "parquet": _read_rows}
+    try:
+        yield from readers[unit.kind](unit)
+    except Exception as error:  # of the file system, the archive or the Parquet file, whose classes are many
+        yield unit.paths[0], ImageError(f"{unit.paths[0]} cannot be read further: {_say(error)}")
+
+
+def _read_files(unit: Unit) -> Iterator[Item]:
+    import fsspec
+
+    for path in unit.paths:
+        try:
+            with fsspec.open(path, "rb") as file:
+                data = file.read()
+        except Exception as error:
+            yield path, ImageError(f"{path} cannot be read: {_say(error)}")
+        else:
+            yield path, data
+
+
+def _read_tar(unit: Unit) -> Iterator[Item]:
+    import fsspec
+
+    path = unit.paths[0]
+    compression = {"gz": "gzip", "tgz": "gzip", "zst": "zstd"}.get(path.rpartition(".")[2])
+    with fsspec.open(path, "rb", compression=compression) as file, tarfile.open(fileobj=file, mode="r|") as archive:
+        for member in archive:
+            if not member.isfile() or PurePosixPath(member.name).suffix.lower() not in SUFFIXES:
+                continue
+            content = archive.extractfile(member)
+            assert content is not None
+            yield f"{path}/{member.name}", content.read()
+
+
+def _read_rows(unit: Unit) -> Iterator[Item]:
+    import fsspec
+    import pyarrow.parquet as pq
+
+    path = unit.paths[0]
+    with fsspec.open(path, "rb") as opened:
+        file = pq.ParquetFile(opened)
+        image = next((name for name in IMAGE_COLUMNS if name in file.schema_arrow.names), None)
+        if image is None:
+            raise DataError(f"it has no column {' or '.join(IMAGE_COLUMNS)}; it has {', '.join(file.schema_arrow.names)}")
+        key = next((name for name in KEY_COLUMNS if name in file.schema_arrow.names), None)
+        first = sum(file.metadata.row_group(group).num_rows for group in range(unit.group))
+        names = [image] if key is None else [image, key]
+        batches = file.iter_batches(batch_size=256, row_groups=[unit.group], columns=names)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        for number, row in enumerate(rows, first):
+            name = f"{path} row {number}" if key is None else str(row[key])
+            yield name, _bytes_of(row[image])
+
+
+def _bytes_of(value: Any) -> bytes | ImageError:
+    data = value.get("bytes") if isinstance(value, dict) else value
+    return bytes(data) if isinstance(data, bytes | bytearray) else ImageError("the row holds no image bytes")
+
+
+def _say(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+def split(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """The items in lists of ``size``; the last may be shorter."""
+    while batch := list(islice(items, size)):
+        yield batch

@@ -1,0 +1,119 @@
+"""What ``dhvt bulk`` reads, and in which units."""
+
+import io
+import tarfile
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dhvt.bulk import units
+from dhvt.bulk.units import find_units, read_unit
+from dhvt.errors import DataError, ImageError
+from tests.conftest import draw, encode
+
+IMAGES = [encode(draw(seed % 3, seed)) for seed in range(5)]
+
+
+def write_tar(path, names, mode="w"):
+    with tarfile.open(path, mode) as archive:
+        for name, data in zip(names, IMAGES, strict=False):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five images at two depths, and what is none."""
+    root = tmp_path / "images"
+    for number, data in enumerate(IMAGES):
+        path = root / ("deep/er" if number % 2 else ".") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (root / "notes.md").write_text("x")
+    (root / ".hidden").mkdir()
+    (root / ".hidden" / "6.png").write_bytes(IMAGES[0])
+    return root
+
+
+def read(source):
+    return [item for unit in find_units(str(source)) for item in read_unit(unit)]
+
+
+def test_a_folder_is_read_in_the_order_of_its_paths(folder):
+    found = read(folder)
+    names = [key.removeprefix(f"{folder}/") for key, _ in found]
+    assert names == ["0.png", "2.png", "4.png", "deep/er/1.png", "deep/er/3.png"]
+    assert [data for _, data in found] == [IMAGES[number] for number in (0, 2, 4, 1, 3)]
+
+
+def test_many_files_are_several_units(folder, monkeypatch):
+    monkeypatch.setattr(units, "PATHS", 2)
+    assert [unit.images for unit in find_units(str(folder))] == [2, 2, 1]
+
+
+def test_a_pattern_and_a_list(folder, tmp_path):
+    assert [key for key, _ in read(f"{folder}/*.png")] == [f"{folder}/{number}.png" for number in (0, 2, 4)]
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{folder}/4.png\n\n{folder}/missing.png\n{folder}/0.png\n")
+    found = read(listed)
+    assert [key for key, _ in found] == [f"{folder}/{name}.png" for name in ("4", "missing", "0")]
+    assert isinstance(found[1][1], ImageError)
+
+
+@pytest.mark.parametrize(("ending", "mode"), [("tar", "w"), ("tar.gz", "w:gz")])
+def test_archives(tmp_path, ending, mode):
+    path = tmp_path / f"shard.{ending}"
+    write_tar(path, ["a.png", "b/c.PNG", "a.json"], mode)
+    (unit,) = find_units(str(path))
+    assert unit.images is None
+    assert list(read_unit(unit)) == [(f"{path}/a.png", IMAGES[0]), (f"{path}/b/c.PNG", IMAGES[1])]
+
+
+def test_an_archive_that_ends_too_early_gives_what_was_before_and_an_error(tmp_path):
+    path = tmp_path / "shard.tar"
+    write_tar(path, [f"{number}.png" for number in range(5)])
+    path.write_bytes(path.read_bytes()[: 512 + len(IMAGES[0]) + 1000])
+    first, *_, last = read(path)
+    assert first == (f"{path}/0.png", IMAGES[0])
+    assert last[0] == str(path)
+    assert "cannot be read further" in str(last[1])
+
+
+def test_each_row_group_of_a_parquet_file_is_a_unit(tmp_path):
+    path = tmp_path / "rows.parquet"
+    column = [{"bytes": data, "path": None} for data in IMAGES[:3]] + [None]
+    pq.write_table(pa.table({"image": column}), path, row_group_size=2)
+    assert [unit.images for unit in find_units(str(path))] == [2, 2]
+    found = read(path)
+    assert [key for key, _ in found] == [f"{path} row {number}" for number in range(4)]
+    assert [data for _, data in found[:3]] == IMAGES[:3]
+    assert str(found[3][1]) == "the row holds no image bytes"
+    pq.write_table(pa.table({"img": IMAGES, "key": list("abcde")}), path)
+    assert read(path) == list(zip("abcde", IMAGES, strict=True))
+    pq.write_table(pa.table({"pixels": IMAGES}), path)
+    assert "it has no column img or image; it has pixels" in str(read(path)[0][1])
+
+
+def test_another_file_system(folder):
+    system = fsspec.filesystem("memory")
+    system.put(f"{folder}/0.png", "/bucket/a/0.png")
+    write_tar(folder / "s.tar", ["x.png"])
+    system.put(f"{folder}/s.tar", "/bucket/a/s.tar")
+    assert read("memory://bucket/a") == [("memory:///bucket/a/s.tar/x.png", IMAGES[0]), ("memory:///bucket/a/0.png", IMAGES[0])]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere", "nowhere does not exist"),
+        ("nowhere/*.png", "has no images; expected files with endings"),
+        ("nowhere.txt", "nowhere.txt cannot be read: FileNotFoundError"),
+        ("warp://bucket/x", "warp://bucket/x cannot be read: ValueError: Protocol not known: warp"),
+    ],
+)
+def test_what_is_not_there(source, message):
+    with pytest.raises(DataError, match=message.replace("*", r"\*")):
+        find_units(source)
