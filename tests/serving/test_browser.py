@@ -165,6 +165,51 @@ def test_an_answer_says_how_sure_it_is(url, new_page):
     expect(page.locator("#set")).to_be_hidden()
 
 
+def test_why_shows_maps_over_the_image_by_mouse_and_by_keyboard(url, new_page):
+    page = new_page()
+    classify(page, IMAGES[0])
+    page.get_by_role("button", name="Why?").click()
+    expect(page.get_by_role("button", name="Rollout")).to_be_visible()
+    label = page.locator("#result-title").inner_text().split()[0]
+    overlay, note = page.locator("#overlay"), page.locator("#why-note")
+    expect(overlay).to_have_attribute("aria-label", f"What speaks for “{label}”, over the image")
+    answer = httpx.post(
+        f"{url}/explain?label={label}", files={"image": IMAGES[0]["buffer"]}, headers=AUTHORIZED, timeout=60
+    ).json()
+    highest = max(map(max, answer["maps"][0]["values"]))
+    expect(note).to_contain_text(f"{100 * highest:.0f} points" if highest > 0 else "no place")
+    drawn = overlay.evaluate("canvas => canvas.toDataURL()")
+    page.get_by_role("button", name="Head token 2").hover()
+    expect(overlay).to_have_attribute("aria-label", "Head token 2, over the image")
+    assert overlay.evaluate("canvas => canvas.toDataURL()") != drawn
+    expect(note).to_contain_text("Attention of layer 2")
+    page.locator("#result-title").hover()
+    assert overlay.evaluate("canvas => canvas.toDataURL()") == drawn
+    page.get_by_role("button", name="Head token 1").focus()
+    page.keyboard.press("Tab")
+    expect(overlay).to_have_attribute("aria-label", "Head token 2, over the image")
+    page.keyboard.press("Enter")
+    page.get_by_label("Layer").select_option("1")
+    expect(note).to_contain_text("Attention of layer 1")
+    expect(page.locator("#why-maps [aria-pressed=true]")).to_have_text("Head token 2")
+    page.locator("#why-label").select_option(index=1)
+    other = page.locator("#why-label").input_value()
+    expect(page.locator("#why-maps [aria-pressed=true]")).to_have_text(f"What speaks for “{other}”")
+    page.get_by_role("button", name="Why?").click()
+    expect(overlay).to_be_hidden()
+
+
+def test_why_says_what_went_wrong(new_page):
+    page = new_page()
+    page.route(
+        "**/explain?*", lambda route: route.fulfill(status=504, json={"error": {"code": "timed_out", "message": "too slow"}})
+    )
+    classify(page, IMAGES[0])
+    page.get_by_role("button", name="Why?").click()
+    expect(page.locator("#why-note")).to_have_text("Too slow.")
+    expect(page.locator("#overlay")).to_be_hidden()
+
+
 def test_images_can_be_pasted_and_dropped(new_page):
     page = new_page()
     transfer = page.evaluate_handle(
@@ -216,6 +261,8 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(new_page, option
     for images in ((), IMAGES):
         if images:
             classify(page, *images)
+            page.get_by_role("button", name="Why?").click()
+            expect(page.get_by_role("button", name="Rollout")).to_be_visible()
         page.locator("#engines").evaluate("details => { details.open = true; }")
         results = axe.Axe().run(page)
         assert results.violations_count == 0, results.generate_report()

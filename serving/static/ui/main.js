@@ -9,6 +9,7 @@ import { Queue } from "./queue.js";
 import { showResult } from "./result.js";
 import { ask, classify, onTokenNeeded } from "./server.js";
 import { Table } from "./table.js";
+import { offerWhy } from "./why.js";
 
 const MOST_CLASSES = 100; // that are asked for, so that more can be shown without asking again
 const REDRAW_MS = 200;
@@ -142,6 +143,8 @@ async function start() {
   byId("message").textContent = "";
   showModel(info);
   offerOptions(info);
+  offerWhy(info);
+  draw();
   showCommands();
   watchMetrics();
 }

@@ -2,6 +2,7 @@
 
 import { best } from "./answers.js";
 import { byId, make, milliseconds, percent } from "./elements.js";
+import { showWhy } from "./why.js";
 
 const STEPS = [
   ["decode", "Decoding"],
@@ -17,6 +18,7 @@ byId("preview").addEventListener("error", () => showPlaceholder());
 /** Shows an image and what is known of it. */
 export function showResult(item, topK, coverage) {
   byId("result").hidden = !item;
+  showWhy(item);
   if (!item) return release();
   if (shown !== item) showImage(item);
   if (item.thumbnail === null) showPlaceholder(); // a broken image may raise no event
