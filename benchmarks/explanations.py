@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--images", type=int, default=500)
     parser.add_argument("--random-images", type=int, default=50)
-    parser.add_argument("--masks", type=int, nargs="+", default=[100, 400, 1000])
+    parser.add_argument("--masks", type=int, nargs="+", default=[50, 100, 200, 400])
     parser.add_argument("--random-masks", type=int, default=400)
     options = parser.parse_args()
     artifact = load_artifact(options.model)

@@ -225,6 +225,41 @@ def drift() -> list[str]:
     ]
 
 
+def explanations() -> list[str]:
+    """How faithful each map is, and how much of it is left where the weights are shuffled."""
+    lines = [json.loads(line) for line in (RESULTS / "explanations.jsonl").read_text(encoding="utf-8").splitlines()]
+    curves, random = select(lines, measure="curves"), select(lines, measure="random")
+    areas = [
+        [
+            row["map"],
+            f"{row['deletion']:.3f}",
+            f"{row['insertion']:.3f}",
+            f"{row['difference']:.3f} ± {1.96 * row['standard_error']:.3f}",
+        ]
+        for row in sorted(curves, key=lambda row: float(row["difference"]), reverse=True)
+    ]
+    left = []
+    for name in dict.fromkeys(row["map"] for row in random):
+        found = {row["against"]: row["rank_correlation"] for row in select(random, map=name)}
+        columns = (found.get(against) for against in ("classifier", "all layers", "other seed"))
+        left.append([name, *("" if value is None else f"{round(value, 2) + 0.0:.2f}" for value in columns)])
+    return [
+        "## Explanations",
+        f"{curves[0]['images']} of CIFAR-10's test images, the bundled model in {lines[0]['engine'].replace(':', ' ')}. The "
+        "pixels that a map ranks highest are replaced by the mean colour first (deletion: the less probability of the model's "
+        "answer is left, the better), or put into a blurred copy first (insertion: the more, the better): areas under the "
+        "curve, and their difference with its 95 % interval. `noise` and `centre` know nothing of the model. Deletion hides "
+        "with the colour that masking hides with; insertion does not.",
+        table(["map", "deletion", "insertion", "insertion − deletion"], areas),
+        "Spearman's correlation of each map with that of the model whose weights are shuffled, in the classifier alone or in "
+        f"all layers, mean over {random[0]['images']} images, and for masking with other masks of the same model. A map that "
+        "stays the same explains nothing that the model has learnt. Attention comes before the classifier and cannot depend on "
+        "it; with a shuffled classifier another class wins, and what speaks for that speaks against the one explained.",
+        table(["map", "classifier shuffled", "all layers shuffled", "other masks"], left),
+        f"`python benchmarks/explanations.py`, {lines[0]['processor']}.",
+    ]
+
+
 DESIGNS = {"exchangeable": "the same images, which the promise is about", "other half": "two halves, which differ by chance"}
 
 
@@ -258,7 +293,7 @@ def write_page() -> str:
     else:
         head.append("Nothing is measured yet: `benchmarks/real_models.py`.")
     sections = [*head, *real]
-    for section in (small_budget, ablation, throughput, servers, engines, operation, drift):
+    for section in (small_budget, ablation, throughput, servers, engines, operation, drift, explanations):
         sections += section()
     return "\n\n".join(sections) + "\n"
 
