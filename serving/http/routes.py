@@ -181,8 +181,9 @@ class Endpoints:
         reader = UploadReader(request.content_type, self.settings.max_upload_bytes)
         upload = await reader.parse(await read_body(request, reader.max_body_bytes, reader.too_large))
         model = self.model
-        answer = asyncio.ensure_future(self._explanations.explain(model, upload.image, question))
-        found = await _unless_disconnected(answer, request)
+        with model.scheduler.hold():  # also while others have their turn
+            answer = asyncio.ensure_future(self._explanations.explain(model, upload.image, question))
+            found = await _unless_disconnected(answer, request)
         if PNG in request.headers.get(b"accept", b"").decode("latin-1"):
             return _respond(model, await asyncio.to_thread(found.to_png), PNG)
         return _respond(model, to_json({**model.identity, **found.to_dict()}))

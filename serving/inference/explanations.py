@@ -35,7 +35,7 @@ class ExplanationQueue:
         self._turn, self._waiting = asyncio.Semaphore(1), 0
 
     async def explain(self, model: ServedModel, image: bytes, question: Question) -> Explanation:
-        """The explanation of an encoded image.
+        """The explanation of an encoded image, for a caller that holds the model's scheduler.
 
         Raises:
             NotFound: explanations are off.
@@ -53,8 +53,7 @@ class ExplanationQueue:
         finally:
             self._waiting -= 1
         try:
-            with model.scheduler.hold():
-                return await self._run(model, image, question)
+            return await self._run(model, image, question)
         finally:
             self._turn.release()
 
