@@ -128,11 +128,13 @@ def _rows_of(data: ray.data.Dataset) -> Iterator[dict[str, Any]]:
 
 def _start(address: str | None) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "ERROR")
+    for handler in logging.getLogger("ray.data").handlers:  # its files keep everything
+        if handler.name == "console":
+            handler.setLevel(logging.ERROR)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if address is None:
         os.environ.setdefault("RAY_worker_niceness", "0")  # else 15: whatever else runs on the machine would go first
-        ray.init(num_cpus=available_cpus(), include_dashboard=False, **options)
+        ray.init("local", num_cpus=available_cpus(), include_dashboard=False, **options)
         return
     try:
         if address != "auto":  # Ray would try for five minutes
@@ -140,7 +142,10 @@ def _start(address: str | None) -> None:
             socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, **options)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"there is no Ray cluster at {address}: {' '.join(str(error).split())[:200]}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"no Ray cluster answers at {address}: {reason}; if it runs, set RAY_AUTH_MODE (token or disabled) as there"
+        ) from error
 
 
 @dataclass(frozen=True)

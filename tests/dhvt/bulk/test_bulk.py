@@ -143,4 +143,4 @@ def test_what_cannot_be_answered_is_refused_before_anything_begins(model, source
 def test_a_cluster_that_is_not_there(model, source, tmp_path):
     result = run(*command(model, source, tmp_path / "out", "--address", "127.0.0.1:1"))
     assert result.exit_code == 1
-    assert "there is no Ray cluster at 127.0.0.1:1" in result.output
+    assert "no Ray cluster answers at 127.0.0.1:1" in result.output
