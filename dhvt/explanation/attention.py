@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dhvt.artifact import EXPLAIN, INPUT_NAME, Artifact
+from dhvt.artifact import EXPLAIN, INPUT_NAME, OUTPUT_NAME, Artifact
 from dhvt.card import CLASS_ATTENTION, GRID_KEY, HEAD_TOKEN_ATTENTION, ROLLOUT
+from dhvt.engines.selftest import self_test
 from dhvt.errors import EngineError
 
 
@@ -35,15 +36,20 @@ class Attention:
 
 
 class AttentionGraph:
-    """Runs ``model.explain.onnx`` in ONNX Runtime on the processor, for one image at a time.
+    """Runs ``model.explain.onnx`` in ONNX Runtime on the processor, once it has passed the artifact's self-test.
 
     Args:
         artifact: one that has the graph.
         threads: of the processor; 0 takes all.
 
     Raises:
-        EngineError: ONNX Runtime is missing, or cannot load the graph.
+        EngineError: ONNX Runtime is missing, cannot load the graph, or gives other logits than were exported.
     """
+
+    name = "the graph with the attention"
+    precision = "fp32"
+    concurrency = 1
+    preferred_batch_size = None
 
     def __init__(self, artifact: Artifact, threads: int = 0) -> None:
         variant = artifact.find_variant(format=EXPLAIN)
@@ -61,6 +67,12 @@ class AttentionGraph:
         except Exception as error:  # its exceptions have no common base but Exception
             raise EngineError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {error}") from error
         self._grid = (int(rows), int(columns))
+        self_test(self, artifact, (1,))
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The logits, as of any engine."""
+        logits: NDArray[np.float32] = self._session.run([OUTPUT_NAME], {INPUT_NAME: images})[0]
+        return logits
 
     def run(self, pixels: NDArray[np.uint8]) -> Attention:
         """The attention in the network's input, ``(H, W, 3)``."""

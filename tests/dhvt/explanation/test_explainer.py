@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from dhvt import Classifier
 from dhvt.artifact import load_artifact, write_card
-from dhvt.errors import ConfigError
+from dhvt.errors import ConfigError, EngineError
 from dhvt.explanation.attention import AttentionGraph
 from dhvt.explanation.explainer import LARGEST_SIDE, Explainer, Question
 from tests.conftest import CLASSES, draw
@@ -63,6 +64,14 @@ def test_head_tokens_have_a_map_each(classifier, artifact_path, image):
     assert classifier.explain(image, method="head-tokens").layer == 2
 
 
+def test_a_graph_that_computes_something_else_shows_no_attention(artifact_path):
+    artifact = load_artifact(artifact_path)
+    golden = artifact.card.golden
+    wrong = replace(golden, logits=[[value + 0.1 for value in row] for row in golden.logits])
+    with pytest.raises(EngineError, match=r"the attention in fp32: self-test at batch 1 is off by 0\.1"):
+        AttentionGraph(replace(artifact, card=replace(artifact.card, golden=wrong)))
+
+
 def test_rollout_has_one_map(classifier, image):
     first, last = (classifier.explain(image, method="rollout", layer=layer) for layer in (1, 2))
     assert ([each.name for each in last.maps], last.maps[0].values.shape) == (["rollout"], (8, 8))
@@ -87,8 +96,6 @@ def test_what_cannot_be_answered_is_refused(classifier, image, asked, message):
 
 
 def test_a_model_without_attention_is_explained_by_masking(artifact_copy, image):
-    from dataclasses import replace
-
     card = load_artifact(artifact_copy).card
     write_card(artifact_copy, replace(card, variants=card.variants[:1]))
     classifier = Classifier.load(artifact_copy, "onnxruntime", threads=2)

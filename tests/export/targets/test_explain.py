@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -14,9 +15,37 @@ from dhvt.model.attention import attention_outputs
 from dhvt.model.checkpoint import Checkpoint
 from dhvt.model.factory import build, configure
 from dhvt.model.inference import InferenceModel
+from export.explain_graph import find_attention
 from export.pipeline import export_model
 
 OUTPUTS = ["logits", "class_attention", "head_token_attention", "rollout"]
+
+
+def graph_of(shapes, weight="model.blocks.0.attn.ht_proj.bias"):
+    """A graph of softmaxes alone, and a weight of this name."""
+    nodes = [onnx.helper.make_node("Softmax", ["x"], [f"y{number}"]) for number in range(len(shapes))]
+    values = [
+        onnx.helper.make_tensor_value_info(f"y{number}", onnx.TensorProto.FLOAT, ["batch", *shape])
+        for number, shape in enumerate(shapes)
+    ]
+    weights = [onnx.numpy_helper.from_array(np.zeros(1, np.float32), weight)]
+    return onnx.helper.make_graph(nodes, "graph", [], [], weights, value_info=values)
+
+
+@pytest.mark.parametrize(
+    ("graph", "size", "grid"),
+    [
+        (graph_of([(4, 69, 69)] * 3), (32, 32), (8, 8)),
+        (graph_of([(3, 52, 52)]), (96, 128), (6, 8)),
+        (graph_of([(3, 65, 65)], weight="blocks.0.attn.qkv.weight"), (32, 32), None),  # a plain vision transformer
+        (graph_of([(4, 68, 68)]), (32, 32), None),  # tokens of no grid
+        (graph_of([(4, 69, 69), (8, 69, 69)]), (32, 32), None),
+        (graph_of([]), (32, 32), None),
+    ],
+)
+def test_attention_is_found_where_it_is_known(graph, size, grid):
+    found = find_attention(graph, size)
+    assert (found and found.grid) == grid
 
 
 @pytest.fixture
