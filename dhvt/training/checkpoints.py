@@ -58,7 +58,7 @@ def seconds_between_epochs_saved(device: torch.device) -> float:
 
 
 class CheckpointWriter:
-    """Writes a run's checkpoints; the main process does, and the others only check their weights."""
+    """Writes a run's checkpoints, where this process writes; the others only check their weights."""
 
     def __init__(self, run: Run, state: TrainState, record: RunRecord) -> None:
         self.run, self.state, self.record = run, state, record
@@ -85,7 +85,7 @@ class CheckpointWriter:
         """
         self.state.require_finite()
         checkpoint = self.build()
-        if self.run.accelerator.is_main_process:
+        if self.run.is_writer:
             if self._best is not None:
                 save_checkpoint(self._best, self.path.with_name(BEST_NAME))
             save_checkpoint(checkpoint, self.path)

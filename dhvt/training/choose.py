@@ -38,6 +38,7 @@ from dhvt.training.fields import AUTO, UNCHOSEN
 from dhvt.training.progress import log
 
 _NORMALIZATION = ("mean", "std", "interpolation")  # fields of a Preprocess
+_OF_A_NODE = ("data", "val", "out", "exclude", "init")  # fields of RunOptions
 _SET_BY_THE_RUN = ("num_classes", "img_size", "drop_path_rate")  # fields of a DHVTConfig that are no model options
 
 
@@ -59,7 +60,7 @@ class Choice(NamedTuple):
 def choose_automatically(
     options: RunOptions, recipe: Recipe, images: ImageSource, accelerator: Accelerator, checkpoint: Path
 ) -> Choice:
-    """What the options leave open; the same in every process.
+    """What the options leave open; the same in every process, but for the paths, which each node has its own of.
 
     A resumed run keeps what its checkpoint has. ``--init`` with a checkpoint of this package keeps its model, image size and
     normalisation.
@@ -76,7 +77,8 @@ def choose_automatically(
     if accelerator.num_processes > 1:
         broadcast_object_list(chosen)
     assert chosen[0] is not None, "the main process has chosen"
-    return chosen[0]
+    own = {name: getattr(options, name) for name in _OF_A_NODE}
+    return chosen[0]._replace(options=replace(chosen[0].options, **own))
 
 
 def _choose(options: RunOptions, recipe: Recipe, images: ImageSource, accelerator: Accelerator, checkpoint: Path) -> Choice:

@@ -150,6 +150,13 @@ class RunOptions:
     )
     tracker: str = option("", "Send metrics to tensorboard (into OUT/tracker), wandb, mlflow, …")
     checkpoint_minutes: float = option(5.0, "Also save in mid-epoch this often.", minimum=0)
+    wait_minutes: float = option(
+        10.0,
+        "Of several processes: how long one waits for another before it stops with an error, as after a cut cable. One that "
+        "has ended is usually noticed at once.",
+        minimum=0,
+        exclusive=True,
+    )
     val_every: int = option(1, "Validate after so many epochs, and at the end.", minimum=1)
 
     def __post_init__(self) -> None:

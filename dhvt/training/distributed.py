@@ -1,17 +1,19 @@
 """Where training runs, in what precision and in how many processes, by Accelerate.
 
-``torchrun --nproc-per-node 4 -m dhvt.cli train …`` and ``accelerate launch`` start the processes.
+``torchrun --nproc-per-node 4 -m dhvt.cli train …`` and ``accelerate launch`` start the processes; ``nodes.py`` is about several
+machines.
 """
 
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object, patch_environment
+from accelerate.utils import InitProcessGroupKwargs, gather_object, patch_environment
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, distributed, nn
 
@@ -46,13 +48,14 @@ def processes_of_machine(accelerator: Accelerator) -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if accelerator.num_processes > 1 else 1
 
 
-def open_accelerator(device: str = "auto", amp: str = "auto", **options: Any) -> Accelerator:
+def open_accelerator(device: str = "auto", amp: str = "auto", wait_minutes: float = 10.0, **options: Any) -> Accelerator:
     """Joins the other processes, if a launcher started some.
 
     Args:
         device: ``auto`` (the first of CUDA, MPS, CPU that works here), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         amp: ``bf16``, ``fp16`` or ``off``; ``auto`` is what ``accelerate launch`` was told, else bf16 where the
             processor multiplies it natively.
+        wait_minutes: how long a process waits for another before it stops with an error.
         options: more arguments of ``Accelerator``.
 
     Raises:
@@ -72,7 +75,8 @@ def open_accelerator(device: str = "auto", amp: str = "auto", **options: Any) ->
     environment = {} if launched or chosen.type == "cpu" else {"accelerate_torch_device": chosen}
     try:
         with patch_environment(**environment):
-            return Accelerator(cpu=chosen.type == "cpu", mixed_precision=precision, **options)
+            timeout = InitProcessGroupKwargs(timeout=timedelta(minutes=wait_minutes))
+            return Accelerator(cpu=chosen.type == "cpu", mixed_precision=precision, kwargs_handlers=[timeout], **options)
     except (ValueError, ImportError) as error:
         raise ConfigError(f"cannot train in {precision} on {chosen}: {error}") from error
 

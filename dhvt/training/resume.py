@@ -53,7 +53,7 @@ def new_record(run: Run) -> RunRecord:
 
 
 def _load_last(run: Run, path: Path) -> Checkpoint | None:
-    """The main process's checkpoint, in every process: other machines may have disks of their own. None where it has none."""
+    """The main process's checkpoint, in every process: other machines may have none. None where it has none."""
     found = [load_checkpoint(path) if run.accelerator.is_main_process and path.exists() else None]
     if found[0] is not None and found[0].best and not path.with_name(BEST_NAME).exists():
         log(f"{BEST_NAME} is no longer beside {path}; the best epoch from here on is kept")

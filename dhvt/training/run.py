@@ -21,6 +21,7 @@ from dhvt.training.choose import choose_automatically
 from dhvt.training.config import Recipe, RunOptions
 from dhvt.training.distributed import any_process, open_accelerator, require_same_images
 from dhvt.training.fields import UNCHOSEN
+from dhvt.training.nodes import share_newest, writes_files
 from dhvt.training.open_images import open_images
 from dhvt.training.progress import log
 from dhvt.training.tracking import start_tracking, tracking_options
@@ -29,7 +30,7 @@ from dhvt.training.workers import choose_workers
 CHECKPOINT_NAME = "ckpt.pt"
 BEST_NAME = "best.pt"
 LOG_NAME = "metrics.jsonl"
-_UNFINISHED = re.compile(r"\.(ckpt\.pt|best\.pt|config\.toml)\.\d+\.tmp")
+_UNFINISHED = re.compile(r"\.((ckpt\.pt|best\.pt|config\.toml)\.\d+|nodes-[0-9a-f]+)\.tmp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class Run:
 
     Args:
         command: the command line, for the record.
+        is_writer: whether this process writes the checkpoints and the log.
         images: to train and to validate on.
         data: what the checkpoint records of them.
         broken: messages about images that cannot be read and were left out.
@@ -49,6 +51,7 @@ class Run:
     recipe: Recipe
     command: str
     accelerator: Accelerator
+    is_writer: bool
     images: TrainingData
     data: dict[str, dict[str, Any]]
     broken: list[str]
@@ -85,7 +88,10 @@ def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
 def _open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
     if options.pretrained:
         require_published_weights(options.variant)
-    accelerator = open_accelerator(options.device, options.amp, **tracking_options(options))
+    accelerator = open_accelerator(options.device, options.amp, options.wait_minutes, **tracking_options(options))
+    is_writer = writes_files(accelerator, options.out)
+    if options.resume:
+        share_newest(accelerator, is_writer, options.out / CHECKPOINT_NAME, options.out / BEST_NAME)
     images, data, broken, white = open_images(options, recipe.seed, accelerator)
     choice = choose_automatically(options, recipe, images.train, accelerator, options.out / CHECKPOINT_NAME)
     options, recipe = choice.options, choice.recipe
@@ -102,6 +108,7 @@ def _open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
         recipe=recipe,
         command=command,
         accelerator=accelerator,
+        is_writer=is_writer,
         images=images,
         data=data,
         broken=broken,
@@ -120,7 +127,7 @@ def _open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
         workers = choose_workers(images.train, run.preprocess, accelerator.device, share)
         run = replace(run, options=replace(options, num_workers=workers))
     require_same_images(accelerator, (run.classes, run.digests))
-    if accelerator.is_main_process:
+    if is_writer:
         _remove_unfinished(options.out)
     log(
         f"{len(images.train)} images to train on, {len(images.val)} to measure on ({images.measured_on}), "

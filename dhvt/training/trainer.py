@@ -25,10 +25,11 @@ from dhvt.training.distributed import any_process
 from dhvt.training.full_size_statistics import FullSizeStatistics
 from dhvt.training.initialize import create_training_model
 from dhvt.training.metrics_log import append_metrics
+from dhvt.training.nodes import lost_processes_named
 from dhvt.training.progress import EpochProgress, log
 from dhvt.training.report import report_is_due, write_run_report
 from dhvt.training.resume import new_record, resume
-from dhvt.training.run import LOG_NAME, Run, open_run
+from dhvt.training.run import CHECKPOINT_NAME, LOG_NAME, Run, open_run
 from dhvt.training.run_file import CONFIG_NAME, write_config
 from dhvt.training.sampler import EpochSampler
 from dhvt.training.signals import StopRequest
@@ -61,7 +62,12 @@ def train(options: RunOptions, recipe: Recipe | None = None, *, command: str = "
         ConfigError, DataError, CheckpointError, TrainError: see their classes.
         KeyboardInterrupt: after Ctrl-C; after the first one with the checkpoint written.
     """
-    run = open_run(options, Recipe.preset(options.recipe) if recipe is None else recipe, command)
+    with lost_processes_named(command, options.out / CHECKPOINT_NAME):
+        return _train(options, Recipe.preset(options.recipe) if recipe is None else recipe, command)
+
+
+def _train(options: RunOptions, recipe: Recipe, command: str) -> Checkpoint:
+    run = open_run(options, recipe, command)
     options = run.options
     sampler = build_sampler(run)
     loader = build_loader(run, sampler)
@@ -69,7 +75,7 @@ def train(options: RunOptions, recipe: Recipe | None = None, *, command: str = "
     record = resume(run, state) if options.resume else new_record(run)
     if options.freeze and options.init is None and not options.pretrained and not state.step:
         raise ConfigError("--freeze without a checkpoint to resume needs --init or --pretrained")
-    if run.accelerator.is_main_process:
+    if run.is_writer:
         kept_name = None if record.model_name == options.model_name else record.model_name  # of the command that is resumed
         write_config(options.out / CONFIG_NAME, replace(options, name=options.name or kept_name), run.recipe)
     trainer = Trainer(run, state, record, loader, sampler)
@@ -229,7 +235,7 @@ class Trainer:
         is_best = record.note_validation(metrics)
         numbers = {name: value for name, value in metrics.items() if not isinstance(value, str)}
         self.run.accelerator.log(numbers, step=state.step)
-        if self.run.accelerator.is_main_process and train_metrics:
+        if self.run.is_writer and train_metrics:
             append_metrics(self.run.options.out / LOG_NAME, metrics)
         training = "loss {train_loss:.3f}, {images_per_s:.0f} images/s, ".format(**train_metrics) if train_metrics else ""
         log(

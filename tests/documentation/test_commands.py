@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import click
 import pytest
 from click.testing import CliRunner
+from torch.distributed.run import get_args_parser
 
 from dhvt.cli.main import COMMANDS, main
 from serving.http.auth import HEALTH_ROUTES
@@ -74,6 +75,18 @@ def check_script(words: list[str]) -> None:
     assert {word for word in words if word.startswith("--")} <= set(re.findall(r"--[a-z][a-z-]+", text))
 
 
+def check_torchrun(words: list[str]) -> None:
+    arguments = get_args_parser().parse_args(words[1:])
+    assert arguments.module
+    assert arguments.training_script == "dhvt.cli"
+    check_dhvt(["dhvt", *arguments.training_script_args])
+
+
+def check_sbatch(words: list[str]) -> None:
+    assert (ROOT / words[1]).exists()
+    check_dhvt(["dhvt", "train", *words[2:]])
+
+
 def check_pytest(words: list[str]) -> None:
     assert all((ROOT / word).exists() for word in words if "/" in word)
 
@@ -87,6 +100,8 @@ CHECKS = {
     "pytest": check_pytest,
     "python": check_script,
     "python3": check_script,
+    "sbatch": check_sbatch,
+    "torchrun": check_torchrun,
     "uv": check_pip,
 }
 
