@@ -1,6 +1,6 @@
 """Training over two nodes: the same loss curve, a lost node, and resuming, on two network namespaces with a processor each.
 
-    python benchmarks/train_nodes.py --out runs/nodes
+    python benchmarks/train_nodes.py --data images/ --out runs/nodes
 
 Needs root, iproute2 and util-linux. The nodes have no common folder: each has its own copy of the images and its own --out.
 Prints one JSON object a line: ``curve`` (one process and two nodes with the same batch), ``lost`` (seconds until the other node
@@ -37,12 +37,11 @@ class Setting:
     """What all trainings share.
 
     Args:
-        data: a folder of class folders, of which each node gets a copy.
+        out: a folder, with a copy of the images for each node.
         wait_s: of ``--wait-minutes``.
         limit_s: seconds after which a training counts as stuck.
     """
 
-    data: Path
     out: Path
     epochs: int
     wait_s: float
@@ -76,13 +75,17 @@ class Setting:
         return [json.loads(line) for line in (self.out / f"{name}-0" / "metrics.jsonl").read_text().splitlines()]
 
 
-def compare(expected: list[dict[str, Any]], got: list[dict[str, Any]]) -> dict[str, Any]:
-    """The losses of both by epoch, and their largest difference; of a resumed epoch the training loss is of its last part."""
+def compare(expected: list[dict[str, Any]], got: list[dict[str, Any]], partial: int | None = None) -> dict[str, Any]:
+    """The losses of both by epoch, and their largest difference.
+
+    Args:
+        partial: the epoch in which a run was resumed, whose training loss is the mean of its last steps alone.
+    """
     figures: dict[str, Any] = {}
+    losses = {row["epoch"]: row for row in expected}
     for name in ("train_loss", "val_loss"):
-        pairs = {
-            row["epoch"]: [other[name] for other in expected if other["epoch"] == row["epoch"]] + [row[name]] for row in got
-        }
+        rows = [row for row in got if row["epoch"] != partial or name == "val_loss"]
+        pairs = {row["epoch"]: [losses[row["epoch"]][name], row[name]] for row in rows}
         figures[name] = {epoch: [round(value, 5) for value in pair] for epoch, pair in pairs.items()}
         figures[f"largest_difference_of_{name}"] = max(abs(first - second) for first, second in pairs.values())
     return figures
@@ -136,10 +139,14 @@ def lose(setting: Setting, how: str, lost: int, steps: int) -> tuple[dict[str, A
     return figures, folder
 
 
-def resume(setting: Setting, folder: Path, rank: int, count: int, expected: list[dict[str, Any]]) -> dict[str, Any]:
-    """Goes on from the surviving node's folder, on so many nodes; the others' are empty."""
+def resume(setting: Setting, folder: Path, count: int, steps: int, expected: list[dict[str, Any]]) -> dict[str, Any]:
+    """Goes on from the folder of the last node, on so many nodes; the others' are empty.
+
+    Args:
+        steps: of an epoch.
+    """
     name = f"resumed-on-{count}"
-    shutil.copytree(folder, setting.out / f"{name}-{rank if count > 1 else 0}")
+    shutil.copytree(folder, setting.out / f"{name}-{count - 1}")
     from_step = load_checkpoint(folder / "ckpt.pt").step
     with two_nodes() as nodes:
         setting.finish(setting.start(nodes[:count], name, "--resume"), name)
@@ -147,21 +154,26 @@ def resume(setting: Setting, folder: Path, rank: int, count: int, expected: list
     rows = [json.loads(line) for line in (paths[-1] / "metrics.jsonl").read_text().splitlines()]
     figures = {"figure": "resumed", "nodes": count, "from_step": from_step}
     figures["steps"] = [load_checkpoint(path / "ckpt.pt").step for path in paths]
-    return figures | compare(expected, rows)
+    return figures | compare(expected, rows, from_step // steps + 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder of class folders; default: drawn images")
+    parser.add_argument("--data", type=Path, required=True, help="folder of class folders")
+    parser.add_argument("--per-class", type=int, default=60, help="images of each class that are used")
     parser.add_argument("--out", type=Path, required=True, help="an empty folder")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--wait-s", type=float, default=20, help="of --wait-minutes")
     parser.add_argument("--limit-s", type=float, default=280, help="after which a training counts as stuck")
     args = parser.parse_args()
     args.out.mkdir(parents=True)
-    setting = Setting(args.data, args.out, args.epochs, args.wait_s, args.limit_s)
+    setting = Setting(args.out, args.epochs, args.wait_s, args.limit_s)
     for rank in range(2):
-        shutil.copytree(args.data, args.out / f"images{rank}")
+        for folder in sorted(path for path in args.data.iterdir() if path.is_dir()):
+            copy = args.out / f"images{rank}" / folder.name
+            copy.mkdir(parents=True)
+            for path in sorted(folder.iterdir())[: args.per_class]:
+                shutil.copy(path, copy)
     with two_nodes() as nodes:
         one = setting.finish(setting.start(nodes[:1], "one"), "one")
         two = setting.finish(setting.start(nodes, "two"), "two")
@@ -171,7 +183,7 @@ def main() -> None:
         figures, folder = lose(setting, how, lost, steps)
         print(json.dumps(figures), flush=True)
     for count in (1, 2):
-        print(json.dumps(resume(setting, folder, 1, count, one)), flush=True)
+        print(json.dumps(resume(setting, folder, count, steps, one)), flush=True)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ On a CPU it restarts itself with jemalloc or tcmalloc preloaded where one is ins
 set LD_PRELOAD, if only to nothing, to prevent that.
 
 On several GPUs or machines: torchrun --nproc-per-node 4 -m dhvt.cli train …, or accelerate launch; the recipe's
-batch size is that of all of them together.
+batch size is that of all of them together. With --resume, machines without a common disk all get the newest
+checkpoint that one of them has.
 """
 
 

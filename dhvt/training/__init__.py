@@ -12,7 +12,7 @@ The files that one training step passes, in order:
 7. ``validation.py``     accuracy on held-out images; then ``metrics_log.py``, ``progress.py``, ``tracking.py``, ``report.py``
 
 Beside these: ``automatic.py`` and ``choose.py`` (image size, patch size and epochs from the data), ``initialize.py``
-(starting weights), ``distributed.py`` (device, precision, processes), ``averaging.py``
+(starting weights), ``distributed.py`` (device, precision, processes), ``nodes.py`` (several machines), ``averaging.py``
 (``dhvt average``), ``seeds.py`` (each draw is a function of seed and step), ``signals.py`` (Ctrl-C), ``allocator.py``
 (restarts the process with jemalloc preloaded), ``broken_images.py``, ``batchnorm.py``, ``class_weights.py``.
 """

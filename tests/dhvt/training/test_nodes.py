@@ -89,6 +89,43 @@ def test_a_lost_node_is_named_and_the_run_goes_on_without_it_or_with_another(ima
     assert not list(tmp_path.glob("out*/.*"))
 
 
+WHO_WRITES = """
+import json, os, sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from dhvt.training.distributed import open_accelerator
+from dhvt.training.nodes import writes_files
+
+def ask(environ, folders):
+    os.environ |= environ
+    accelerator = open_accelerator("cpu", "off")
+    answers = [writes_files(accelerator, Path(folder)) for folder in folders]
+    accelerator.end_training()
+    return answers
+
+with ProcessPoolExecutor(3, get_context("fork")) as pool:
+    print(json.dumps(list(pool.map(ask, *json.loads(sys.argv[1])))))
+"""
+
+
+def test_on_a_common_disk_one_process_writes_and_else_one_of_each_node(tmp_path):
+    """Three processes, of which the last two are on one node; the first folder is common, the other each node's own."""
+    everywhere = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    places = [(0, 0), (1, 0), (1, 1)]  # node and number there
+    environs = [
+        everywhere | {"RANK": str(rank), "LOCAL_RANK": str(number), "LOCAL_WORLD_SIZE": str(node + 1)}
+        for rank, (node, number) in enumerate(places)
+    ]
+    for name in ("common", "node0", "node1"):
+        (tmp_path / name).mkdir()
+    folders = [[str(tmp_path / "common"), str(tmp_path / f"node{node}")] for node, _ in places]
+    command = [sys.executable, "-c", WHO_WRITES, json.dumps([environs, folders])]
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=120)
+    assert json.loads(result.stdout) == [[True, True], [False, True], [False, False]]
+    assert not list(tmp_path.glob("*/.*"))
+
+
 @pytest.mark.parametrize("given", ["dhvt train --out runs/a", "dhvt train --out runs/a --resume"])
 def test_the_error_names_the_command_that_goes_on(tmp_path, given):
     message = "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.77.0.1]:40000. Check the logs."
