@@ -73,9 +73,10 @@ def test_a_lost_node_is_named_and_the_run_goes_on_without_it_or_with_another(ima
     assert error.endswith("--checkpoint-minutes 0 --resume")
     shutil.rmtree(tmp_path / "out0")
     shutil.copytree(tmp_path / "out1", tmp_path / "alone")
+    nodes = start_nodes(tmp_path, "--resume")
     assert run(image_folder, tmp_path / "alone", *OPTIONS, "--resume").exit_code == 0
     assert_learned_the_same(undisturbed, load_checkpoint(tmp_path / "alone" / "ckpt.pt"))
-    outputs = [node.communicate(timeout=120)[0] for node in start_nodes(tmp_path, "--resume")]
+    outputs = [node.communicate(timeout=120)[0] for node in nodes]
     assert "the checkpoint of process 1, at step" in outputs[0]
     copies = [load_checkpoint(tmp_path / f"out{rank}" / "ckpt.pt") for rank in range(2)]
     for copy in copies:
