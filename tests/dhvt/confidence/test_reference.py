@@ -34,7 +34,7 @@ def test_it_is_part_of_the_artifact(artifact_copy, reference):
     assert is_made_version(before.card.version, before.digest)
     after = write_reference(before, reference, {"source": "images"})
     assert after.card.reference == {"source": "images", "images": 4, "precisions": ["fp32", "int8"]}
-    assert after.card.files.keys() == {"model.onnx", "reference.npz"}
+    assert after.card.files.keys() == {"model.explain.onnx", "model.onnx", "reference.npz"}
     assert after.digest != before.digest
     assert after.card.version == make_version(after.digest)
     assert after.card.variants == before.card.variants
