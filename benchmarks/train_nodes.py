@@ -3,8 +3,9 @@
     python benchmarks/train_nodes.py --data images/ --out runs/nodes
 
 Needs root, iproute2 and util-linux. The nodes have no common folder: each has its own copy of the images and its own --out.
-Prints one JSON object a line: ``curve`` (one process and two nodes with the same batch), ``lost`` (seconds until the other node
-has stopped, its exit code and its last error line, for each way to lose a node) and ``resumed`` (on one node and on two).
+Prints one JSON object a line: ``curve`` (one process and two nodes with the same batch), ``lost`` (for each way to lose a node:
+seconds until the other prints its error and until its ``torchrun`` has stopped, exit code and error) and ``resumed`` (on one
+node and on two).
 """
 
 from __future__ import annotations
@@ -101,10 +102,9 @@ def wait_for_mid_epoch(path: Path, steps: int, limit_s: float) -> int:
     raise SystemExit(f"no checkpoint in mid-epoch at {path}")
 
 
-def last_error(log: Path) -> str:
-    """The line of ``dhvt train``, which ``torchrun``'s report follows."""
-    lines = re.findall(r"^Error: .*", log.read_text(), re.MULTILINE)
-    return lines[-1] if lines else log.read_text()[-300:]
+def error_lines(log: Path) -> list[str]:
+    """The lines of ``dhvt train``, which ``torchrun``'s report follows."""
+    return re.findall(r"^Error: .*", log.read_text(), re.MULTILINE)
 
 
 def kill_programs(node: Node) -> None:
@@ -122,18 +122,22 @@ def lose(setting: Setting, how: str, lost: int, steps: int) -> tuple[dict[str, A
         step = wait_for_mid_epoch(setting.out / f"{name}-{other}" / "ckpt.pt", steps, setting.limit_s)
         started = time.monotonic()
         nodes[lost].kill() if how == "cable" else kill_programs(nodes[lost])
+        folder = setting.out / f"{name}-{other}"
+        while not error_lines(folder.with_suffix(".log")) and processes[other].poll() is None:
+            time.sleep(0.05)
+        error_after = time.monotonic() - started
         code = processes[other].wait(setting.limit_s)
-        seconds = time.monotonic() - started
-    folder = setting.out / f"{name}-{other}"
+        stopped_after = time.monotonic() - started
     figures = {
         "figure": "lost",
         "how": how,
         "lost_node": lost,
         "wait_s": setting.wait_s,
         "lost_at_step": step,
-        "seconds": round(seconds, 1),
+        "seconds_until_error": round(error_after, 1),
+        "seconds_until_torchrun_stopped": round(stopped_after, 1),
         "exit_code": code,
-        "error": last_error(folder.with_suffix(".log")),
+        "error": error_lines(folder.with_suffix(".log"))[-1:],
         "checkpoint_step": load_checkpoint(folder / "ckpt.pt").step,
     }
     return figures, folder
