@@ -90,28 +90,43 @@ def test_a_lost_node_is_named_and_the_run_goes_on_without_it_or_with_another(ima
     assert not list(tmp_path.glob("out*/.*"))
 
 
-WHO_WRITES = """
+THREE_PROCESSES = """
 import json, os, sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from dhvt.training.distributed import open_accelerator
-from dhvt.training.nodes import writes_files
+from dhvt.errors import TrainError
+from dhvt.training.distributed import any_process, open_accelerator
+from dhvt.training.nodes import lost_processes_named, writes_files
+
+context = get_context("fork")
+has_given_up = context.Event()
 
 def ask(environ, folders):
     os.environ |= environ
-    accelerator = open_accelerator("cpu", "off")
+    accelerator = open_accelerator("cpu", "off", wait_minutes=0.1)
     answers = [writes_files(accelerator, Path(folder)) for folder in folders]
-    accelerator.end_training()
+    if not accelerator.is_main_process:  # and says nothing more
+        has_given_up.wait(60)
+        return answers
+    try:
+        with lost_processes_named("dhvt train", Path("ckpt.pt")):
+            any_process(accelerator, False)
+    except TrainError as error:
+        answers.append(str(error))
+    has_given_up.set()
     return answers
 
-with ProcessPoolExecutor(3, get_context("fork")) as pool:
+with ProcessPoolExecutor(3, context) as pool:
     print(json.dumps(list(pool.map(ask, *json.loads(sys.argv[1])))))
 """
 
 
-def test_on_a_common_disk_one_process_writes_and_else_one_of_each_node(tmp_path):
-    """Three processes, of which the last two are on one node; the first folder is common, the other each node's own."""
+def test_one_process_writes_or_one_of_each_node_and_silence_ends_in_an_error(tmp_path):
+    """Of three processes the last two are on one node; the first folder is common, the other each node's own.
+
+    In the end two of them are silent, as behind a cut cable.
+    """
     everywhere = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     places = [(0, 0), (1, 0), (1, 1)]  # node and number there
     environs = [
@@ -121,9 +136,11 @@ def test_on_a_common_disk_one_process_writes_and_else_one_of_each_node(tmp_path)
     for name in ("common", "node0", "node1"):
         (tmp_path / name).mkdir()
     folders = [[str(tmp_path / "common"), str(tmp_path / f"node{node}")] for node, _ in places]
-    command = [sys.executable, "-c", WHO_WRITES, json.dumps([environs, folders])]
+    command = [sys.executable, "-c", THREE_PROCESSES, json.dumps([environs, folders])]
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=120)
-    assert json.loads(result.stdout) == [[True, True], [False, True], [False, False]]
+    (*first, error), second, third = json.loads(result.stdout)
+    assert (first, second, third) == ([True, True], [False, True], [False, False])
+    assert "lost another process or its node, whose own output may say why (Timed out waiting 6000ms" in error
     assert not list(tmp_path.glob("*/.*"))
 
 
