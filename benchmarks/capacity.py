@@ -4,9 +4,9 @@
     python benchmarks/capacity.py page
 
 ``measure`` takes the bundled model on processors of their own: one engine thread's time for a batch of each size; one server
-on one processor, and two behind HAProxy on two, asked by 1, 8 and 64 clients that each wait for their answer. The processor time
-of all but the engine, for each image, is what makes the simulation give one of these figures (one server, 64 clients); the others
-it predicts. Then it says how many such servers take N images a second, arriving by chance, with a p99 of at most
+on one processor, and two behind HAProxy on two, asked by 1, 8 and 64 clients that each wait for their answer. The processor
+time of all but the engine, for each image, is what makes the simulation give one of these figures (one server, 64 clients); the
+others it predicts. Then it says how many such servers take N images a second, arriving by chance, with a p99 of at most
 :data:`P99_MS`. ``page`` writes the tables of ``docs/scaling.md``.
 
 The simulation: a server has one processor, which its work shares equally: a thread that decodes one image after another (and
@@ -293,13 +293,12 @@ def write_page() -> None:
 
 
 def _describe_cost(found: dict[str, Any], most: float) -> str:
-    engine = found["engine_ms"]
+    engine, full = found["engine_ms"], found["engine_ms"][str(LARGEST_BATCH)] / LARGEST_BATCH
     return (
         f"Measured on {found['date']} with one {found['processor']} processor for each server, {found['model']} in "
-        f"{found['engine']}, a JPEG of 640×480: {engine['1']:.2f} ms in the engine for an image alone, "
-        f"{engine[str(LARGEST_BATCH)] / LARGEST_BATCH:.2f} ms in batches of {LARGEST_BATCH}, and {found['other_ms']:.2f} ms of "
-        f"processor time for decoding, resizing and HTTP. Such a server gives at most {most:.0f} images/s, so that a million images "
-        f"cost {1e6 / most / 3600:.1f} processor hours."
+        f"{found['engine']}, a JPEG of 640×480: {engine['1']:.2f} ms in the engine for an image alone, {full:.2f} ms in batches of "
+        f"{LARGEST_BATCH}, and {found['other_ms']:.2f} ms of processor time for decoding, resizing and HTTP. Such a server gives at "
+        f"most {most:.0f} images/s, so that a million images cost {1e6 / most / 3600:.1f} processor hours."
     )
 
 
