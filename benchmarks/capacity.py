@@ -296,9 +296,9 @@ def _describe_cost(found: dict[str, Any], most: float) -> str:
     engine, full = found["engine_ms"], found["engine_ms"][str(LARGEST_BATCH)] / LARGEST_BATCH
     return (
         f"Measured on {found['date']} with one {found['processor']} processor for each server, {found['model']} in "
-        f"{found['engine']}, a JPEG of 640×480: {engine['1']:.2f} ms in the engine for an image alone, {full:.2f} ms in batches of "
-        f"{LARGEST_BATCH}, and {found['other_ms']:.2f} ms of processor time for decoding, resizing and HTTP. Such a server gives at "
-        f"most {most:.0f} images/s, so that a million images cost {1e6 / most / 3600:.1f} processor hours."
+        f"{found['engine']}, a JPEG of 640×480: {engine['1']:.2f} ms in the engine for an image alone, {full:.2f} ms in "
+        f"batches of {LARGEST_BATCH}, and {found['other_ms']:.2f} ms of processor time for decoding, resizing and HTTP. Such a "
+        f"server gives at most {most:.0f} images/s, so that a million images cost {1e6 / most / 3600:.1f} processor hours."
     )
 
 
