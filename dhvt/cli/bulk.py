@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dhvt.cli.options import engine_options
+
+if TYPE_CHECKING:
+    from dhvt.artifact import Artifact
+    from dhvt.bulk.job import BulkJob
+    from dhvt.bulk.pipeline import BulkSettings
 
 _share = click.FloatRange(0, 1, min_open=True, max_open=True)
 
@@ -55,11 +61,9 @@ def bulk(
     error. At the end there is a summary, also as OUT/_job/summary.json: class shares, errors, and whether the images are like
     the model's reference images.
     """
-    from tqdm import tqdm
-
     from dhvt.assessment import Asked, Assessor
     from dhvt.bulk.job import BulkJob
-    from dhvt.bulk.pipeline import BulkSettings, run_units
+    from dhvt.bulk.pipeline import BulkSettings
     from dhvt.bulk.summary import describe, summarise
     from dhvt.engines import EngineSettings
 
@@ -67,6 +71,7 @@ def bulk(
         raise click.UsageError("--by-class needs --coverage")
     defaults = EngineSettings.from_environ()
     artifact = defaults.load_artifact(model)
+    Assessor(artifact, "fp32").require(Asked(coverage=coverage, by_class=by_class, reject=reject))
     settings = BulkSettings(
         address=address,
         engine=engine or defaults.engine,
@@ -76,7 +81,6 @@ def bulk(
         by_class=by_class,
         reject=reject,
     )
-    Assessor(artifact, "fp32").require(Asked(coverage=coverage, by_class=by_class, reject=reject))
     if "://" not in source:
         source = str(Path(source).absolute())
     card = artifact.card
@@ -86,19 +90,34 @@ def bulk(
     if len(missing) < len(job.units):
         click.echo(f"going on: {len(job.units) - len(missing):,} of {len(job.units):,} files are there", err=True)
     if missing:
-        units = {number: job.units[number] for number in missing}
-        sizes = [unit.images for unit in units.values()]
-        total = None if None in sizes else sum(size for size in sizes if size is not None)
-        start, done = time.monotonic(), 0
-        with tqdm(total=total, unit="image", smoothing=0.05, disable=None) as bar:
-            for number, table, images in run_units(artifact, units, settings):
-                if table is not None:
-                    job.write(number, table)
-                done += images
-                bar.update(images)
-        seconds = time.monotonic() - start
-        click.echo(f"{done:,} images in {seconds:,.0f} s, {done / seconds:,.0f} images/s with the start", err=True)
+        _classify(job, missing, artifact, settings)
     summary = summarise(job, artifact)
     job.write_summary(summary)
     for line in describe(summary):
         click.echo(line)
+
+
+def _classify(job: BulkJob, missing: list[int], artifact: Artifact, settings: BulkSettings) -> None:
+    """Writes the missing files, with a progress bar."""
+    from tqdm import tqdm
+
+    from dhvt.bulk.pipeline import run_units
+    from dhvt.engines import EngineSettings, check_engine
+    from dhvt.hardware.cpus import available_cpus
+
+    if settings.address is None:  # an engine that cannot run is one line here, and many from Ray
+        defaults = EngineSettings.from_environ()
+        threads, largest = settings.threads or available_cpus(), defaults.max_batch_size
+        check_engine(artifact, settings.engine, threads=threads, max_batch_size=largest, prefer=defaults.prefer)
+    units = {number: job.units[number] for number in missing}
+    sizes = [unit.images for unit in units.values()]
+    total = None if None in sizes else sum(size for size in sizes if size is not None)
+    start, done = time.monotonic(), 0
+    with tqdm(total=total, unit="image", smoothing=0.05, disable=None) as bar:
+        for number, table, images in run_units(artifact, units, settings):
+            if table is not None:
+                job.write(number, table)
+            done += images
+            bar.update(images)
+    seconds = time.monotonic() - start
+    click.echo(f"{done:,} images in {seconds:,.0f} s, {done / seconds:,.0f} images/s with the start", err=True)
