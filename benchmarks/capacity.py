@@ -5,7 +5,7 @@
 
 ``measure`` takes the bundled model on processors of their own: one engine thread's time for a batch of each size; one server
 on one processor, and two behind HAProxy on two, asked by 1, 8 and 64 clients that each wait for their answer. The processor
-time of all but the engine, for each image, is what makes the simulation give one of these figures (one server, 64 clients); the
+time of all but the engine, for each image, is what makes the simulation give one of these figures (one server, 8 clients); the
 others it predicts. Then it says how many such servers take N images a second, arriving by chance, with a p99 of at most
 :data:`P99_MS`. ``page`` writes the tables of ``docs/scaling.md``.
 
@@ -38,7 +38,7 @@ from dhvt import load_artifact
 from dhvt.engines import open_engine
 from dhvt.engines.settings import BUNDLED_MODEL
 from dhvt.hardware.cpus import processor_name
-from fleet import Proxy, Replica
+from fleet import Proxy, Replica, wait_until
 from load import closed_loop, make_upload, require_wrk, sample_image
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,6 +46,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 LARGEST_BATCH = 32
 BATCHES = (1, 2, 4, 8, 16, 32)
 CLIENTS = (1, 8, 64)
+FITTED = 8
+"""Clients of one server whose figure fits the simulation."""
+
 P99_MS = 100.0
 TARGETS = (50, 100, 300, 1000, 3000)
 ANSWERS = 20_000
@@ -185,7 +188,7 @@ def measure_servers(seconds: float, rounds: int) -> dict[str, Any]:
     upload = make_upload("raw", sample_image())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        replicas = [Replica(f"replica{number + 1}", folder) for number in range(2)]
+        replicas = [Replica(f"dhvt-{number + 1}", folder) for number in range(2)]
         for number, replica in enumerate(replicas):
             with on_processor(number):
                 replica.start(BUNDLED_MODEL)
@@ -194,6 +197,7 @@ def measure_servers(seconds: float, rounds: int) -> dict[str, Any]:
         info = httpx.get(f"{replicas[0].url}/info", timeout=10).json()
         proxy = Proxy(replicas, folder)
         try:
+            wait_until((folder / "admin.sock").exists, 10, "HAProxy has not started")
             for replica in replicas:
                 proxy.wait_until_up(replica.name)
             found: dict[str, dict[int, list[Any]]] = {"1": {}, "2": {}}
@@ -226,11 +230,11 @@ def interpolate(measured: dict[int, float]) -> list[float]:
 
 
 def fit_other(engine_ms: Sequence[float], requests_per_s: float) -> float:
-    """The milliseconds of all but the engine with which one server gives so many requests a second to most clients."""
+    """The milliseconds of all but the engine with which one server gives :data:`FITTED` clients so many requests a second."""
     low, high = 0.0, 1e3 / requests_per_s
     for _ in range(20):
         middle = (low + high) / 2
-        found = simulate(1, middle, engine_ms, clients=max(CLIENTS), answers=ANSWERS // 10)["requests_per_s"]
+        found = simulate(1, middle, engine_ms, clients=FITTED, answers=ANSWERS // 10)["requests_per_s"]
         low, high = (middle, high) if found > requests_per_s else (low, middle)
     return (low + high) / 2
 
@@ -252,7 +256,7 @@ def measure(args: argparse.Namespace) -> None:
     found = measure_servers(args.seconds, args.rounds)
     engine = measure_engine(found["engine"])
     engine_ms = interpolate(engine)
-    other_ms = fit_other(engine_ms, found["servers"]["1"][max(CLIENTS)]["requests_per_s"])
+    other_ms = fit_other(engine_ms, found["servers"]["1"][FITTED]["requests_per_s"])
     simulated = {}
     for servers in found["servers"]:
         simulated[servers] = {clients: simulate(int(servers), other_ms, engine_ms, clients=clients) for clients in CLIENTS}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dhvt.artifact import Artifact, ModelCard, load_artifact, write_card, writing_artifact
+from dhvt.artifact import REFERENCE_NAME, SIGNATURE_NAME, Artifact, ModelCard, load_artifact, write_card, writing_artifact
 from dhvt.errors import ExportError
 from dhvt.evaluation.agreement import FP32
 from dhvt.model.checkpoint import Checkpoint
@@ -78,6 +78,7 @@ def export_model(
     for name in chosen:
         if images is None and load_target(name).needs_images:
             raise ExportError(load_target(name).needs_images)
+    lost = _find_lost(out)
     with writing_artifact(out) as folder:
         card = model.card if existing is None else existing.card
         if existing is not None:
@@ -87,7 +88,18 @@ def export_model(
             card = write_card(folder, load_target(name).add(job, card, values[name]))
         before = None if existing is None else existing.card
         write_card(folder, _with_provenance(_identify(card, before, options), chosen, options, values, command))
-    return add_reference(load_artifact(out), options, log)
+    artifact = add_reference(load_artifact(out), options, log)
+    if "reference" in lost and not artifact.card.reference:
+        log("the reference images of the model that was here are gone: run dhvt calibrate again", err=True)
+    if "signature" in lost:
+        log("the signature of the model that was here is gone: run dhvt sign again", err=True)
+    return artifact
+
+
+def _find_lost(out: Path) -> set[str]:
+    """What the model in this folder has and an export over it has not: the results of dhvt calibrate and dhvt sign."""
+    names = {"reference": REFERENCE_NAME, "signature": SIGNATURE_NAME}
+    return {what for what, name in names.items() if (out / name).exists()}
 
 
 def _choose_targets(targets: Sequence[str], existing: Artifact | None) -> list[str]:

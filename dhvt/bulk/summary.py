@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from dhvt.artifact import Artifact
 from dhvt.bulk.job import BulkJob
-from dhvt.confidence.drift import DriftTest
+from dhvt.confidence.drift import BLOCK, DriftTest
 from dhvt.confidence.reference import load_reference
 from dhvt.confidence.shares import changed_shares
 
@@ -64,7 +64,7 @@ def _kind_of(message: str, file: str) -> str:
 
 
 def _compare(artifact: Artifact, engines: set[str], answers: Any, classes: list[str]) -> dict[str, Any] | None:
-    """The images beside the reference's; None where the model has none in the precision that was used."""
+    """The images beside the reference's; None where there are too few, or none of the precision that was used."""
     reference = load_reference(artifact)
     precisions = {engine.partition(":")[2] for engine in engines}
     if reference is None or answers is None or len(precisions) != 1:
@@ -75,6 +75,8 @@ def _compare(artifact: Artifact, engines: set[str], answers: Any, classes: list[
     test = DriftTest(measured.predicted, measured.top_score, len(classes))
     predicted = answers[:, 0].astype(np.int64)
     test.update(predicted, answers[:, 1])
+    if not test.images:
+        return None
     counts = np.bincount(predicted, minlength=len(classes))
     changes = changed_shares(counts, test.reference_counts)
     return {
@@ -99,7 +101,10 @@ def describe(summary: dict[str, Any]) -> list[str]:
         lines.append(f"unknown: {summary['unknown']:,}")
     drift = summary["drift"]
     if drift is None:
-        lines.append("drift: not tested, the model has no reference images in the precision that was used (dhvt calibrate)")
+        lines.append(
+            f"drift: not tested; that needs {BLOCK} images, and a model with reference images in the precision that was used: "
+            "dhvt calibrate"
+        )
     elif drift["changed"]:
         drawn = f"{drift['images']:,} drawn by chance"
         lines.append(f"drift: these are not images like the reference's, by their {drift['of']} ({drawn})")

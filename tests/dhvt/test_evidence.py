@@ -65,3 +65,13 @@ def test_it_is_made_of_the_other_fields_when_a_card_is_written(artifact_copy, ha
     after = read_strictly(artifact_copy)
     assert after["evidence"] == find_evidence(card)
     assert load_artifact(artifact_copy).digest == card.digest
+
+
+def test_an_export_over_a_model_says_what_of_it_is_gone(checkpoint, graphs_once, artifact_copy):
+    (artifact_copy / "model.json.sig").write_text("signature")
+    (artifact_copy / "reference.npz").write_bytes(b"reference")
+    lines = []
+    export_model(checkpoint, artifact_copy, log=lambda message, **_: lines.append(message))
+    assert "the reference images of the model that was here are gone: run dhvt calibrate again" in lines
+    assert "the signature of the model that was here is gone: run dhvt sign again" in lines
+    assert not (artifact_copy / "model.json.sig").exists()

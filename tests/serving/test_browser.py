@@ -159,7 +159,7 @@ def test_an_answer_says_how_sure_it_is(url, new_page):
         expect(page.locator("#set")).to_contain_text(f"{100 * float(coverage):.0f} % coverage")
         labels = answer["prediction_set"]
         assert page.locator("#set .chip").all_inner_texts() == labels
-        phrase = "One class is possible" if len(labels) == 1 else f"Not sure: {len(labels)} classes are possible"
+        phrase = "One class in the set" if len(labels) == 1 else f"Not sure: {len(labels)} classes in the set"
         expect(page.locator("#certainty")).to_have_text(phrase)
     page.locator("#coverage").select_option("")
     expect(page.locator("#set")).to_be_hidden()

@@ -42,8 +42,10 @@ class FolderSource(FileSource):
             others += [file for file in files if not _is_image(file)]
         _warn_of_others(root, others)
         if not paths:
+            directly = sum(_is_image(file) for file in root.iterdir())
+            where = f"{directly} images lie directly in it" if directly else "no images under it"
             raise DataError(
-                f"no images under {root}; expected {root}/<class name>/<image>, with endings {', '.join(sorted(SUFFIXES))}"
+                f"{root}: {where}; expected {root}/<class name>/<image>, with endings {', '.join(sorted(SUFFIXES))}"
             )
         super().__init__(root, root, paths, labels, classes)
 

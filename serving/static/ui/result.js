@@ -81,9 +81,9 @@ function showCertainty(answer, coverage) {
 function describeCertainty(answer, set) {
   if (answer?.known === false) return ["unknown", "Unknown: unlike the images that the model was made from"];
   if (!set) return ["", ""];
-  if (set.length === 1) return ["sure", "One class is possible"];
+  if (set.length === 1) return ["sure", "One class in the set"];
   if (set.length === 0) return ["unsure", "Not sure: no class is likely enough"];
-  return ["unsure", `Not sure: ${set.length} classes are possible`];
+  return ["unsure", `Not sure: ${set.length} classes in the set`];
 }
 
 function showBars(predictions) {

@@ -17,7 +17,7 @@ from dhvt.cli.main import main
 from dhvt.confidence.reference import Measured, Reference, write_reference
 from tests.conftest import draw, encode
 
-IMAGES = [encode(draw(seed % 3, 50 + seed)) for seed in range(12)]
+IMAGES = [encode(draw(seed % 3, 50 + seed)) for seed in range(36)]
 ENGINE = "openvino:fp32"
 
 
@@ -36,10 +36,10 @@ def model(artifact_path, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Twelve images in six row groups, and one that is none in the last."""
+    """Images in six row groups, and one that is none in a seventh."""
     path = tmp_path_factory.mktemp("source") / "images.parquet"
     rows = [*IMAGES, b"broken"]
-    pq.write_table(pa.table({"image": rows, "key": [f"k{number}" for number in range(13)]}), path, row_group_size=2)
+    pq.write_table(pa.table({"image": rows, "key": [f"k{number}" for number in range(37)]}), path, row_group_size=6)
     return path
 
 
@@ -77,7 +77,7 @@ def finished(model, source, tmp_path_factory):
 
 def test_each_image_is_in_the_output_once_though_the_driver_was_killed(finished, model):
     out, _ = finished
-    assert pq.read_table(out).num_rows == 13
+    assert pq.read_table(out).num_rows == 37
     assert len(list(out.glob("part-*.parquet"))) == 7
     rows = read(out)
     classifier = Classifier.load(model, ENGINE, threads=1)
@@ -87,21 +87,21 @@ def test_each_image_is_in_the_output_once_though_the_driver_was_killed(finished,
         assert row["scores"] == pytest.approx([entry["score"] for entry in expected], abs=1e-5)
         assert (row["label"], row["error"]) == (expected[0]["label"], None)
         assert row["prediction_set"] == expected.prediction_set
-    assert rows["k12"]["label"] is None
-    assert "not an image in a known format" in rows["k12"]["error"]
+    assert rows["k36"]["label"] is None
+    assert "not an image in a known format" in rows["k36"]["error"]
 
 
 def test_the_summary(finished):
     out, result = finished
-    assert "13 images, 1 of them could not be read" in result.stdout
+    assert "37 images, 1 of them could not be read" in result.stdout
     summary = json.loads((out / "_job" / "summary.json").read_text())
     labels = [row["label"] for row in read(out).values() if row["label"]]
     counted = {name: found["images"] for name, found in summary["classes"].items()}
     assert counted == {name: labels.count(name) for name in set(labels)}
-    assert (summary["images"], summary["classified"], summary["engines"]) == (13, 12, [ENGINE])
+    assert (summary["images"], summary["classified"], summary["engines"]) == (37, 36, [ENGINE])
     assert list(summary["errors"].values()) == [1]
     assert 1 <= summary["labels_in_a_set"] <= 3
-    assert summary["drift"]["changed"] is False
+    assert (summary["drift"]["images"], summary["drift"]["changed"]) == (32, False)
 
 
 def test_a_finished_job_has_nothing_to_do(finished, model, source):

@@ -191,7 +191,7 @@ def test_a_broken_image_is_named_or_skipped(tmp_path):
     ("make", "message"),
     [
         (lambda root: root / "absent", "does not exist"),
-        (lambda root: root, "no images under"),
+        (lambda root: root, "no images under it"),
         (lambda root: (root / "a.parquet").write_bytes(b"no") and root / "a.parquet", "as Parquet"),
         (lambda root: write_parquet(root / "a.parquet", rows(), image="photo"), "no column img or image"),
         (lambda root: write_parquet(root / "a.parquet", rows(), names=["one"]), "labels from 0 to 2, but there are 1 classes"),

@@ -127,7 +127,7 @@ def test_other_images_beside_splits_are_ignored_and_named(tmp_path, caplog):
 def test_splits_without_class_folders_are_no_classes(tmp_path):
     add_images(tmp_path / "train")
     add_images(tmp_path / "test")
-    with pytest.raises(DataError, match="no images under"):
+    with pytest.raises(DataError, match="2 images lie directly in it"):
         open_training_data(tmp_path)
 
 
