@@ -28,7 +28,7 @@ from serving.settings import Settings
 
 logger = logging.getLogger("bentoml.service.dhvt")
 
-EXPOSED_HEADERS = ("X-Request-ID", "X-Model-Digest", "Retry-After")
+EXPOSED_HEADERS = ("X-Request-ID", "X-Model-Digest", "X-Engine", "Retry-After")
 """Headers of responses that pages of other origins may read."""
 
 _LABELS = frozenset(ROUTES) | frozenset(PAGE_ROUTES) | frozenset(OPEN_INFERENCE_ROUTES) | BENTOML_ROUTES

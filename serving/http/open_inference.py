@@ -16,7 +16,7 @@ from typing import Any
 from dhvt.ranking import Ranking
 from serving.errors import NotFound, NotReady, RequestError, UnsupportedMedia
 from serving.http.request import RequestContext, parse_options, read_body
-from serving.http.response import DIGEST_HEADER, Response, error_response, to_json
+from serving.http.response import Response, error_response, model_headers, to_json
 from serving.inference.model import ServedModel
 from serving.inference.multi import OfferSample
 from serving.settings import Settings
@@ -94,7 +94,7 @@ def model_metadata(model: ServedModel) -> Response:
         for kind, rows in tensors.items()
     }
     body = to_json({"name": card.name, "versions": [card.version], "platform": "dhvt", **described})
-    return Response(body, headers={DIGEST_HEADER: model.digest})
+    return Response(body, headers=model_headers(model))
 
 
 async def infer(request: RequestContext, model: ServedModel, settings: Settings, offer_sample: OfferSample) -> Response:
@@ -162,7 +162,7 @@ def _write_response(asked: InferRequest, top_k: int, rankings: Sequence[Ranking]
         described.append({"name": name, **tensor, **content})
     identity = {} if asked.id is None else {"id": asked.id}
     head = to_json({"model_name": card.name, "model_version": card.version, **identity, "outputs": described})
-    headers = {DIGEST_HEADER: model.digest}
+    headers = model_headers(model)
     if not chunks:
         return Response(head, headers=headers)
     headers[HEADER_LENGTH] = str(len(head))

@@ -12,7 +12,7 @@ from dhvt.explanation.explanation import DEFAULT_METHOD, METHODS
 from dhvt.explanation.masking import DEFAULT_MASKS, LEAST_MASKS
 from serving import errors
 from serving.http import schemas
-from serving.http.response import DIGEST_HEADER, JSON, JSON_LINES, PNG, TIMING_HEADER
+from serving.http.response import DIGEST_HEADER, ENGINE_HEADER, JSON, JSON_LINES, PNG, TIMING_HEADER
 from serving.inference.options import DEFAULT_TOP_K
 
 _DESCRIPTION = (
@@ -25,7 +25,11 @@ _HEADERS = {
     DIGEST_HEADER: {
         "description": "Which model answered: a hash of everything that decides an answer.",
         "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-    }
+    },
+    ENGINE_HEADER: {
+        "description": "The engine and the precision that gave the answer, as `openvino:int8`; scores differ between them.",
+        "schema": {"type": "string"},
+    },
 }
 _TIMED_HEADERS = _HEADERS | {
     TIMING_HEADER: {

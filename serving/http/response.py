@@ -13,9 +13,12 @@ from serving.http.time_limit import TimeLimit
 
 if TYPE_CHECKING:
     from serving.http.request import Message, RequestContext, Send
+    from serving.inference.model import ServedModel
 
 DIGEST_HEADER = "X-Model-Digest"
 """Header of the responses that a model gave, with its digest."""
+ENGINE_HEADER = "X-Engine"
+"""Header of the same, with the engine and its precision, as ``openvino:int8``."""
 TIMING_HEADER = "Server-Timing"
 """Header of the response to one image: where its time went, as browsers' developer tools show it."""
 
@@ -54,6 +57,11 @@ _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan
 def to_json(value: Any) -> bytes:
     """Returns compact UTF-8; what UTF-8 cannot encode, such as a byte of a file name in another encoding, becomes ``?``."""
     return _encoder.encode(value).encode(errors="replace")
+
+
+def model_headers(model: ServedModel) -> dict[str, str]:
+    """The headers of what this model answered."""
+    return {DIGEST_HEADER: model.digest, ENGINE_HEADER: f"{model.engine.name}:{model.engine.precision}"}
 
 
 def error_response(error: RequestError) -> Response:

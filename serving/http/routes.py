@@ -17,7 +17,7 @@ from serving.http import open_inference
 from serving.http.openapi import openapi_document, product_version
 from serving.http.page import PAGE_ROUTES, page_response
 from serving.http.request import RequestContext, parse_options, parse_question, read_body, stream_body
-from serving.http.response import DIGEST_HEADER, JSON_LINES, PNG, TIMING_HEADER, Response, to_json
+from serving.http.response import JSON_LINES, PNG, TIMING_HEADER, Response, model_headers, to_json
 from serving.http.results import collect_json, json_lines
 from serving.inference.explanations import ExplanationQueue
 from serving.inference.model import ServedModel
@@ -150,7 +150,7 @@ class Endpoints:
             ranking = await model.scheduler.submit(upload.image, timing)
         self.sampler.offer(upload.image, ranking, model.artifact.card)
         body = to_json({**model.identity, **model.answer(ranking, options)})
-        return Response(body, headers={DIGEST_HEADER: model.digest, TIMING_HEADER: timing.to_header()})
+        return Response(body, headers=model_headers(model) | {TIMING_HEADER: timing.to_header()})
 
     async def classify_multiple(self, request: RequestContext) -> Response:
         """``POST /classify/batch``: many images, in order; as JSON lines while they come, where the client accepts those."""
@@ -281,7 +281,7 @@ class Endpoints:
 
 def _respond(model: ServedModel, body: bytes | AsyncGenerator[bytes, None], content_type: str = JSON) -> Response:
     """A response that this model gave."""
-    return Response(body, content_type=content_type, headers={DIGEST_HEADER: model.digest})
+    return Response(body, content_type=content_type, headers=model_headers(model))
 
 
 @cache

@@ -199,6 +199,15 @@ def test_why_shows_maps_over_the_image_by_mouse_and_by_keyboard(url, new_page):
     expect(overlay).to_be_hidden()
 
 
+def test_why_keeps_the_image_in_sight_on_a_phone(new_page):
+    page = new_page(viewport={"width": 390, "height": 664})
+    classify(page, IMAGES[0])
+    page.get_by_role("button", name="Why?").click()
+    page.get_by_role("button", name="Rollout").click()
+    expect(page.locator("#overlay")).to_be_in_viewport(ratio=1)
+    expect(page.get_by_role("button", name="Rollout")).to_be_in_viewport(ratio=1)
+
+
 def test_why_says_what_went_wrong(new_page):
     page = new_page()
     page.route(

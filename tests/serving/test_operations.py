@@ -178,7 +178,7 @@ def test_cors_lets_pages_read_the_headers_that_clients_need(guarded):
         response = classify(url, headers=headers | {"Origin": "https://a.example"})
         exposed = response.headers["access-control-expose-headers"].split(", ")
         assert response.status_code == status
-        assert {"X-Request-ID", "Retry-After", "X-Model-Digest"} == set(exposed)
+        assert {"X-Request-ID", "Retry-After", "X-Model-Digest", "X-Engine"} == set(exposed)
 
 
 def test_the_access_log_has_a_line_of_json_for_each_request(guarded):
@@ -208,6 +208,7 @@ def test_with_tracing_requests_take_bentomls_way(artifact_path, tmp_path):
             {"name", "error", "model", "version"},
         ]
         assert traced.headers["X-Model-Digest"] == batch.headers["X-Model-Digest"] == load_artifact(artifact_path).digest
+        assert traced.headers["X-Engine"] == batch.headers["X-Engine"] == "openvino:fp32"
         refused = httpx.post(f"{url}/classify", content=b"x", headers={"Content-Type": "image/png"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (415, "unsupported_media_type")
 
