@@ -35,13 +35,12 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dhvt import Classifier, open_dataset
+from dhvt import Classifier, load_artifact, open_dataset
 from dhvt.engines.settings import BUNDLED_MODEL
 from dhvt.hardware.cpus import processor_name
 from two_nodes import Node, two_nodes
 
 GROUP = 250
-ENGINE = "openvino:fp32"
 PORT = 6379
 RAY = {"RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled"}
 """Environment of the cluster and its user."""
@@ -49,15 +48,15 @@ RAY = {"RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled"}
 
 def write_images(cifar: Path, path: Path, count: int) -> list[bytes]:
     """A Parquet file of so many images; returns them."""
-    source = open_dataset(cifar, "test", Classifier.load(engine=ENGINE).classes)
+    source = open_dataset(cifar, "test", load_artifact(BUNDLED_MODEL).card.classes)
     images = [source.read(number % len(source)) for number in range(count)]
     keys = [f"{number}" for number in range(count)]
     pq.write_table(pa.table({"image": images, "key": keys}), path, row_group_size=GROUP)
     return images
 
 
-def command(source: Path, out: Path, *more: str) -> list[str]:
-    options = ["--model", str(BUNDLED_MODEL), "--engine", ENGINE, "--out", str(out), "--top-k", "1", *more]
+def command(source: Path, out: Path, *more: str, engine: str = "openvino:fp32") -> list[str]:
+    options = ["--model", str(BUNDLED_MODEL), "--engine", engine, "--out", str(out), "--top-k", "1", *more]
     return [sys.executable, "-m", "dhvt.cli", "bulk", *options, str(source)]
 
 
@@ -68,15 +67,15 @@ def rate_of(out: Path) -> float:
     return GROUP * (len(times) - 1 - first) / (times[-1] - times[first])
 
 
-def measure_rate(cifar: Path, folder: Path, images: int, rounds: int) -> dict[str, Any]:
+def measure_rate(cifar: Path, folder: Path, images: int, rounds: int, engine: str) -> dict[str, Any]:
     source = folder / "images.parquet"
     data = write_images(cifar, source, images)
     bulk, loop = [], []
     for number in range(rounds):
         out = folder / f"out-{number}"
-        subprocess.run(command(source, out), check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(command(source, out, engine=engine), check=True, stdout=subprocess.DEVNULL)
         bulk.append(rate_of(out))
-        classifier = Classifier.load(engine=ENGINE)
+        classifier = Classifier.load(engine=engine)
         start = time.perf_counter()
         assert sum(1 for _ in classifier.classify_many(data, 1)) == images
         loop.append(images / (time.perf_counter() - start))
@@ -108,12 +107,12 @@ class PeakMemory(threading.Thread):
             time.sleep(1)
 
 
-def measure_memory(cifar: Path, folder: Path, counts: tuple[int, int]) -> dict[str, Any]:
+def measure_memory(cifar: Path, folder: Path, counts: tuple[int, int], engine: str) -> dict[str, Any]:
     found = {}
     for count in counts:
         source, out = folder / f"{count}.parquet", folder / f"out-{count}"
         write_images(cifar, source, count)
-        process = subprocess.Popen(command(source, out), stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command(source, out, engine=engine), stdout=subprocess.DEVNULL)
         peak = PeakMemory(process.pid)
         peak.start()
         assert process.wait() == 0
@@ -140,17 +139,17 @@ def cluster(nodes: tuple[Node, ...]) -> Iterator[str]:
                     psutil.Process(process).kill()
 
 
-def run_on(nodes: tuple[Node, ...], source: Path, out: Path) -> float:
+def run_on(nodes: tuple[Node, ...], source: Path, out: Path, engine: str) -> float:
     with cluster(nodes) as address:
-        process = nodes[0].start(command(source, out, "--address", address), RAY, stdout=subprocess.DEVNULL)
+        process = nodes[0].start(command(source, out, "--address", address, engine=engine), RAY, stdout=subprocess.DEVNULL)
         assert process.wait() == 0
     return rate_of(out)
 
 
-def kill_in_the_middle(nodes: tuple[Node, Node], source: Path, out: Path, images: int) -> dict[str, Any]:
+def kill_in_the_middle(nodes: tuple[Node, Node], source: Path, out: Path, images: int, engine: str) -> dict[str, Any]:
     """Kills the second node at half of the files."""
     with cluster(nodes) as address:
-        process = nodes[0].start(command(source, out, "--address", address), RAY, stdout=subprocess.DEVNULL)
+        process = nodes[0].start(command(source, out, "--address", address, engine=engine), RAY, stdout=subprocess.DEVNULL)
         while len(list(out.glob("part-*.parquet"))) < images // GROUP // 2:
             assert process.poll() is None
             time.sleep(0.1)
@@ -161,17 +160,17 @@ def kill_in_the_middle(nodes: tuple[Node, Node], source: Path, out: Path, images
     return {"exit_code": status, "rows": len(keys), "each_once": sorted(keys, key=int) == expected}
 
 
-def measure_nodes(cifar: Path, folder: Path, images: int, rounds: int) -> dict[str, Any]:
+def measure_nodes(cifar: Path, folder: Path, images: int, rounds: int, engine: str) -> dict[str, Any]:
     source = folder / "images.parquet"
     write_images(cifar, source, images)
     one, two = [], []
     for number in range(rounds):
         with two_nodes() as nodes:
-            one.append(run_on(nodes[:1], source, folder / f"one-{number}"))
+            one.append(run_on(nodes[:1], source, folder / f"one-{number}", engine))
         with two_nodes() as nodes:
-            two.append(run_on(nodes, source, folder / f"two-{number}"))
+            two.append(run_on(nodes, source, folder / f"two-{number}", engine))
     with two_nodes() as nodes:
-        killed = kill_in_the_middle(nodes, source, folder / "killed", images)
+        killed = kill_in_the_middle(nodes, source, folder / "killed", images, engine)
     return {
         "images": images,
         "rounds": rounds,
@@ -187,20 +186,21 @@ def main() -> None:
     parser.add_argument("what", choices=["rate", "memory", "nodes"])
     parser.add_argument("--cifar", type=Path, required=True)
     parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--engine", default="openvino:fp32")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if args.what == "rate":
-            found = measure_rate(args.cifar, folder, args.images, args.rounds)
+            found = measure_rate(args.cifar, folder, args.images, args.rounds, args.engine)
         elif args.what == "memory":
-            found = measure_memory(args.cifar, folder, (args.images // 20, args.images))
+            found = measure_memory(args.cifar, folder, (args.images // 20, args.images), args.engine)
         else:
-            found = measure_nodes(args.cifar, folder, args.images, args.rounds)
+            found = measure_nodes(args.cifar, folder, args.images, args.rounds, args.engine)
     facts = {
         "benchmark": "bulk",
         "what": args.what,
-        "engine": ENGINE,
+        "engine": args.engine,
         "processor": processor_name(),
         "cores": psutil.cpu_count(),
     }
