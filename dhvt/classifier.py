@@ -16,6 +16,7 @@ from PIL import Image
 
 from dhvt.artifact import Artifact, load_artifact
 from dhvt.assessment import Asked, Assessor
+from dhvt.data.batches import split
 from dhvt.data.decode import read_file, to_upright_rgb
 from dhvt.data.preprocess import preprocess_image, resize
 from dhvt.data.sources import ImageSource
@@ -185,7 +186,7 @@ class Classifier:
         callers = ThreadPoolExecutor(self.engine.concurrency, thread_name_prefix="engine")
         try:
             decoded = _map_ahead(decoders, self._try_preprocess, images, ahead=self.max_batch_size + available_cpus())
-            batches = _split(decoded, self.max_batch_size)
+            batches = split(decoded, self.max_batch_size)
             for results in _map_ahead(callers, self._rank_readable, batches, ahead=self.engine.concurrency):
                 for found in results:
                     yield found if isinstance(found, ImageError) else self._answer(found, top_k, asked)
@@ -336,15 +337,3 @@ def _map_ahead(pool: Executor, function: Callable[[T], R], items: Iterable[T], *
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-def _split(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The items in lists of ``size``; the last may be shorter."""
-    batch: list[T] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

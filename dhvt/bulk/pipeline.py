@@ -23,8 +23,9 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from dhvt.answers import answer_row, answer_schema
 from dhvt.artifact import CARD_NAME, Artifact, load_artifact
-from dhvt.bulk.units import Unit, read_unit, split
+from dhvt.bulk.units import Unit, read_unit
 from dhvt.classifier import Classifier
+from dhvt.data.batches import split
 from dhvt.data.preprocess import Preprocess, preprocess_image
 from dhvt.errors import ConfigError, EngineError, ImageError
 from dhvt.hardware.cpus import available_cpus

@@ -9,7 +9,6 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -180,9 +179,3 @@ def _bytes_of(value: Any) -> bytes | ImageError:
 
 def _say(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
-
-
-def split(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """The items in lists of ``size``; the last may be shorter."""
-    while batch := list(islice(items, size)):
-        yield batch

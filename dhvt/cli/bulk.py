@@ -81,14 +81,12 @@ def bulk(
         by_class=by_class,
         reject=reject,
     )
-    if "://" not in source:
-        source = str(Path(source).absolute())
-    card = artifact.card
-    identity = {"model": card.name, "version": card.version, "digest": card.digest, "source": source, "asked": settings.asked()}
+    card, place = artifact.card, source if "://" in source else str(Path(source).absolute())
+    identity = {"model": card.name, "version": card.version, "digest": card.digest, "source": place, "asked": settings.asked()}
     job = BulkJob(out, identity)
     missing = job.missing()
-    if len(missing) < len(job.units):
-        click.echo(f"going on: {len(job.units) - len(missing):,} of {len(job.units):,} files are there", err=True)
+    if (done := len(job.units) - len(missing)) > 0:
+        click.echo(f"going on: {done:,} of {len(job.units):,} files are there", err=True)
     if missing:
         _classify(job, missing, artifact, settings)
     summary = summarise(job, artifact)

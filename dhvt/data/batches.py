@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from dhvt.data.preprocess import Preprocess, preprocess_image
 from dhvt.data.sources import ImageSource
 from dhvt.errors import DataError, ImageError
+
+T = TypeVar("T")
 
 
 class Batch(NamedTuple):
@@ -66,3 +69,10 @@ def iterate_batches(
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Images ``(B, H, W, 3)`` uint8 to logits ``(B, classes)`` float32."""
+
+
+def split(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of ``size``, each made when it is asked for; the last may be shorter."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch

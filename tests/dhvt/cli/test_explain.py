@@ -1,4 +1,4 @@
-"""``dhvt explain``: a picture, JSON, and errors in one line."""
+"""``dhvt explain``: a drawing, JSON, and errors in one line."""
 
 import json
 
