@@ -18,8 +18,9 @@ from dhvt.engines.speed import Speed
 
 logger = logging.getLogger(__name__)
 
-MAX_FAILURE_AGE_S = 24 * 3600
-"""How long a failure is remembered. A pass is remembered until something changes that it depends on."""
+MAX_AGE_S = 24 * 3600
+"""How long a failure is remembered, and a speed that was measured on a busy machine. A pass and any other speed are remembered
+until something changes that they depend on."""
 
 _CRASHES = frozenset({signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGABRT})
 """Signals that a runtime's own fault raises. The others come from outside: SIGKILL from the kernel that is out of memory or
@@ -83,7 +84,11 @@ def read_result(path: Path | None) -> ProbeResult | None:
         result = ProbeResult(failure=values["failure"], speed=None if speed is None else Speed(**speed))
     except (OSError, ValueError, TypeError, KeyError):  # it does not exist, may not be read, or is no result
         return None
-    return None if result.failure is not None and age_s > MAX_FAILURE_AGE_S else result
+    if age_s <= MAX_AGE_S:
+        return result
+    if result.speed is not None and result.speed.busy:
+        return ProbeResult()
+    return None if result.failure is not None else result
 
 
 def write_result(path: Path | None, result: ProbeResult) -> None:

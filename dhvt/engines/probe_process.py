@@ -36,7 +36,7 @@ def main() -> None:
         if graphs and not known:
             write_compiled(kept, graphs)
         if measure == "1":
-            speed = measure_speed(engine, golden_images(artifact, engine.precision)[0], largest)
+            speed = measure_speed(engine, golden_images(artifact, engine.precision)[0], largest, options.threads)
             print(f"\n{SPEED_PREFIX}{json.dumps(speed.to_dict())}")
     except DHVTError as error:
         print(" ".join(str(error).split()))

@@ -42,7 +42,7 @@ class Candidate:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for ``/info``."""
         values = asdict(self)
-        speed = {"images_per_s": None, "latency_ms": None} if self.speed is None else self.speed.to_dict()
+        speed = {"images_per_s": None, "latency_ms": None, "busy": None} if self.speed is None else self.speed.to_dict()
         cost = {"top1_loss": self.cost.top1_loss, "top1_agreement": self.cost.agreement}
         return {**speed, **cost} | {name: values[name] for name in ("engine", "precision", "chosen", "reason")}
 
@@ -50,7 +50,8 @@ class Candidate:
         """One line: engine, precision, images/s, ms, accuracy cost, and why it serves or not."""
         parts = [self.name]
         if self.speed is not None:
-            parts.append(f"{self.speed.images_per_s:.0f} images/s, {self.speed.latency_ms:.3g} ms an image")
+            busy = ", measured on a busy machine" if self.speed.busy else ""
+            parts.append(f"{self.speed.images_per_s:.0f} images/s, {self.speed.latency_ms:.3g} ms an image{busy}")
         if self.cost.top1_loss is not None:
             agreement = f", same class for {self.cost.agreement:.1%}" if self.cost.agreement is not None else ""
             parts.append(f"costs {max(self.cost.top1_loss, 0):.2f} points of top-1 (at most {self.cost.bound:g}){agreement}")
@@ -58,26 +59,30 @@ class Candidate:
         return "; ".join(parts)
 
 
+def speeds_are_known(candidates: Sequence[Candidate]) -> bool:
+    """Whether all have been measured, none of them while other programs took the processors."""
+    return all(candidate.speed is not None and not candidate.speed.busy for candidate in candidates)
+
+
 def rank(candidates: Sequence[Candidate], prefer: str) -> list[Candidate]:
     """The candidates that pass, best first.
 
-    Those that have not been measured keep their order, in which the one expected to be the fastest is the first, and come
-    before the others. Of the measured ones the fastest is the best; among those that are within :data:`NOISE` of it, the
-    most exact.
+    The fastest is the best; among those that are within :data:`NOISE` of it, the most exact. Where one has not been measured,
+    or on a busy machine, nothing is known of which is faster: all keep their order, in which the first is expected to be.
 
     Args:
         prefer: one of :data:`dhvt.engines.settings.PREFERENCES`.
     """
-    unmeasured = [candidate for candidate in candidates if candidate.speed is None]
-    measured = [candidate for candidate in candidates if candidate.speed is not None]
-    ranked = []
+    measured, ranked = list(candidates), []
+    if not speeds_are_known(candidates):
+        return measured
     while measured:
         fastest = max(_rate(candidate, prefer) for candidate in measured)
         as_fast = [candidate for candidate in measured if _rate(candidate, prefer) * (1 + NOISE) >= fastest]
         best = min(as_fast, key=lambda candidate: (_exactness(candidate), -_rate(candidate, prefer)))
         ranked.append(best)
         measured.remove(best)
-    return [*unmeasured, *ranked]
+    return ranked
 
 
 def _rate(candidate: Candidate, prefer: str) -> float:

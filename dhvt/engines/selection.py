@@ -10,7 +10,7 @@ from dhvt.artifact import Artifact
 from dhvt.engines.accuracy import accuracy_cost
 from dhvt.engines.base import Engine, EngineOptions
 from dhvt.engines.probe import probe, recall, recall_compiled
-from dhvt.engines.ranking import NOISE, Candidate, rank
+from dhvt.engines.ranking import NOISE, Candidate, rank, speeds_are_known
 from dhvt.engines.registry import ENGINES, build_engine, find_precisions
 from dhvt.engines.selftest import self_test
 from dhvt.engines.settings import PREFERENCES
@@ -124,6 +124,7 @@ class _Search:
         self.artifact, self.options, self.prefer = artifact, options, prefer
         self.runtime, _, self.precision = name.partition(":")
         self.rejected: list[str] = []
+        self._by_speed = False
         self._known: dict[str, Candidate] = {}  # by name, in the order in which they are expected to be fast
         if self.runtime not in ("auto", *ENGINES) or (self.runtime == "auto" and self.precision):
             raise EngineError(f"no engine {name!r}; choose auto or one of {', '.join(ENGINES)}, as openvino or openvino:fp32")
@@ -156,6 +157,7 @@ class _Search:
                 later.append(candidate)
             elif found := self._probe(candidate):
                 passed.append(found)
+        self._by_speed = speeds_are_known(passed)
         yield from rank(passed, self.prefer)
         for candidate in later:
             if found := self._probe(candidate):
@@ -186,12 +188,12 @@ class _Search:
             return replace(entry, chosen=True, reason=self._why_chosen(entry))
         if entry.reason != NOT_MEASURED or entry.speed is None:
             return entry
-        return replace(entry, reason="slower, or as fast and less exact")
+        return replace(entry, reason="slower, or as fast and less exact" if self._by_speed else "expected to be slower")
 
     def _why_chosen(self, entry: Candidate) -> str:
         if self.precision:
             return "it was asked for"
-        if entry.speed is None:
+        if entry.speed is None or not self._by_speed:
             return "expected to be the fastest"
         return f"the fastest by {self.prefer}, or within {NOISE:.0%} of it and more exact"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,18 @@ def available_cpus() -> int:
 def allowed_cpus() -> int:
     """The number of processors that this process may run on, however much of their time it gets."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def waiting_s() -> float:
+    """Seconds that this process's threads were ready to run while others had the processors, in all.
+
+    Linux counts them (``/proc/PID/task/TID/schedstat``, kernel documentation ``scheduler/sched-stats``); elsewhere 0.
+    """
+    waited_ns = 0
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError):  # the thread has ended
+            waited_ns += int(file.read_text().split()[1])
+    return waited_ns / 1e9
 
 
 def _cgroup_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float | None:

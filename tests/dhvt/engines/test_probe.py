@@ -14,8 +14,10 @@ import dhvt
 from dhvt.artifact import load_artifact
 from dhvt.engines import ENGINES, EngineOptions, open_engine
 from dhvt.engines.cache import cache_folder, code_digest
-from dhvt.engines.probe import probe, recall
+from dhvt.engines.probe import probe, recall, result_file
+from dhvt.engines.probe_cache import ProbeResult, write_result
 from dhvt.engines.selection import measure_engines
+from dhvt.engines.speed import Speed
 from dhvt.errors import EngineError
 
 
@@ -138,6 +140,17 @@ def test_a_failure_is_forgotten_after_a_day(artifact, probe_does, age_h, probes_
     os.utime(result, (written, written))
     assert "died of SIGSEGV" in reasons(artifact)
     assert probes.read_text() == probes_after
+
+
+@pytest.mark.parametrize(("age_h", "busy", "known"), [(23, True, True), (25, True, False), (25, False, True)])
+def test_a_speed_from_a_busy_machine_is_forgotten_after_a_day(artifact, age_h, busy, known):
+    result = result_file(artifact, "onnxruntime:fp32", OPTIONS)
+    write_result(result, ProbeResult(speed=Speed(images_per_s=8, latency_ms=400, busy=busy)))
+    written = result.stat().st_mtime - age_h * 3600
+    os.utime(result, (written, written))
+    remembered = recall(artifact, "onnxruntime:fp32", OPTIONS)
+    assert remembered.failure is None
+    assert (remembered.speed is not None) is known
 
 
 def test_results_of_other_code_are_not_used(artifact, probe_does, monkeypatch, tmp_path):

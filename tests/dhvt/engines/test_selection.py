@@ -35,7 +35,7 @@ def with_int8(artifact, *, lost, images=5000, bound=None):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Sets what is remembered: images/s and ms by candidate, or a failure; None of what has not been probed."""
+    """Sets what is remembered: images/s, ms and perhaps "busy" by candidate, or a failure; None of what has not been probed."""
 
     def remember(**figures):
         results = {name.replace("_", ":"): value for name, value in figures.items()}
@@ -46,7 +46,7 @@ def measured(monkeypatch):
                 return None
             if isinstance(value, str):
                 return ProbeResult(failure=value)
-            return ProbeResult(speed=Speed(images_per_s=value[0], latency_ms=value[1]))
+            return ProbeResult(speed=Speed(images_per_s=value[0], latency_ms=value[1], busy="busy" in value))
 
         def probe(artifact, name, options, *, use_cache=True, measure=False):
             found = result(name)
@@ -75,6 +75,17 @@ FIGURES = {"openvino_int8": (555, 3.0), "openvino_bf16": (412, 2.0), "openvino_f
 def test_auto_takes_the_fastest(artifact, measured, prefer, name):
     measured(**FIGURES)
     assert chosen(check_engine(with_int8(artifact, lost=0.1), "auto", **OPTIONS, prefer=prefer)) == name
+
+
+@pytest.mark.parametrize("busy", FIGURES)
+def test_figures_of_a_busy_machine_choose_nothing(artifact, measured, busy):
+    measured(**FIGURES | {"openvino_bf16": (700, 1.0), busy: (8, 400.0, "busy")})
+    candidates = check_engine(with_int8(artifact, lost=0.1), "auto", **OPTIONS)
+    assert chosen(candidates) == "openvino:int8"
+    reasons = {candidate.name: candidate.reason for candidate in candidates if candidate.speed}
+    assert reasons.pop("openvino:int8") == "expected to be the fastest"
+    assert set(reasons.values()) == {"expected to be slower"}
+    assert [entry.name.replace(":", "_") for entry in candidates if "measured on a busy machine" in entry.describe()] == [busy]
 
 
 @pytest.mark.parametrize(

@@ -50,13 +50,16 @@ def serve_once(settings, measure, monkeypatch):
 
 
 def fastest_is(name):
-    """Measures for real, then has the cache say that this candidate is ten times as fast as any other."""
+    """Measures for real, then has the cache say that this candidate is by far the fastest, measured on an idle machine."""
     real = measuring._measure
 
     async def measure(model, settings, device):
         assert await real(model, settings, device)
-        file = result_file(load_artifact(model), name, EngineOptions(threads=1, max_batch_size=4))
-        file.write_text(json.dumps({"failure": None, "speed": {"images_per_s": 1e6, "latency_ms": 1e-3}}))
+        fastest = result_file(load_artifact(model), name, EngineOptions(threads=1, max_batch_size=4))
+        for file in fastest.parent.glob("*"):
+            speed = {"images_per_s": 1e6, "latency_ms": 1e-3} if file == fastest else {"images_per_s": 1, "latency_ms": 1e3}
+            if file.is_file():
+                file.write_text(json.dumps({"failure": None, "speed": speed}))
         return True
 
     return measure
