@@ -27,6 +27,8 @@ def find_label(task: dict[str, Any]) -> str | None:
 
 def main() -> None:
     """Copies the files, and prints how many."""
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     export, samples, target = map(Path, sys.argv[1:])
     copied = 0
     tasks = json.loads(export.read_text(encoding="utf-8"))

@@ -31,6 +31,8 @@ def classify(url: str, image: bytes, token: str = "") -> dict[str, Any]:
 
 def main() -> None:
     """Prints a line for each file."""
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     url, *paths = sys.argv[1:]
     failed = False
     for path in paths:

@@ -56,6 +56,8 @@ def seconds_to_wait(tried: int, retry_after: str = "") -> float:
 
 def main() -> None:
     """Prints a line for each file."""
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     url, *paths = sys.argv[1:]
     token = os.environ.get("DHVT_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else {}

@@ -22,6 +22,8 @@ MIN_SCORE = 0.8
 
 def main() -> None:
     """Prints how many images are in each folder."""
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     model, source, target = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     classifier = Classifier.load(model)
     coverage = COVERAGE if classifier.artifact.card.reference else None

@@ -17,6 +17,8 @@ from export.settings import ExportOptions
 
 def main() -> None:
     """Prints how good the model is, and where it lies."""
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     data, out = sys.argv[1], Path(sys.argv[2])
     options = RunOptions(data=data, out=out)
     recipe = Recipe.preset("short")  # the number of epochs is chosen by the number of images

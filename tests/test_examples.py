@@ -99,6 +99,13 @@ def test_the_retry_client_waits_as_long_as_it_is_asked(monkeypatch):
     assert max(seconds_to_wait(tried, after) for tried in (1, 30) for after in ("", "999")) <= MAX_WAIT_S
 
 
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_an_example_without_arguments_says_what_to_type(name):
+    result = run(name)
+    assert result.returncode == 1
+    assert f"python examples/{name} " in result.stderr
+
+
 def load_example(name, monkeypatch, *arguments):
     """A script as a module, with its command line."""
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])

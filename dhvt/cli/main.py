@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -43,6 +44,11 @@ class _LazyGroup(click.Group):
         ctx.obj = shlex.join(["dhvt", *args])
         return super().parse_args(ctx, args)
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and (near := get_close_matches(args[0], COMMANDS, n=1)):
+            ctx.fail(f"No such command '{args[0]}'. Did you mean '{near[0]}'?")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -62,7 +68,7 @@ def main() -> None:
     \b
     dhvt check images/                            images/<class>/<image>
     dhvt train --data images/ --out runs/mine
-    dhvt export runs/mine/ckpt.pt --data images/    writes runs/mine/artifact
+    dhvt export runs/mine --data images/          writes runs/mine/artifact
     DHVT_MODEL=runs/mine/artifact bentoml serve
     """
 

@@ -154,10 +154,9 @@ def parse_options(request: RequestContext, fields: dict[str, str]) -> AnswerOpti
     """Returns ``top_k`` of the query, else of the body's fields, and ``coverage``, ``by_class`` and ``reject`` of the query.
 
     Raises:
-        BadRequest: ``top_k`` is not a whole number of at least 1, or another is not what it must be.
+        BadRequest: ``top_k`` is not a whole number of at least 1, or another is not what it must be or has another name.
     """
-    query = request.scope["query_string"]
-    given = parse_qs(query.decode("latin-1"), keep_blank_values=True) if query else {}
+    given = _parse_query(request, ("top_k", "coverage", "by_class", "reject"))
     top_k = _parse_top_k(([fields["top_k"]] if "top_k" in fields else []) + given.get("top_k", []))
     if not given.keys() & {"coverage", "by_class", "reject"}:
         return AnswerOptions(top_k)
@@ -172,16 +171,26 @@ def parse_question(request: RequestContext) -> Question:
     """Returns what the query of ``/explain`` asks: ``label``, ``method``, ``layer`` and ``masks``.
 
     Raises:
-        BadRequest: ``layer`` or ``masks`` is not a whole number of at least 1, or one of them is given twice.
+        BadRequest: ``layer`` or ``masks`` is not a whole number of at least 1, or one is given twice or has another name.
     """
-    query = request.scope["query_string"]
-    given = parse_qs(query.decode("latin-1"), keep_blank_values=True) if query else {}
-    for name in ("label", "method", "layer", "masks"):
-        if len(given.get(name, [])) > 1:
-            raise BadRequest(f"{name} is given {len(given[name])} times; give it once")
+    given = _parse_query(request, ("label", "method", "layer", "masks"))
+    for name, texts in given.items():
+        if len(texts) > 1:
+            raise BadRequest(f"{name} is given {len(texts)} times; give it once")
     values: dict[str, Any] = {name: given[name][0] for name in ("label", "method") if name in given}
     values |= {name: _parse_count(name, given[name][0]) for name in ("layer", "masks") if name in given}
     return Question(**values)
+
+
+def _parse_query(request: RequestContext, names: tuple[str, ...]) -> dict[str, list[str]]:
+    """The texts of each parameter; one that is misspelt would otherwise be as if it were not given."""
+    query = request.scope["query_string"]
+    if not query:
+        return {}
+    given = parse_qs(query.decode("latin-1"), keep_blank_values=True)
+    if unknown := next((name for name in given if name not in names), None):
+        raise BadRequest(f"no parameter {unknown[:100]!r}; there are {', '.join(names)}")
+    return given
 
 
 def _parse_count(name: str, text: str) -> int:

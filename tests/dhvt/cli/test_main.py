@@ -25,6 +25,13 @@ def test_help_teaches_the_whole_way():
         assert word in result.stdout
 
 
+@pytest.mark.parametrize(("command", "hint"), [("trian", "Did you mean 'train'?"), ("fly", "")])
+def test_a_command_that_does_not_exist(dhvt, command, hint):
+    result = dhvt(command)
+    assert result.exit_code == 2
+    assert result.output.endswith(f"Error: No such command '{command}'. {hint}".rstrip() + "\n")
+
+
 def test_verify_proves_every_engine_here(dhvt, artifact_path, image_folder):
     result = dhvt("verify", "--model", artifact_path, "--data", image_folder)
     assert result.exit_code == 0, result.output

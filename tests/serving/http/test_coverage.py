@@ -110,6 +110,13 @@ def test_a_share_is_between_0_and_1(url, value):
         assert response.json()["error"] == {"code": "bad_request", "message": expected}
 
 
+@pytest.mark.parametrize("name", ["coverge", "topk"])
+def test_a_misspelt_parameter_is_not_ignored(url, name):
+    response = httpx.post(f"{url}/classify", params={name: "1"}, **PNG)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == f"no parameter {name!r}; there are top_k, coverage, by_class, reject"
+
+
 @pytest.mark.parametrize("route", ["/classify", "/classify/batch"])
 def test_a_model_without_reference_images_says_what_it_needs(server, route):
     response = httpx.post(f"{server}{route}?coverage=0.9", files={"image": IMAGES[0]})

@@ -56,6 +56,7 @@ def test_a_client_that_accepts_png_gets_a_picture(server):
         ("?masks=1", "masks is 1; method masking takes at least 2"),
         ("?masks=1001", "masks is 1001; this server's DHVT_EXPLAIN_MASKS allows 1000"),
         ("?masks=2&masks=3", "masks is given 2 times; give it once"),
+        ("?mask=2", "no parameter 'mask'; there are label, method, layer, masks"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_in_one_sentence(server, query, message):
