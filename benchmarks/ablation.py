@@ -1,9 +1,10 @@
 """The ablation of the paper's Tables 5 and 6 at an equal, small budget.
 
-    python benchmarks/ablation.py --data cifar-100/ --train-images 10000 --epochs 10 --out runs/ablation
+    python benchmarks/ablation.py --data cifar100/ --epochs 3 --out runs/ablation
 
-From a DeiT-T with 4 heads to a DHVT-T, one modification after the other; the same images, epochs and recipe, two
-seeds at the two ends. Writes OUT/ablation.md, the measured accuracy beside the published one, and prints one JSON line.
+From a DeiT-T with 4 heads to a DHVT-T, one modification after the other: the same images, epochs and recipe, and two seeds
+where rows are near each other. Appends a JSON line for each training to ``results/ablation.jsonl``, and omits those that are
+there; one that was stopped goes on. ``results_page.py`` makes the table of them.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass
-from statistics import mean
+from pathlib import Path
 from typing import Any
 
-from runs import add_budget_options, prepare_data, train_once
+from runs import Measurements, add_budget_options, learning_curve, prepare_data, train_once
 
-PAPER = "300 epochs of all of CIFAR-100, two GPUs"
+MEASURED = Measurements("ablation", Path(__file__).parent / "results" / "ablation.jsonl")
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ def rows() -> list[Row]:
     plain = {"patch_embed": "plain", "attention": "mhsa", "feed_forward": "mlp", "pos_embed": False}
     sope, daff, himhsa = {"patch_embed": "sope"}, {"feed_forward": "daff"}, {"attention": "himhsa"}
     return [
-        Row("DeiT-T, 4 heads", plain | {"pos_embed": True}, 67.59, (0, 1)),
+        Row("DeiT-T, 4 heads", plain | {"pos_embed": True}, 67.59),
         Row("without position embedding", plain, 58.72),
         Row("+ SOPE", plain | sope),
-        Row("+ DAFF", plain | daff),
-        Row("+ SOPE + DAFF", plain | sope | daff),
-        Row("+ HI-MHSA", plain | {"pos_embed": True} | himhsa),
+        Row("+ HI-MHSA", plain | {"pos_embed": True} | himhsa, None, (0, 1)),
+        Row("+ DAFF", plain | daff, None, (0, 1)),
+        Row("+ SOPE + DAFF", plain | sope | daff, None, (0, 1)),
         Row("DHVT-T: all three", plain | sope | daff | himhsa, 67.59 + 13.26, (0, 1)),
     ]
 
@@ -50,23 +51,19 @@ def main() -> None:
     parser.add_argument("--variant", default="dhvt_tiny_cifar_patch4")
     args = parser.parse_args()
     data = prepare_data(args)
-    measured: dict[str, list[float]] = {}
-    lines = ["| model | parameters | measured top-1 % | by seed | published top-1 % |", "|---|---|---|---|---|"]
+    budget = {"recipe": args.recipe, "epochs": args.epochs, "train_images": args.train_images or "all"}
     for number, row in enumerate(rows()):
         options = ["--variant", args.variant, "--resolutions", "1:1"]  # a position embedding is for one size
         options += [f"--model-option={name}={json.dumps(value).strip(chr(34))}" for name, value in row.options.items()]
-        results = [train_once(args.out / f"{number}-seed{seed}", data, args, seed, options) for seed in row.seeds]
-        measured[row.name] = [result["val_top1"] for result in results]
-        by_seed = ", ".join(f"{top1:.2f}" for top1 in measured[row.name])
-        published = "" if row.published is None else f"{row.published:.2f}"
-        lines.append(
-            f"| {row.name} | {results[0]['parameters']:,} | {mean(measured[row.name]):.2f} | {by_seed} | {published} |"
-        )
-    images = args.train_images or "all"
-    budget = f"{args.epochs} epochs of {images} training images, recipe `{args.recipe}`"
-    head = f"# Ablation\n\nMeasured: {budget}. Published: {PAPER}."
-    (args.out / "ablation.md").write_text("\n".join([head, "", *lines, ""]), encoding="utf-8")
-    print(json.dumps({"benchmark": "ablation", "epochs": args.epochs, "train_images": images, "top1": measured}))
+        for seed in row.seeds:
+            key = {"row": row.name, "seed": seed, **budget}
+            if MEASURED.find(**key):
+                continue
+            folder = args.out / f"{number}-seed{seed}"
+            result = train_once(folder, data, args, seed, options)
+            measured = {name: round(result[name], 4) for name in ("val_top1", "val_loss", "train_seconds")}
+            line = {**key, **measured, "parameters": result["parameters"], "published": row.published}
+            MEASURED.record(line | {"curve": learning_curve(folder)})
 
 
 if __name__ == "__main__":

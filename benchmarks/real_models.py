@@ -15,28 +15,20 @@ omits what ``results/real_models.jsonl`` has and goes on where it was stopped (b
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from typing import Any
 
 from comparison import serving_rate
-from dhvt.artifact import load_artifact
-from dhvt.hardware.cpus import available_cpus, processor_name
-from dhvt.training.metrics_log import read_history
 from real_sets import SETS, fetch
-from runs import train_once
+from runs import Measurements, export_and_test, learning_curve, train_once
 
-RESULTS = Path(__file__).parent / "results" / "real_models.jsonl"
+MEASURED = Measurements("real_models", Path(__file__).parent / "results" / "real_models.jsonl")
 VARIANTS = {"DHVT-T": "dhvt_tiny_cifar_patch4", "ResNet-18": "resnet18", "DeiT-T": "deit_tiny_patch16_224"}
 RECIPE = "short"
 PROCESSOR_MINUTES = 80
@@ -90,7 +82,7 @@ class Task:
         Raises:
             SystemExit: the rate is not measured.
         """
-        rate = find(kind="rate", **self.key)
+        rate = MEASURED.find(kind="rate", **self.key)
         if rate is None:
             raise SystemExit(f"how fast {self.model} trains on {self.name} is not measured; run `rates` first")
         return max(round(share * PROCESSOR_MINUTES * 60 * float(rate["images_per_processor_s"]) / self.images), 1)
@@ -102,32 +94,9 @@ class Task:
         return train_once(folder, data, budget, seed, self.options)
 
 
-def lines() -> list[dict[str, Any]]:
-    """What has been measured."""
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()] if RESULTS.exists() else []
-
-
-def find(**values: Any) -> dict[str, Any] | None:
-    """The last line that has these values."""
-    return next((line for line in reversed(lines()) if values.items() <= line.items()), None)
-
-
-def record(line: dict[str, Any]) -> None:
-    """Appends a line, with the machine, what else it did, and the date."""
-    machine: dict[str, Any] = {
-        "processor": processor_name(),
-        "cores": available_cpus(),
-        "load_average": round(os.getloadavg()[0], 1),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-    with RESULTS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"benchmark": "real_models", **line, **machine}) + "\n")
-    print(json.dumps(line), flush=True)
-
-
 def measure_rate(task: Task) -> None:
     """Records the images of a second of processor time: the second epoch's, so that what a start takes is not counted."""
-    if find(kind="rate", **task.key):
+    if MEASURED.find(kind="rate", **task.key):
         return
     lists = {split: _few(task.lists[split], count) for split, count in (("train", RATE_IMAGES), ("val", 128))}
     seconds = []
@@ -139,7 +108,9 @@ def measure_rate(task: Task) -> None:
         seconds.append(_processor_seconds() - before)
     images = len(lists["train"].read_text(encoding="utf-8").splitlines())
     rate = images / (seconds[1] - seconds[0])
-    record({"kind": "rate", **task.key, "img_size": SETS[task.name].img_size, "images_per_processor_s": round(rate, 2)})
+    MEASURED.record(
+        {"kind": "rate", **task.key, "img_size": SETS[task.name].img_size, "images_per_processor_s": round(rate, 2)}
+    )
 
 
 def _processor_seconds() -> float:
@@ -160,36 +131,27 @@ def _few(path: Path, count: int) -> Path:
 
 def search(task: Task, lr: float) -> None:
     """Records the validation accuracy after a tenth of the epochs at a learning rate."""
-    if find(kind="search", lr=lr, **task.key):
+    if MEASURED.find(kind="search", lr=lr, **task.key):
         return
     epochs = task.epochs(SEARCH_SHARE)
     metrics = task.train(task.folder / f"search-{lr:g}", epochs, lr, 0, task.lists)
     top1, loss = round(metrics["val_top1"], 2), round(metrics["val_loss"], 4)
-    record({"kind": "search", **task.key, "lr": lr, "epochs": epochs, "val_top1": top1, "val_loss": loss})
+    MEASURED.record({"kind": "search", **task.key, "lr": lr, "epochs": epochs, "val_top1": top1, "val_loss": loss})
 
 
 def best_learning_rate(task: Task) -> float:
     """The learning rate of the search with the best validation top-1."""
-    tried = [line for line in lines() if {"kind": "search", **task.key}.items() <= line.items()]
-    return float(max(tried, key=lambda line: line["val_top1"])["lr"])
+    return float(max(MEASURED.lines(kind="search", **task.key), key=lambda line: line["val_top1"])["lr"])
 
 
 def train_and_test(task: Task, seed: int) -> None:
     """Records a whole training, and the exported model's figures on the test images."""
-    if find(kind="result", seed=seed, **task.key):
+    if MEASURED.find(kind="result", seed=seed, **task.key):
         return
     epochs, lr, folder = task.epochs(), best_learning_rate(task), task.folder / f"seed-{seed}"
     metrics = task.train(folder, epochs, lr, seed, task.lists)
     started = time.time()
-    artifact = folder / "artifact"
-    _dhvt("export", folder, "--data", task.lists["train"], "--val", task.lists["val"])
-    _dhvt("evaluate", "--model", artifact, "--data", task.lists["test"], "--report", folder / "test", "--record")
-    measured = load_artifact(artifact).card.metrics["test"]
-    keys = ("top1", "balanced_accuracy", "macro_f1", "ece", "nll", "images", "engine", "precision")
-    curve = [
-        [epoch["epoch"], round(epoch["train_loss"], 4), round(epoch["val_loss"], 4), round(epoch["val_top1"], 2)]
-        for epoch in read_history(folder / "metrics.jsonl")
-    ]
+    test = export_and_test(folder, ["--data", task.lists["train"], "--val", task.lists["val"]], task.lists["test"])
     line = {
         "kind": "result",
         **task.key,
@@ -201,25 +163,17 @@ def train_and_test(task: Task, seed: int) -> None:
         "train_minutes": round(metrics["train_seconds"] / 60, 1),
         "export_and_test_minutes": round((time.time() - started) / 60, 1),
         "val_top1": round(metrics["val_top1"], 2),
-        "test": {key: round(measured[key], 4) if isinstance(measured[key], float) else measured[key] for key in keys},
-        "curve": {"columns": ["epoch", "train_loss", "val_loss", "val_top1"], "rows": curve},
+        "test": test,
+        "curve": learning_curve(folder),
     }
-    record(line)
-
-
-def _dhvt(*arguments: object) -> None:
-    command = [sys.executable, "-m", "dhvt.cli", *map(str, arguments)]
-    print(" ".join(command), file=sys.stderr, flush=True)
-    # OpenVINO crashes with jemalloc, which dhvt train restarts itself with where it is not preloaded.
-    environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
-    subprocess.run(command, check=True, stdout=sys.stderr, env=environment)
+    MEASURED.record(line)
 
 
 def measure_serving(task: Task) -> None:
     """Records the images/s of the exported model, in batches of 32, in the engine that serves it here."""
-    if find(kind="serving", **task.key) or not find(kind="result", seed=0, **task.key):
+    if MEASURED.find(kind="serving", **task.key) or not MEASURED.find(kind="result", seed=0, **task.key):
         return
-    record({"kind": "serving", **task.key, **serving_rate(task.folder / "seed-0" / "artifact")})
+    MEASURED.record({"kind": "serving", **task.key, **serving_rate(task.folder / "seed-0" / "artifact")})
 
 
 def tasks(args: argparse.Namespace) -> Iterator[Task]:

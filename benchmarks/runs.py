@@ -1,16 +1,60 @@
-"""Many trainings with one budget, for the benchmarks that compare models: resumable, each by ``dhvt train``."""
+"""What the benchmarks that train share: resumable trainings by ``dhvt train``, their test, and the lines of measurements."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dhvt.artifact import load_artifact
 from dhvt.data.splits import open_first_split, split_source
+from dhvt.hardware.cpus import available_cpus, processor_name
 from dhvt.model.checkpoint import load_checkpoint
+from dhvt.training.metrics_log import read_history
+
+TESTED = ("top1", "balanced_accuracy", "macro_f1", "ece", "nll", "images", "engine", "precision")
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """What a benchmark has measured so far: JSON lines of ``results/<name>.jsonl``, which it omits when it goes on.
+
+    Args:
+        name: of the benchmark.
+        path: of the file, which need not exist yet.
+    """
+
+    name: str
+    path: Path
+
+    def lines(self, **values: Any) -> list[dict[str, Any]]:
+        """Those that have these values."""
+        if not self.path.exists():
+            return []
+        found = map(json.loads, self.path.read_text(encoding="utf-8").splitlines())
+        return [line for line in found if values.items() <= line.items()]
+
+    def find(self, **values: Any) -> dict[str, Any] | None:
+        """The last line that has these values."""
+        return next(reversed(self.lines(**values)), None)
+
+    def record(self, line: dict[str, Any]) -> None:
+        """Appends a line, with the machine, what else it did, and the date; prints it without these."""
+        machine: dict[str, Any] = {
+            "processor": processor_name(),
+            "cores": available_cpus(),
+            "load_average": round(os.getloadavg()[0], 1),
+            "date": datetime.now(UTC).date().isoformat(),
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"benchmark": self.name, **line, **machine}) + "\n")
+        print(json.dumps(line), flush=True)
 
 
 def add_budget_options(parser: argparse.ArgumentParser) -> None:
@@ -57,3 +101,35 @@ def train_once(out: Path, data: list[str], args: argparse.Namespace, seed: int, 
     checkpoint = load_checkpoint(out / "ckpt.pt")
     parameters = sum(parameter.numel() for parameter in checkpoint.build_model().parameters())
     return checkpoint.metrics | {"parameters": parameters}
+
+
+def export_and_test(folder: Path, data: list[object], test: Path) -> dict[str, Any]:
+    """Exports a finished run and measures it, in the engine that serves it here, on images that chose nothing.
+
+    Args:
+        folder: of the run.
+        data: ``--data`` and ``--val`` of its training.
+        test: the images to measure on.
+    """
+    artifact = folder / "artifact"
+    _dhvt("export", folder, *data)
+    _dhvt("evaluate", "--model", artifact, "--data", test, "--report", folder / "test", "--record")
+    measured = load_artifact(artifact).card.metrics["test"]
+    return {key: round(measured[key], 4) if isinstance(measured[key], float) else measured[key] for key in TESTED}
+
+
+def _dhvt(*arguments: object) -> None:
+    command = [sys.executable, "-m", "dhvt.cli", *map(str, arguments)]
+    print(" ".join(command), file=sys.stderr, flush=True)
+    # OpenVINO crashes with jemalloc, which dhvt train restarts itself with where it is not preloaded.
+    environment = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
+    subprocess.run(command, check=True, stdout=sys.stderr, env=environment)
+
+
+def learning_curve(folder: Path) -> dict[str, Any]:
+    """The losses and the validation accuracy after each epoch of a run."""
+    rows = [
+        [epoch["epoch"], round(epoch["train_loss"], 4), round(epoch["val_loss"], 4), round(epoch["val_top1"], 2)]
+        for epoch in read_history(folder / "metrics.jsonl")
+    ]
+    return {"columns": ["epoch", "train_loss", "val_loss", "val_top1"], "rows": rows}
