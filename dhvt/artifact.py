@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ from dhvt.configuration import from_dict
 from dhvt.data.preprocess import Preprocess
 from dhvt.errors import ArtifactError, ConfigError
 from dhvt.evidence import find_evidence
+from dhvt.files import replacing
 from dhvt.naming import check_version
 
 __all__ = [
@@ -228,14 +228,11 @@ def write_card(folder: Path, card: ModelCard) -> ModelCard:
     Raises:
         ArtifactError: it cannot be written.
     """
-    temporary = folder / f".{CARD_NAME}.{os.getpid()}"
     try:
         card = replace(card, files={name: _hash_file(folder / name) for name in sorted(_names(card))})
-        temporary.write_text(_to_json(card), encoding="utf-8")
-        (folder / SIGNATURE_NAME).unlink(missing_ok=True)
-        temporary.replace(folder / CARD_NAME)
+        with replacing(folder / CARD_NAME) as temporary:
+            temporary.write_text(_to_json(card), encoding="utf-8")
+            (folder / SIGNATURE_NAME).unlink(missing_ok=True)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise ArtifactError(f"cannot write {folder / CARD_NAME}: {error}") from error
     return card

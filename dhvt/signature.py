@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dhvt.card import CARD_NAME, SIGNATURE_NAME
 from dhvt.errors import ArtifactError, ConfigError
+from dhvt.files import replacing
 
 try:
     from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -43,13 +43,11 @@ def sign_card(folder: Path, key: Path, ask_password: Callable[[], str]) -> Path:
     private = _parse(key, "private", lambda: _decrypt(data, ask_password))
     if not isinstance(private, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{key} is no private key of an elliptic curve; {_MAKE_ONE}")
-    temporary = folder / f".{SIGNATURE_NAME}.{os.getpid()}"
     try:
         signature = private.sign((folder / CARD_NAME).read_bytes(), ec.ECDSA(hashes.SHA256()))
-        temporary.write_bytes(base64.b64encode(signature) + b"\n")
-        temporary.replace(folder / SIGNATURE_NAME)
+        with replacing(folder / SIGNATURE_NAME) as temporary:
+            temporary.write_bytes(base64.b64encode(signature) + b"\n")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ArtifactError(f"cannot sign {folder}: {error}") from error
     return folder / SIGNATURE_NAME
 

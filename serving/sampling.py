@@ -26,6 +26,7 @@ from urllib.parse import quote
 from dhvt.artifact import ModelCard
 from dhvt.data.formats import name_of_brand
 from dhvt.errors import ConfigError
+from dhvt.files import replacing
 from dhvt.ranking import Ranking
 from serving.metrics import Metrics
 from serving.settings import PREFIX, Settings
@@ -228,14 +229,8 @@ def _suffix(image: bytes) -> str:
 
 def _write_new(path: Path, content: bytes) -> None:
     """Writes a file that is whole as soon as it has its name."""
-    temporary = path.with_name(f".{path.name}")
-    try:
-        with open(temporary, "wb", opener=_open_private) as file:
-            file.write(content)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as temporary, open(temporary, "wb", opener=_open_private) as file:
+        file.write(content)
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -9,7 +9,6 @@ DEST/_job/summary.json     what was found, once it is finished
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from dhvt.bulk.units import Unit, find_units
 from dhvt.errors import ConfigError
+from dhvt.files import replacing
 
 _JOB = "_job"  # readers of Parquet data sets skip names that begin with an underscore
 _PART = "part-{:06d}.parquet"
@@ -81,24 +81,6 @@ class BulkJob:
         """Writes what was found."""
         with replacing(self.dest / _JOB / "summary.json") as temporary:
             temporary.write_text(json.dumps(summary, indent=1) + "\n")
-
-
-class replacing:
-    """A temporary path, which takes the place of ``path`` when the block ends well."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._temporary = path, path.with_name(f"._{path.name}.{os.getpid()}")
-
-    def __enter__(self) -> Path:
-        return self._temporary
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            with self._temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            self._temporary.replace(self._path)
-        else:
-            self._temporary.unlink(missing_ok=True)
 
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], dest: Path) -> None:

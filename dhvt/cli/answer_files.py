@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -15,6 +14,7 @@ import click
 
 from dhvt.answers import answer_row, answer_schema, assessed
 from dhvt.errors import ConfigError, ImageError
+from dhvt.files import replacing
 
 if TYPE_CHECKING:
     from dhvt.classifier import Predictions
@@ -99,11 +99,6 @@ def _open_parquet(path: Path, identity: Mapping[str, str]) -> Iterator[Writer]:
         raise ConfigError(f"--parquet needs pyarrow ({error}): pip install 'dhvt-serve[parquet]'") from error
     schema = answer_schema(identity)
     rows: list[dict[str, Any]] = []
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.touch()
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; choose another file for --parquet") from error
 
     def flush() -> None:
         file.write_table(pa.Table.from_pylist(rows, schema))
@@ -114,10 +109,11 @@ def _open_parquet(path: Path, identity: Mapping[str, str]) -> Iterator[Writer]:
         if len(rows) == _ROWS:
             flush()
 
-    try:
+    with replacing(path) as temporary:
+        try:
+            temporary.touch()
+        except OSError as error:
+            raise ConfigError(f"cannot write {path}: {error.strerror}; choose another file for --parquet") from error
         with pq.ParquetWriter(temporary, schema) as file:
             yield write
             flush()
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

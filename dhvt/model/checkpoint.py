@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import zipfile
 from argparse import Namespace
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from dhvt.configuration import from_dict
 from dhvt.data.preprocess import Preprocess
 from dhvt.errors import CheckpointError, ConfigError
+from dhvt.files import replacing
 from dhvt.model.factory import build, complete
 
 FORMAT = "dhvt-checkpoint-1"
@@ -95,16 +95,11 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     values = {entry.name: getattr(checkpoint, entry.name) for entry in fields(checkpoint)}
     try:
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT} | values, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            torch.save({"format": FORMAT} | values, temporary)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(f"cannot write {path}: {error}; an older checkpoint there is unchanged") from error
 
 

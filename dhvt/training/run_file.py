@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING
@@ -13,6 +12,7 @@ from typing import Any
 
 from dhvt.configuration import from_dict
 from dhvt.errors import ConfigError, TrainError
+from dhvt.files import replacing
 from dhvt.training.config import Recipe, RunOptions, preset_values
 from dhvt.training.fields import AUTO, UNCHOSEN, Option, options_of
 
@@ -83,12 +83,10 @@ def write_config(path: Path, options: RunOptions, recipe: Recipe) -> None:
     for name, table in tables.items():
         lines += ["", f"[{name}]"]  # TOML has no null: None is omitted
         lines += [f"{_quote(key)} = {_to_toml(value)}" for key, value in table.items() if value is not None]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text("\n".join([*lines, ""]), encoding="utf-8", errors="replace")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text("\n".join([*lines, ""]), encoding="utf-8", errors="replace")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise TrainError(f"cannot write {path}: {error.strerror}") from error
 
 

@@ -7,7 +7,6 @@ workers find it, and this worker after a restart.
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 import time
 import zlib
@@ -27,6 +26,7 @@ from dhvt.artifact import Artifact
 from dhvt.confidence.drift import DriftTest
 from dhvt.confidence.reference import load_reference
 from dhvt.errors import ConfigError
+from dhvt.files import replacing
 from dhvt.ranking import Ranking
 from serving.inference.drift_report import describe_drift, log_evidence_of
 from serving.inference.scheduler import Observe, ignore
@@ -193,14 +193,8 @@ class DriftMonitor:
                 return
             state, key = self._test.state(), self._watched.key
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=".")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                np.savez_compressed(file, allow_pickle=False, key=np.array(key), **state)
-            Path(name).replace(self._path(self._worker))
-        except OSError:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with replacing(self._path(self._worker)) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, key=np.array(key), **state)
 
     def _read(self, watched: _Watched, worker: int) -> DriftTest | None:
         """A worker's test as it wrote it last; None where it tested something else, or nothing."""
