@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dhvt.cli.field_options import field_options, parse_assignment
+from dhvt.confidence.shares import wilson_interval
 from dhvt.training.config import Recipe, RunOptions
 from dhvt.training.run_file import build_config, merge_values, read_config
 
@@ -58,7 +60,7 @@ def train(ctx: click.Context, /, config_path: Path | None, model_options: tuple[
         else:
             log("stopped before the first checkpoint: nothing is saved")
         sys.exit(130)
-    log(f"validation top-1 {checkpoint.metrics['val_top1']:.2f} %; saved {path}")
+    log(f"validation {_top1(checkpoint.metrics)}; saved {path}")
     if checkpoint.best:
         log(
             f"lowest validation loss {checkpoint.best['val_loss']:.3f} in epoch {checkpoint.best['epoch']}; "
@@ -66,3 +68,9 @@ def train(ctx: click.Context, /, config_path: Path | None, model_options: tuple[
         )
     val = [] if options.val is None else ["--val", options.val]
     log(f"next: {shlex.join(['dhvt', 'export', str(options.out), '--data', options.data, *val])}")
+
+
+def _top1(metrics: Mapping[str, Any]) -> str:
+    """Top-1 with its 95 % interval, which is wide where there are few validation images."""
+    low, high = wilson_interval(metrics["val_top1"] / 100, metrics["val_images"])
+    return f"top-1 {metrics['val_top1']:.2f} % ({100 * low:.1f} to {100 * high:.1f} with {metrics['val_images']:,} images)"

@@ -52,7 +52,8 @@ def test_a_run_that_a_changed_recipe_ends_is_measured_and_saved(image_folder, tm
     assert result.exit_code == 0, result.output
     saved = load_checkpoint(path)
     assert (saved.recipe["epochs"], saved.temperature) == (epochs, saved.metrics["temperature"])
-    assert f"validation top-1 {saved.metrics['val_top1']:.2f} %" in result.output
+    assert f"validation top-1 {saved.metrics['val_top1']:.2f} % (" in result.output
+    assert f"with {saved.metrics['val_images']} images); saved {path}" in result.output
 
 
 def resume(data, unbroken, tmp_path, *options):
