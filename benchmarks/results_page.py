@@ -68,10 +68,9 @@ def real_set(name: str, lines: list[dict[str, Any]]) -> list[str]:
             if speed
             else "not measured"
         )
-        minutes = f"{runs[0]['train_minutes']:.0f}"
-        fixed = [f"{runs[0]['parameters'] / 1e6:.1f}", f"{runs[0]['lr']:g}", str(runs[0]["epochs"]), minutes, str(len(runs))]
+        fixed = [f"{runs[0]['parameters'] / 1e6:.1f}", f"{runs[0]['lr']:g}", str(runs[0]["epochs"]), str(len(runs))]
         rows.append([model, *fixed, *(f"{scores[model][key]:.2f}" for key in METRICS), served])
-    head = ["model", "million parameters", "learning rate", "epochs", "minutes", "seeds", *METRICS.values(), "serving images/s"]
+    head = ["model", "million parameters", "learning rate", "epochs", "seeds", *METRICS.values(), "serving images/s"]
     run = next(iter(found.values()))[0]
     text = (
         f"{run['train_images']:,} images to train on, {run['test']['images']:,} to test on, {info.img_size} pixels, from "
@@ -81,7 +80,7 @@ def real_set(name: str, lines: list[dict[str, Any]]) -> list[str]:
 
 
 def compare(scores: dict[str, dict[str, float]]) -> str:
-    """Where DHVT-T is better and where it loses, in points."""
+    """Whom DHVT-T is ahead of and to whom it loses, in points."""
     if "DHVT-T" not in scores or len(scores) < 2:
         missing = ", ".join(model for model in MODELS if model not in scores)
         return f"Not finished, so nothing is compared yet; still to be trained: {missing}."
@@ -91,8 +90,13 @@ def compare(scores: dict[str, dict[str, float]]) -> str:
             continue
         points = {METRICS[key].removesuffix(" %"): scores["DHVT-T"][key] - other[key] for key in METRICS if key != "ece"}
         listed = ", ".join(f"{name} {value:+.1f}" for name, value in points.items())
-        word = "ahead of" if all(value > 0 for value in points.values()) else "not ahead in everything of"
-        sentences.append(f"DHVT-T is {word} {model}, in points: {listed}.")
+        if all(value > 0 for value in points.values()):
+            verdict = f"DHVT-T is ahead of {model}"
+        elif all(value < 0 for value in points.values()):
+            verdict = f"DHVT-T loses to {model}"
+        else:
+            verdict = f"DHVT-T loses to {model} in something"
+        sentences.append(f"{verdict}, in points: {listed}.")
     missing = [model for model in MODELS if model not in scores]
     return " ".join([*sentences, *(f"Still to be trained: {model}." for model in missing)])
 
@@ -282,9 +286,7 @@ def write_page() -> str:
     if real:
         head.append(
             "Each model has 80 minutes of processor time, 40 of a machine's two cores, converted to epochs by its own training "
-            "speed, measured beside other work; `minutes` is what the training then took, less "
-            "where the machine was idle. Its learning rate is the best on validation of three, each tried for "
-            "a tenth of that. Recipe `short` for "
+            "speed. Its learning rate is the best on validation of three, each tried for a tenth of that. Recipe `short` for "
             "all, at the same image size; the ResNet and DeiT have stems and patches for small images. Test images choose "
             "nothing. DeiT-T cannot be trained on smaller images first, as the recipe does with the others, because its "
             "position embedding is for one size. How the splits are made: `benchmarks/real_splits.py`."
