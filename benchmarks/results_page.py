@@ -314,8 +314,9 @@ def write_readme_table() -> str:
     for name in SETS:
         top1 = {line["model"]: line["test"]["top1"] for line in select(result, set=name)}
         if len(top1) == len(MODELS):
-            points = top1["DHVT-T"] - top1["ResNet-18"]
-            rows[0] = [f"accuracy, {name}, from scratch", f"{points:+.1f} points", f"ResNet-18: {top1['ResNet-18']:.1f} %"]
+            points = " and ".join(f"{top1['DHVT-T'] - top1[model]:+.1f}" for model in ("DeiT-T", "ResNet-18"))
+            others = " and ".join(f"{model}: {top1[model]:.1f} %" for model in ("DeiT-T", "ResNet-18"))
+            rows[0] = [f"accuracy, {name}, from scratch, in equal time", f"{points} points", others]
             break
     return table(["", "DHVT Serve", "against"], rows)
 
@@ -338,9 +339,8 @@ def plot(path: Path) -> None:
     for axes, name in zip(panels, names, strict=False):
         for run in select(runs, set=name):
             rows = run["curve"]["rows"]
-            axes.plot(
-                [row[0] / run["epochs"] for row in rows], [row[3] for row in rows], label=f"{run['model']}, {run['seed']}"
-            )
+            label = f"{run['model']}, seed {run['seed']}" if run["seed"] else run["model"]
+            axes.plot([row[0] / run["epochs"] for row in rows], [row[3] for row in rows], label=label)
         axes.set(title=name, xlabel="part of the budget", ylabel="validation top-1, %")
         axes.grid(alpha=0.3)
         axes.legend()
