@@ -4,7 +4,7 @@
 
 From a DeiT-T with 4 heads to a DHVT-T, one modification after the other: the same images, epochs and recipe, and two seeds
 where rows are near each other. Appends a JSON line for each training to ``results/ablation.jsonl``, and omits those that are
-there; one that was stopped goes on. ``results_page.py`` makes the table of them.
+there; one that was stopped goes on.
 """
 
 from __future__ import annotations
