@@ -5,11 +5,12 @@
     python benchmarks/real_models.py train plankton groceries --data data --out runs/real
     python benchmarks/real_models.py serving plankton groceries --data data --out runs/real
 
-``rates`` measures how many images ``dhvt train`` takes of each model in a second of processor time. 80 minutes of that, 40 of a
-machine's two cores, are its number of epochs, so that both may run beside other work. ``train`` tries three learning rates for
-a tenth of the epochs each, takes the one with the best validation top-1, trains with it, exports, and measures on the test
-images, which choose nothing. ``serving`` measures the exported models in their engines, on an idle machine. Each of the three
-omits what ``results/real_models.jsonl`` has and goes on where it was stopped (by Ctrl-C, or SIGTERM to its process group).
+``rates`` measures how many images ``dhvt train`` takes of each model in a second of processor time, on an idle machine. 80
+minutes of that, 40 of a machine's two cores, are its number of epochs, so that training may run beside other work. ``train``
+tries three learning rates for a tenth of the epochs each, takes the one with the best validation top-1, trains with it,
+exports, and measures on the test images, which choose nothing. ``serving`` measures the exported models in their engines, on an
+idle machine. Each of the three omits what ``results/real_models.jsonl`` has and goes on where it was stopped (by Ctrl-C, or
+SIGTERM to its process group).
 """
 
 from __future__ import annotations
@@ -24,20 +25,23 @@ from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from typing import Any
 
+import psutil
+
 from comparison import serving_rate
-from real_sets import SETS, fetch
+from real_sets import PROCESSOR_MINUTES, SETS, TOLERANCE, fetch
 from runs import Measurements, export_and_test, learning_curve, train_once
 
 MEASURED = Measurements("real_models", Path(__file__).parent / "results" / "real_models.jsonl")
 VARIANTS = {"DHVT-T": "dhvt_tiny_cifar_patch4", "ResNet-18": "resnet18", "DeiT-T": "deit_tiny_patch16_224"}
 RECIPE = "short"
-PROCESSOR_MINUTES = 80
-"""Of each training: 40 minutes of two cores."""
-
 LEARNING_RATES = (1e-3, 3e-3, 9e-3)
 SEARCH_SHARE = 0.1
-RATE_IMAGES = 1280
-"""Images that a rate is measured on: at least ten steps, so that each of the recipe's resolutions has its part."""
+RATE_IMAGES = 5120
+"""Images that a rate is measured on: some forty steps, of which each of the recipe's resolutions has its part."""
+
+IDLE = 5.0
+"""Per cent of the processors that others may use where a rate is measured: each second that they take makes the rate, and the
+model's number of epochs, too small."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ def measure_rate(task: Task) -> None:
     """Records the images of a second of processor time: the second epoch's, so that what a start takes is not counted."""
     if MEASURED.find(kind="rate", **task.key):
         return
+    if (busy := psutil.cpu_percent(interval=3)) > IDLE:
+        raise SystemExit(f"other programs use {busy:.0f} % of the processors; measure rates when nothing else runs")
     lists = {split: _few(task.lists[split], count) for split, count in (("train", RATE_IMAGES), ("val", 128))}
     seconds = []
     for epochs in (1, 2):
@@ -146,9 +152,10 @@ def best_learning_rate(task: Task) -> float:
 
 def train_and_test(task: Task, seed: int) -> None:
     """Records a whole training, and the exported model's figures on the test images."""
-    if MEASURED.find(kind="result", seed=seed, **task.key):
-        return
     epochs, lr, folder = task.epochs(), best_learning_rate(task), task.folder / f"seed-{seed}"
+    found = MEASURED.find(kind="result", seed=seed, **task.key)
+    if found is not None and abs(found["epochs"] / epochs - 1) <= TOLERANCE:
+        return
     metrics = task.train(folder, epochs, lr, seed, task.lists)
     started = time.time()
     test = export_and_test(folder, ["--data", task.lists["train"], "--val", task.lists["val"]], task.lists["test"])

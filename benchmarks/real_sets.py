@@ -15,6 +15,12 @@ from pathlib import Path
 
 from real_splits import FOLDER, SPLITS, Entry, read_splits, require_no_leak, write_lists
 
+PROCESSOR_MINUTES = 80
+"""Of each training on one of these sets: 40 minutes of two cores."""
+
+TOLERANCE = 0.15
+"""By which share a training may differ from that, at the rate that was measured last for its model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RealSet:

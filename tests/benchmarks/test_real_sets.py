@@ -83,6 +83,16 @@ def test_the_page_and_the_readme_are_what_the_script_writes():
     assert readme == results_page.fill(readme), hint
 
 
+def result(model, top1, macro_f1):
+    test = {"top1": top1, "balanced_accuracy": top1, "macro_f1": macro_f1, "ece": 1.0, "images": 6071, "engine": "E"}
+    run = {"seed": 0, "lr": 0.003, "epochs": 9, "parameters": 6_000_000, "train_images": 21232, "test": test}
+    return {"kind": "result", "set": "plankton", "model": model, "processor": "P", "date": "2026-01-01", **run}
+
+
+def rate(model, images_per_s):
+    return {"kind": "rate", "set": "plankton", "model": model, "images_per_processor_s": images_per_s}
+
+
 @pytest.mark.parametrize(
     ("macro_f1", "verdict"),
     [
@@ -92,14 +102,19 @@ def test_the_page_and_the_readme_are_what_the_script_writes():
     ],
 )
 def test_the_page_says_where_dhvt_loses(monkeypatch, macro_f1, verdict):
-    def result(model, top1, macro_f1):
-        test = {"top1": top1, "balanced_accuracy": top1, "macro_f1": macro_f1, "ece": 1.0, "images": 6071, "engine": "E"}
-        run = {"seed": 0, "lr": 0.003, "epochs": 9, "parameters": 6_000_000, "train_images": 21232, "test": test}
-        return {"kind": "result", "set": "plankton", "model": model, "processor": "P", "date": "2026-01-01", **run}
-
-    lines = [result("DHVT-T", 70.0, 50.0), result("ResNet-18", 71.5, macro_f1)]
+    lines = [result("DHVT-T", 70.0, 50.0), result("ResNet-18", 71.5, macro_f1), rate("DHVT-T", 40), rate("ResNet-18", 40)]
     monkeypatch.setattr(results_page, "load_lines", lambda: lines)
     page = results_page.write_page()
-    assert f"| ResNet-18 | 6.0 | 0.003 | 9 | 1 | 71.50 | 71.50 | {macro_f1:.2f} | 1.00 | not measured |" in page
+    assert f"| ResNet-18 | 6.0 | 0.003 | 9 | 80 | 1 | 71.50 | 71.50 | {macro_f1:.2f} | 1.00 | not measured |" in page
     assert f"DHVT-T {verdict}" in page
     assert "Still to be trained: DeiT-T." in page
+
+
+def test_trainings_of_unequal_time_are_not_compared(monkeypatch):
+    results = [result("DHVT-T", 70.0, 50.0), result("ResNet-18", 71.5, 50.0), result("DeiT-T", 60.0, 50.0)]
+    lines = [*results, rate("DHVT-T", 60), rate("ResNet-18", 40), rate("DeiT-T", 40)]
+    monkeypatch.setattr(results_page, "load_lines", lambda: lines)
+    page = results_page.write_page()
+    assert "DHVT-T had another budget than 80 minutes and is to be trained again." in page
+    assert "in points" not in page
+    assert "plankton" not in results_page.write_readme_table()
