@@ -109,9 +109,7 @@ def compare(scores: dict[str, dict[str, float]], unequal: list[str]) -> str:
     if "DHVT-T" not in scores or len(scores) < 2:
         missing = ", ".join(model for model in MODELS if model not in scores)
         return f"Not finished, so nothing is compared yet; still to be trained: {missing}."
-    sentences = [
-        f"{model} had another budget than {PROCESSOR_MINUTES} minutes and is to be trained again." for model in unequal
-    ]
+    sentences = [f"{model} had another budget than {PROCESSOR_MINUTES} minutes and must be trained again." for model in unequal]
     for model, other in scores.items():
         if model == "DHVT-T" or {model, "DHVT-T"} & {*unequal}:
             continue
@@ -312,8 +310,9 @@ def write_page() -> str:
     ]
     if real:
         head.append(
-            f"Each model has {PROCESSOR_MINUTES} minutes of processor time, 40 of a machine's two cores, converted to epochs by "
-            "its own training speed on an idle machine. Its learning rate is the best on validation of three, each tried for a tenth of that. Recipe `short` for "
+            f"Each model has {PROCESSOR_MINUTES} minutes of processor time, 40 of a machine's two cores, converted to epochs "
+            "by its own training speed on an idle machine. Its learning rate is the best on validation of three, each tried "
+            "for a tenth of that. Recipe `short` for "
             "all, at the same image size; the ResNet and DeiT have stems and patches for small images. Test images choose "
             "nothing. DeiT-T cannot be trained on smaller images first, as the recipe does with the others, because its "
             "position embedding is for one size. How the splits are made: `benchmarks/real_splits.py`."

@@ -115,6 +115,6 @@ def test_trainings_of_unequal_time_are_not_compared(monkeypatch):
     lines = [*results, rate("DHVT-T", 60), rate("ResNet-18", 40), rate("DeiT-T", 40)]
     monkeypatch.setattr(results_page, "load_lines", lambda: lines)
     page = results_page.write_page()
-    assert "DHVT-T had another budget than 80 minutes and is to be trained again." in page
+    assert "DHVT-T had another budget than 80 minutes and must be trained again." in page
     assert "in points" not in page
     assert "plankton" not in results_page.write_readme_table()
