@@ -12,12 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from runs import Measurements, add_budget_options, learning_curve, prepare_data, train_once
 
-MEASURED = Measurements("ablation", Path(__file__).parent / "results" / "ablation.jsonl")
+MEASURED = Measurements("ablation")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runs import Measurements, export_and_test, learning_curve, train_once
 
-MEASURED = Measurements("cifar100", Path(__file__).parent / "results" / "cifar100.jsonl")
+MEASURED = Measurements("cifar100")
 VARIANT = "dhvt_tiny_cifar_patch4"
 OPTIONS = ["--variant", VARIANT, "--name", "dhvt_tiny_cifar100", "--val-fraction", "0.02"]
 

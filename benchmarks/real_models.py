@@ -28,10 +28,10 @@ from typing import Any
 import psutil
 
 from comparison import serving_rate
-from real_sets import PROCESSOR_MINUTES, SETS, TOLERANCE, fetch
+from real_sets import SETS, budget_epochs, fetch, has_budget
 from runs import Measurements, export_and_test, learning_curve, train_once
 
-MEASURED = Measurements("real_models", Path(__file__).parent / "results" / "real_models.jsonl")
+MEASURED = Measurements("real_models")
 VARIANTS = {"DHVT-T": "dhvt_tiny_cifar_patch4", "ResNet-18": "resnet18", "DeiT-T": "deit_tiny_patch16_224"}
 RECIPE = "short"
 LEARNING_RATES = (1e-3, 3e-3, 9e-3)
@@ -80,16 +80,17 @@ class Task:
     def images(self) -> int:
         return len(self.lists["train"].read_text(encoding="utf-8").splitlines())
 
-    def epochs(self, share: float = 1.0) -> int:
-        """The epochs that the budget, or a share of it, holds.
+    @property
+    def rate(self) -> float:
+        """The images that ``dhvt train`` takes in a second of processor time.
 
         Raises:
-            SystemExit: the rate is not measured.
+            SystemExit: that is not measured.
         """
         rate = MEASURED.find(kind="rate", **self.key)
         if rate is None:
             raise SystemExit(f"how fast {self.model} trains on {self.name} is not measured; run `rates` first")
-        return max(round(share * PROCESSOR_MINUTES * 60 * float(rate["images_per_processor_s"]) / self.images), 1)
+        return float(rate["images_per_processor_s"])
 
     def train(self, folder: Path, epochs: int, lr: float, seed: int, lists: dict[str, Path]) -> dict[str, Any]:
         """One training, or what is left of it."""
@@ -139,7 +140,7 @@ def search(task: Task, lr: float) -> None:
     """Records the validation accuracy after a tenth of the epochs at a learning rate."""
     if MEASURED.find(kind="search", lr=lr, **task.key):
         return
-    epochs = task.epochs(SEARCH_SHARE)
+    epochs = budget_epochs(task.images, task.rate, SEARCH_SHARE)
     metrics = task.train(task.folder / f"search-{lr:g}", epochs, lr, 0, task.lists)
     top1, loss = round(metrics["val_top1"], 2), round(metrics["val_loss"], 4)
     MEASURED.record({"kind": "search", **task.key, "lr": lr, "epochs": epochs, "val_top1": top1, "val_loss": loss})
@@ -152,10 +153,11 @@ def best_learning_rate(task: Task) -> float:
 
 def train_and_test(task: Task, seed: int) -> None:
     """Records a whole training, and the exported model's figures on the test images."""
-    epochs, lr, folder = task.epochs(), best_learning_rate(task), task.folder / f"seed-{seed}"
     found = MEASURED.find(kind="result", seed=seed, **task.key)
-    if found is not None and abs(found["epochs"] / epochs - 1) <= TOLERANCE:
+    if found is not None and has_budget(found["epochs"], task.images, task.rate):
         return
+    epochs, lr = budget_epochs(task.images, task.rate), best_learning_rate(task)
+    folder = task.folder / f"seed-{seed}"
     metrics = task.train(folder, epochs, lr, seed, task.lists)
     started = time.time()
     test = export_and_test(folder, ["--data", task.lists["train"], "--val", task.lists["val"]], task.lists["test"])

@@ -19,7 +19,17 @@ PROCESSOR_MINUTES = 80
 """Of each training on one of these sets: 40 minutes of two cores."""
 
 TOLERANCE = 0.15
-"""By which share a training may differ from that, at the rate that was measured last for its model."""
+"""By which share a training's epochs may differ from those of the budget, at the rate that was measured last for its model."""
+
+
+def budget_epochs(images: int, images_per_processor_s: float, share: float = 1.0) -> int:
+    """The epochs of so many images that the budget, or a share of it, holds; at least 1."""
+    return max(round(share * PROCESSOR_MINUTES * 60 * images_per_processor_s / images), 1)
+
+
+def has_budget(epochs: int, images: int, images_per_processor_s: float) -> bool:
+    """Whether a training of so many epochs had the budget, so that it may be compared."""
+    return abs(epochs / budget_epochs(images, images_per_processor_s) - 1) <= TOLERANCE
 
 
 @dataclass(frozen=True, kw_only=True)

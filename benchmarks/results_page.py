@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from real_sets import PROCESSOR_MINUTES, SETS, TOLERANCE
+from real_sets import PROCESSOR_MINUTES, SETS, has_budget
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -68,8 +68,9 @@ def real_set(name: str, lines: list[dict[str, Any]]) -> list[str]:
             if speed
             else "not measured"
         )
-        size, minutes = f"{runs[0]['parameters'] / 1e6:.1f}", f"{processor_minutes(runs[0], lines):.0f}"
-        fixed = [size, f"{runs[0]['lr']:g}", str(runs[0]["epochs"]), minutes, str(len(runs))]
+        minutes = runs[0]["epochs"] * runs[0]["train_images"] / rate_of(runs[0], lines) / 60
+        size, lr = f"{runs[0]['parameters'] / 1e6:.1f}", f"{runs[0]['lr']:g}"
+        fixed = [size, lr, str(runs[0]["epochs"]), f"{minutes:.0f}", str(len(runs))]
         rows.append([model, *fixed, *(f"{scores[model][key]:.2f}" for key in METRICS), served])
     fixed_head = ["model", "million parameters", "learning rate", "epochs", "processor minutes", "seeds"]
     head = [*fixed_head, *METRICS.values(), "serving images/s"]
@@ -82,46 +83,47 @@ def real_set(name: str, lines: list[dict[str, Any]]) -> list[str]:
         f"### {info.title}",
         text,
         table(head, rows),
-        compare(scores, unequal(found, lines)),
+        compare(scores, without_budget(select(lines, kind="result", set=name), lines)),
         origin(run, f"real_models.py train … {name}"),
     ]
 
 
-def processor_minutes(run: dict[str, Any], lines: list[dict[str, Any]]) -> float:
-    """How long a training takes at the rate that was measured last for its model."""
-    rate = select(lines, kind="rate", set=run["set"], model=run["model"])[-1]["images_per_processor_s"]
-    return float(run["epochs"] * run["train_images"] / rate / 60)
+def rate_of(run: dict[str, Any], lines: list[dict[str, Any]]) -> float:
+    """The images of a second of processor time that were measured last for a training's model."""
+    return float(select(lines, kind="rate", set=run["set"], model=run["model"])[-1]["images_per_processor_s"])
 
 
-def unequal(found: dict[str, list[dict[str, Any]]], lines: list[dict[str, Any]]) -> list[str]:
-    """The models whose trainings had more or less than the budget, which cannot be compared."""
-    minutes = {model: processor_minutes(runs[0], lines) for model, runs in found.items()}
-    return [model for model, spent in minutes.items() if abs(spent / PROCESSOR_MINUTES - 1) > TOLERANCE]
+def without_budget(runs: list[dict[str, Any]], lines: list[dict[str, Any]]) -> list[str]:
+    """The models of trainings that had more or less than the budget, which cannot be compared."""
+    wrong = [run["model"] for run in runs if not has_budget(run["epochs"], run["train_images"], rate_of(run, lines))]
+    return list(dict.fromkeys(wrong))
 
 
-def compare(scores: dict[str, dict[str, float]], unequal: list[str]) -> str:
-    """Whom DHVT-T is ahead of and to whom it loses, in points.
+def compare(scores: dict[str, dict[str, float]], excluded: list[str]) -> str:
+    """The models that DHVT-T is ahead of and those that it loses to, in points.
 
     Args:
         scores: of each metric, by model.
-        unequal: models that did not have the budget.
+        excluded: models that did not have the budget.
     """
     if "DHVT-T" not in scores or len(scores) < 2:
         missing = ", ".join(model for model in MODELS if model not in scores)
         return f"Not finished, so nothing is compared yet; still to be trained: {missing}."
-    sentences = [f"{model} had another budget than {PROCESSOR_MINUTES} minutes and must be trained again." for model in unequal]
+    sentences = [
+        f"{model} had another budget than {PROCESSOR_MINUTES} minutes and must be trained again." for model in excluded
+    ]
     for model, other in scores.items():
-        if model == "DHVT-T" or {model, "DHVT-T"} & {*unequal}:
+        if model == "DHVT-T" or {model, "DHVT-T"} & {*excluded}:
             continue
         points = {METRICS[key].removesuffix(" %"): scores["DHVT-T"][key] - other[key] for key in METRICS if key != "ece"}
         listed = ", ".join(f"{name} {value:+.1f}" for name, value in points.items())
         if all(value > 0 for value in points.values()):
-            verdict = f"DHVT-T is ahead of {model}"
+            result = f"DHVT-T is ahead of {model}"
         elif all(value < 0 for value in points.values()):
-            verdict = f"DHVT-T loses to {model}"
+            result = f"DHVT-T loses to {model}"
         else:
-            verdict = f"DHVT-T loses to {model} in something"
-        sentences.append(f"{verdict}, in points: {listed}.")
+            result = f"DHVT-T loses to {model} in something"
+        sentences.append(f"{result}, in points: {listed}.")
     missing = [model for model in MODELS if model not in scores]
     return " ".join([*sentences, *(f"Still to be trained: {model}." for model in missing)])
 
@@ -338,9 +340,9 @@ def write_readme_table() -> str:
     ]
     lines = load_lines()
     for name in SETS:
-        results = {line["model"]: [line] for line in select(lines, kind="result", set=name, seed=0)}
-        top1 = {model: line["test"]["top1"] for model, (line,) in results.items()}
-        if len(top1) == len(MODELS) and not unequal(results, lines):
+        runs = select(lines, kind="result", set=name, seed=0)
+        top1 = {run["model"]: run["test"]["top1"] for run in runs}
+        if len(top1) == len(MODELS) and not without_budget(runs, lines):
             points = " and ".join(f"{top1['DHVT-T'] - top1[model]:+.1f}" for model in ("DeiT-T", "ResNet-18"))
             others = " and ".join(f"{model}: {top1[model]:.1f} %" for model in ("DeiT-T", "ResNet-18"))
             rows[0] = [f"accuracy, {name}, from scratch, in equal time", f"{points} points", others]

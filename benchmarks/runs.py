@@ -23,15 +23,14 @@ TESTED = ("top1", "balanced_accuracy", "macro_f1", "ece", "nll", "images", "engi
 
 @dataclass(frozen=True)
 class Measurements:
-    """What a benchmark has measured so far: JSON lines of ``results/<name>.jsonl``, which it omits when it goes on.
-
-    Args:
-        name: of the benchmark.
-        path: of the file, which need not exist yet.
-    """
+    """What a benchmark has measured so far: JSON lines of ``results/<name>.jsonl``, which it omits when it goes on."""
 
     name: str
-    path: Path
+
+    @property
+    def path(self) -> Path:
+        """The file, which need not exist yet."""
+        return Path(__file__).parent / "results" / f"{self.name}.jsonl"
 
     def lines(self, **values: Any) -> list[dict[str, Any]]:
         """Those that have these values."""

@@ -73,9 +73,9 @@ def rank(candidates: Sequence[Candidate], prefer: str) -> list[Candidate]:
     Args:
         prefer: one of :data:`dhvt.engines.settings.PREFERENCES`.
     """
-    measured, ranked = list(candidates), []
     if not speeds_are_known(candidates):
-        return measured
+        return list(candidates)
+    measured, ranked = list(candidates), []
     while measured:
         fastest = max(_rate(candidate, prefer) for candidate in measured)
         as_fast = [candidate for candidate in measured if _rate(candidate, prefer) * (1 + NOISE) >= fastest]

@@ -94,19 +94,19 @@ def rate(model, images_per_s):
 
 
 @pytest.mark.parametrize(
-    ("macro_f1", "verdict"),
+    ("macro_f1", "sentence"),
     [
         (60.0, "loses to ResNet-18, in points: top-1 -1.5, balanced accuracy -1.5, macro-F1 -10.0."),
         (50.0, "loses to ResNet-18 in something, in points: top-1 -1.5, balanced accuracy -1.5, macro-F1 +0.0."),
         (40.0, "loses to ResNet-18 in something, in points: top-1 -1.5, balanced accuracy -1.5, macro-F1 +10.0."),
     ],
 )
-def test_the_page_says_where_dhvt_loses(monkeypatch, macro_f1, verdict):
+def test_the_page_says_where_dhvt_loses(monkeypatch, macro_f1, sentence):
     lines = [result("DHVT-T", 70.0, 50.0), result("ResNet-18", 71.5, macro_f1), rate("DHVT-T", 40), rate("ResNet-18", 40)]
     monkeypatch.setattr(results_page, "load_lines", lambda: lines)
     page = results_page.write_page()
     assert f"| ResNet-18 | 6.0 | 0.003 | 9 | 80 | 1 | 71.50 | 71.50 | {macro_f1:.2f} | 1.00 | not measured |" in page
-    assert f"DHVT-T {verdict}" in page
+    assert f"DHVT-T {sentence}" in page
     assert "Still to be trained: DeiT-T." in page
 
 
