@@ -44,7 +44,7 @@ def find_gpu() -> Gpu | str:
     try:
         from dhvt.engines import cuda
     except ImportError as error:
-        return f"{error}; pip install -e '.[gpu]'"
+        return f"{error}; pip install 'dhvt-serve[gpu]'"
     return cuda.find_gpu()
 
 

@@ -84,7 +84,8 @@ def export_model(
         if existing is not None:
             shutil.copytree(existing.path, folder, dirs_exist_ok=True)
         job = Job(source=model, images=images, folder=folder, log=log)
-        for name in chosen:
+        for number, name in enumerate(chosen, start=1):
+            log(f"exporting {name}, {number} of {len(chosen)}", err=True)
             card = write_card(folder, load_target(name).add(job, card, values[name]))
         before = None if existing is None else existing.card
         write_card(folder, _with_provenance(_identify(card, before, options), chosen, options, values, command))

@@ -38,9 +38,14 @@ def add_reference(artifact: Artifact, options: ExportOptions, log: Callable[...,
         return artifact
     settings = EngineSettings.from_environ()
     engine = EngineOptions(threads=settings.engine_threads(), max_batch_size=settings.max_batch_size)
+    chosen = choose_images(source)
     try:
         reference = measure_reference(
-            artifact, choose_images(source), engine, on_error=lambda message: log(f"left out: {message}", err=True)
+            artifact,
+            chosen,
+            engine,
+            on_error=lambda message: log(f"left out: {message}", err=True),
+            on_engine=lambda name: log(f"measuring {len(chosen)} reference images in {name}", err=True),
         )
     except EngineError as error:
         log(f"no reference images: {error}", err=True)

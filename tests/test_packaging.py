@@ -75,9 +75,9 @@ def test_export_is_imported_without_openvino():
 @pytest.mark.parametrize(
     ("blocked", "target", "message"),
     [
-        ("torch", "onnx", "exporting to onnx needs torch, not installed here; pip install -e '.[cpu,export]'"),
-        ("nncf", "int8", "exporting to int8 needs nncf, not installed here; pip install -e '.[cpu,export]'"),
-        ("polygraphy", "tensorrt", "needs polygraphy, not installed here; pip install -e '.[gpu,trt]' tensorrt"),
+        ("torch", "onnx", "exporting to onnx needs torch, not installed here; pip install 'dhvt-serve[cpu,export]'"),
+        ("nncf", "int8", "exporting to int8 needs nncf, not installed here; pip install 'dhvt-serve[cpu,export]'"),
+        ("polygraphy", "tensorrt", "needs polygraphy, not installed here; pip install 'dhvt-serve[gpu,trt]' tensorrt"),
     ],
 )
 def test_a_missing_extra_is_one_line(blocked, target, message):
@@ -96,4 +96,4 @@ def test_a_missing_package_of_another_command_is_one_line(tmp_path):
     result = run_without(
         ["torch"], "from dhvt.cli.main import main; main()", "average", "a.pt", "b.pt", "--out", "c.pt", "--data", "."
     )
-    assert (result.returncode, result.stderr) == (1, "Error: torch is not installed; pip install -e '.[train]'\n")
+    assert (result.returncode, result.stderr) == (1, "Error: torch is not installed; pip install 'dhvt-serve[train]'\n")

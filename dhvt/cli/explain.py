@@ -62,10 +62,17 @@ def explain(
     """
     import json
 
+    from dhvt.data.decode import read_file
+    from dhvt.errors import ImageError
+
     if output is None and not as_json:
         raise click.UsageError("nothing to do: give -o FILE.png, or --json")
+    data = read_file(image)
     classifier = load_classifier(model, engine)
-    found = classifier.explain(image, label=label, method=method, layer=layer, masks=masks, seed=seed)
+    try:
+        found = classifier.explain(data, label=label, method=method, layer=layer, masks=masks, seed=seed)
+    except ImageError as error:
+        raise ImageError(f"{image}: {error}") from error
     card = classifier.artifact.card
     if as_json:
         click.echo(json.dumps({"file": str(image), "model": card.name, "version": card.version, **found.to_dict()}))

@@ -57,7 +57,7 @@ class _LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
             extra = next((extra for extra, packages in _EXTRAS.items() if package in packages), "cpu")
-            raise click.ClickException(f"{package} is not installed; pip install -e '.[{extra}]'") from error
+            raise click.ClickException(f"{package} is not installed; pip install 'dhvt-serve[{extra}]'") from error
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -38,7 +38,7 @@ def tracking_options(options: RunOptions) -> dict[str, Any]:
 
 
 def _install_command(tracker: str) -> str:
-    return "pip install -e '.[tracker]'" if tracker == "tensorboard" else f"pip install {tracker}"
+    return "pip install 'dhvt-serve[tracker]'" if tracker == "tensorboard" else f"pip install {tracker}"
 
 
 def start_tracking(accelerator: Accelerator, options: RunOptions, recipe: Recipe) -> None:

@@ -89,6 +89,6 @@ TARGET = Target(
     help="the graph with the attention of its layers beside the logits, for explanations; made with onnx",
     settings=ExplainSettings,
     packages=("onnx", "onnxruntime"),
-    install="pip install -e '.[cpu,export]', with a GPU '.[gpu,export]'",
+    install="pip install 'dhvt-serve[cpu,export]', with a GPU 'dhvt-serve[gpu,export]'",
     add=add_explain,
 )

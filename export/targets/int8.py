@@ -178,7 +178,7 @@ TARGET = Target(
     help="a graph in int8 for OpenVINO, kept where it holds the accuracy on --data and is faster here",
     settings=Int8Settings,
     packages=("nncf", "openvino"),
-    install="pip install -e '.[cpu,export]'",
+    install="pip install 'dhvt-serve[cpu,export]'",
     needs_images="int8 needs --data: images to calibrate with, and to prove that accuracy is kept",
     add=add_int8,
 )

@@ -41,6 +41,6 @@ TARGET = Target(
     help="the graph in float32",
     settings=OnnxSettings,
     packages=("torch", "timm", "onnx", "onnxscript", "onnxruntime"),
-    install="pip install -e '.[cpu,export]', with a GPU '.[gpu,export]'",
+    install="pip install 'dhvt-serve[cpu,export]', with a GPU 'dhvt-serve[gpu,export]'",
     add=add_onnx,
 )

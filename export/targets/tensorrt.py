@@ -126,6 +126,6 @@ TARGET = Target(
     help="an engine for NVIDIA GPUs",
     settings=TensorRTSettings,
     packages=("torch", "timm", "onnx", "onnxscript", "onnxruntime", "polygraphy"),
-    install="pip install -e '.[gpu,trt]' tensorrt, or without a GPU '.[cpu,trt]' tensorrt-rtx",
+    install="pip install 'dhvt-serve[gpu,trt]' tensorrt, or without a GPU 'dhvt-serve[cpu,trt]' tensorrt-rtx",
     add=add_tensorrt,
 )

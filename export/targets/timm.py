@@ -117,7 +117,7 @@ LAYOUT = Layout(
     help="timm/ beside the model folder: config.json, model.safetensors and a model card, as on the Hugging Face Hub",
     settings=TimmSettings,
     packages=("torch", "timm", "safetensors", "huggingface_hub"),
-    install="pip install -e '.[train]'",
+    install="pip install 'dhvt-serve[train]'",
     needs="checkpoint",
     write=write_timm,
 )

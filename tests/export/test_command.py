@@ -58,6 +58,7 @@ def test_what_was_exported_before_stays_in_the_record(checkpoint, artifact_copy,
     assert after.card.files["model.onnx"] == before.card.files["model.onnx"]
     assert [entry["targets"] for entry in after.card.provenance["exports"]] == [["onnx", "explain"], ["int8"]]
     assert "int8: top-1 " in result.output
+    assert "exporting int8, 1 of 1\n" in result.stderr
 
 
 @pytest.mark.parametrize(

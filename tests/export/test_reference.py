@@ -22,6 +22,7 @@ def test_what_a_training_held_out_is_the_reference_of_its_export(image_folder, g
     command = ["export", str(tmp_path), "--data"]
     result = CliRunner().invoke(main, [*command, str(image_folder)])
     assert result.exit_code == 0, result.output
+    assert "measuring 12 reference images in " in result.stderr
     assert "12 reference images, in fp32" in result.output
     artifact = load_artifact(tmp_path / "artifact")
     assert artifact.card.reference.items() >= data["reference"].items()

@@ -49,3 +49,10 @@ def test_errors_are_one_line(explain, options, code, message):
     result = explain(*options)
     assert (result.exit_code, message in result.stderr) == (code, True), result.output
     assert "Traceback" not in result.output
+
+
+def test_a_broken_file_is_named(explain, tmp_path):
+    (tmp_path / "cat.png").write_bytes(b"no image")
+    result = explain("--json")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1), result.output
+    assert result.stderr.startswith(f"Error: {tmp_path / 'cat.png'}: ")

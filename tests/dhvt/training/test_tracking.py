@@ -34,7 +34,7 @@ def test_a_tracker_is_told_the_models_name_and_the_runs(tmp_path, tracker, argum
 
 @pytest.mark.parametrize(
     ("tracker", "message"),
-    [("tensorboard", "pip install -e '.[tracker]'"), ("wandb", "pip install wandb"), ("tensorbored", "choose one of")],
+    [("tensorboard", "pip install 'dhvt-serve[tracker]'"), ("wandb", "pip install wandb"), ("tensorbored", "choose one of")],
 )
 def test_a_tracker_that_is_not_installed_or_unknown_is_refused_before_training(
     image_folder, tmp_path, monkeypatch, tracker, message
