@@ -48,7 +48,7 @@ class ImageFacts(NamedTuple):
     mode: str = ""
     is_animated: bool = False
     values: ValueRange | None = None
-    appearance: Appearance = Appearance(0, b"", True)
+    appearance: Appearance = Appearance(0, b"", b"", True)
 
 
 def gather_facts(data: bytes) -> ImageFacts:

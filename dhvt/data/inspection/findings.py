@@ -44,6 +44,8 @@ def _duplicates(inspection: Inspection) -> Iterator[Finding]:
         "exact", inspection.exact, "the same file", ("fix", "fix", "look"), (across, leaked, "One is enough.")
     )
     look = "Scaled, saved again or taken in one go: look at them. "
+    if inspection.are_alike:
+        look += "The images of this data set look so alike that only nearly equal ones are listed. "
     held_out = "Where they are one object or scene, --group-by keeps them on one side of the split."
     yield from _duplicates_of(
         "near",

@@ -45,6 +45,7 @@ class Inspection:
         splits: by name, in the order train, val, test; :data:`WHOLE` of a data set that is not divided.
         images: of all splits, in order.
         exact, near: groups of duplicates, see :mod:`dhvt.data.inspection.duplicates`.
+        are_alike: the images look so alike that only nearly equal ones are in ``near``.
         unused: the files that are no images of a split.
         shared_groups: by two splits, the groups of ``--group-by`` that are in both.
         white: what the user says is white, see :func:`dhvt.data.levels.find_white_levels`.
@@ -56,6 +57,7 @@ class Inspection:
     images: list[CheckedImage]
     exact: list[list[CheckedImage]]
     near: list[list[CheckedImage]]
+    are_alike: bool
     unused: UnusedFiles
     shared_groups: dict[tuple[str, str], list[str]]
     white: float | None = None
@@ -138,13 +140,15 @@ def inspect(
         labels = [source.classes[label] for label in source.labels.tolist()]
         images += [CheckedImage(name, source, index, labels[index], found) for index, found in enumerate(facts)]
     every = [image.facts for image in images]
+    near, are_alike = group_near(every)
     return Inspection(
         data=data,
         is_divided=val is not None or "val" in splits,
         splits=splits,
         images=images,
         exact=[[images[index] for index in group] for group in group_exact(every)],
-        near=[[images[index] for index in group] for group in group_near(every)],
+        near=[[images[index] for index in group] for group in near],
+        are_alike=are_alike,
         unused=unused,
         shared_groups=shared,
         white=white,

@@ -48,7 +48,7 @@ td.n{text-align:right;white-space:nowrap;width:4rem}td.b{width:20%}
 def build_page(inspection: Inspection, findings: Sequence[Finding], advice: Sequence[str]) -> str:
     """The page's HTML."""
     pressing = Counter(finding.level for finding in findings)
-    summary = f"{pressing['fix'] or 'nothing'} must be fixed, {pressing['look'] or 'nothing'} worth a look"
+    summary = f"must be fixed: {pressing['fix']}, worth a look: {pressing['look']}"
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         f"<title>dhvt check: {text(inspection.data)}</title><style>{_STYLE}</style>",

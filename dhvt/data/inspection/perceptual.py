@@ -1,4 +1,4 @@
-"""What an image looks like, as a 64-bit hash and 8×8 pixels, so that copies are found that were scaled or saved again.
+"""What an image looks like, as a 64-bit hash and a few pixels, so that copies are found that were scaled or saved again.
 
 The hash is pHash, the signs of an image's lowest frequencies (Zauner 2010). ``imagehash`` computes the same and is well kept,
 but brings SciPy and PyWavelets, 40 MB, for what is a matrix product here; ``cleanvision`` brings pandas and matplotlib too,
@@ -15,6 +15,7 @@ from PIL import Image
 
 _SIDE = 32  # pixels that the frequencies are computed from
 _FREQUENCIES = 8
+_GREY_SIDE = 16
 _COLOR_SIDE = 8
 
 NEEDED_SIZE = (_SIDE, _SIDE)
@@ -27,11 +28,13 @@ BLANK_DEVIATION = 2.0
 class Appearance(NamedTuple):
     """Args:
     hash: 64-bit pHash.
-    colors: ``(192,)`` uint8, 8×8 RGB.
+    greys: 256 bytes, 16×16.
+    colors: 192 bytes, 8×8 RGB.
     is_blank: the image is of one colour, so that its hash is noise.
     """
 
     hash: int
+    greys: bytes
     colors: bytes
     is_blank: bool
 
@@ -51,5 +54,9 @@ def describe_appearance(image: Image.Image) -> Appearance:
     grey = np.asarray(small.convert("L"), dtype=np.float32)
     waves = (_COSINES @ grey @ _COSINES.T).ravel()
     bits = waves > np.median(waves)
-    colors = np.asarray(small.resize((_COLOR_SIDE, _COLOR_SIDE), Image.Resampling.BOX))
-    return Appearance(int.from_bytes(np.packbits(bits).tobytes(), "big"), colors.tobytes(), bool(grey.std() < BLANK_DEVIATION))
+    return Appearance(
+        hash=int.from_bytes(np.packbits(bits).tobytes(), "big"),
+        greys=small.convert("L").resize((_GREY_SIDE, _GREY_SIDE), Image.Resampling.BOX).tobytes(),
+        colors=small.resize((_COLOR_SIDE, _COLOR_SIDE), Image.Resampling.BOX).tobytes(),
+        is_blank=bool(grey.std() < BLANK_DEVIATION),
+    )
