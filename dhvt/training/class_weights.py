@@ -37,7 +37,8 @@ def weighted_cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tenso
 
     Args:
         logits: ``(B, classes)``.
-        targets: ``(B,)`` labels, or ``(B, classes)`` probabilities where images are mixed, whose weights are mixed too.
+        targets: ``(B,)`` labels, or ``(B, classes)`` probabilities where images are mixed, whose weights are mixed too. They
+            are not smoothed yet, so that the weight is that of the images' own classes.
         class_weights: see :func:`weigh_classes`.
     """
     if class_weights is None:

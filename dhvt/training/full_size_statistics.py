@@ -7,6 +7,7 @@ import torch
 
 from dhvt.data.batches import iterate_batches
 from dhvt.data.sources import Subset
+from dhvt.model.factory import size_multiple
 from dhvt.model.inference import InferenceModel
 from dhvt.training.batchnorm import estimating_statistics, find_norms
 from dhvt.training.broken_images import BrokenImages
@@ -29,7 +30,8 @@ class FullSizeStatistics:
     """Gives the averaged weights BatchNorm statistics of training images as they are validated, before they are.
 
     Features of smaller images, on which a recipe's ``resolutions`` begin, have others; with these the outputs are about the
-    same for every image. Where the average is made of steps at full size alone, its own statistics are kept.
+    same for every image. Where the average is made of steps at full size alone, its own statistics are kept; so are those of a
+    frozen body, with which the last layer learns, and those of a model that cannot change its size.
     """
 
     def __init__(self, run: Run, broken: BrokenImages) -> None:
@@ -42,6 +44,8 @@ class FullSizeStatistics:
         Raises:
             DataError: an image cannot be read, unless such are skipped.
         """
+        if self.run.options.freeze or not size_multiple(self.run.config):
+            return
         if state.ema is None or not find_norms(state.averaged) or not self._has_seen_other_sizes(state):
             return
         model = InferenceModel(state.averaged, self.run.preprocess).to(state.device)

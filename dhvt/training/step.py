@@ -118,9 +118,7 @@ class TrainState:
             # Gradients are exchanged once, with those of the last micro-batch.
             with nullcontext() if number == count - 1 else accelerator.no_sync(self._network):
                 logits = self._forward(micro_inputs)
-                loss = weighted_cross_entropy(
-                    logits.float(), micro_targets, self._class_weights, self._transform.label_smoothing
-                )
+                loss = weighted_cross_entropy(logits.float(), micro_targets, self._class_weights, self.recipe.label_smoothing)
                 accelerator.backward(loss / count)
             total += loss.detach() / count
             correct += (logits.detach().argmax(1) == micro_labels).sum()

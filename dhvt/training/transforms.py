@@ -17,7 +17,7 @@ from dhvt.model.inference import Normalize
 from dhvt.training.augmentation.draws import Draws
 from dhvt.training.augmentation.erasing import erase
 from dhvt.training.augmentation.geometry import shift_and_flip
-from dhvt.training.augmentation.mixing import draw_mixture, mix, soft_targets
+from dhvt.training.augmentation.mixing import draw_mixture, mix
 from dhvt.training.augmentation.operations import apply
 from dhvt.training.augmentation.rand_augment import BatchRandAugment
 from dhvt.training.config import Recipe
@@ -63,7 +63,7 @@ class BatchTransform:
             erase(inputs, draws, self.recipe.random_erasing)
         if not self.recipe.mixes():
             return inputs, labels
-        targets = soft_targets(labels, self.num_classes, self.recipe.label_smoothing)
+        targets = functional.one_hot(labels, self.num_classes).float()
         return mix(inputs, targets, draw_mixture(self.recipe, step))
 
     def augment(self, images: Tensor, draws: Draws) -> Tensor:
@@ -86,11 +86,6 @@ class BatchTransform:
         for chosen in order.T:
             arguments = np.take_along_axis(factors, chosen[:, None], 1)[:, 0]
             apply(images, _JITTERED[chosen], arguments, is_bicubic=unused, fill=self._fill)
-
-    @property
-    def label_smoothing(self) -> float:
-        """What is left to the loss: mixed targets are smoothed already."""
-        return 0.0 if self.recipe.mixes() else self.recipe.label_smoothing
 
     def _rescale(self, inputs: Tensor, progress: float) -> Tensor:
         scale = self.recipe.scale_at(progress)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
-from torch.nn import functional
 
 from dhvt.training.config import Recipe
 
@@ -59,8 +58,3 @@ def _box(height: int, width: int, mixture: Mixture) -> tuple[int, int, int, int]
         side, middle = int(size * (1 - mixture.share) ** 0.5), int(center * size)
         bounds += [max(middle - side // 2, 0), min(middle + (side + 1) // 2, size)]
     return bounds[0], bounds[1], bounds[2], bounds[3]
-
-
-def soft_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """``(B, num_classes)`` probabilities: ``smoothing`` of 1 is spread over all classes."""
-    return functional.one_hot(labels, num_classes).float() * (1 - smoothing) + smoothing / num_classes

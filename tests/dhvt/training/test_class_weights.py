@@ -32,6 +32,11 @@ def test_the_loss_is_weighted_by_image_also_where_images_are_mixed():
     assert got == pytest.approx(float((each * torch.tensor([0.5, 0.5, 0.5, 1, 1, 2])).mean()))
     one_hot = functional.one_hot(labels, 3).float()
     assert weighted_cross_entropy(logits, one_hot, weights, 0.1) == pytest.approx(float(got))
+    mixed = 0.7 * one_hot + 0.3 * one_hot.flip(0)
+    smoothed = -((0.9 * mixed + 0.1 / 3) * logits.log_softmax(1)).sum(1)
+    assert weighted_cross_entropy(logits, mixed, None, 0.1) == pytest.approx(float(smoothed.mean()))
+    shares = 0.7 * weights[labels] + 0.3 * weights[labels.flip(0)]
+    assert weighted_cross_entropy(logits, mixed, weights, 0.1) == pytest.approx(float((smoothed * shares).mean()))
     halves = [weighted_cross_entropy(logits[rows], labels[rows], weights, 0.1) for rows in (slice(0, 3), slice(3, 6))]
     assert sum(halves) / 2 == pytest.approx(float(got))
 
