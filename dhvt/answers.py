@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dhvt.data.text import encodable
 from dhvt.errors import ImageError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def answer_schema(identity: Mapping[str, str]) -> pa.Schema:
 def answer_row(result: Predictions | ImageError) -> dict[str, Any]:
     """The columns of one image, but for its file; absent ones are empty."""
     if isinstance(result, ImageError):
-        return {"error": str(result)}
+        return {"error": encodable(str(result))}  # it may name the file
     labels, scores = [entry["label"] for entry in result], [entry["score"] for entry in result]
     return {"label": labels[0], "score": scores[0], "labels": labels, "scores": scores, **assessed(result)}
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +51,13 @@ class BulkJob:
         if record.exists():
             _require_same(json.loads(record.read_text()), identity, self.dest)
             rows = pq.read_table(listing).to_pylist()
-            self.units: Sequence[Unit] = [Unit(**row | {"paths": tuple(row["paths"])}) for row in rows]
+            self.units: Sequence[Unit] = [Unit.from_row(row) for row in rows]
             return
         if self.dest.exists() and any(entry.name != _JOB for entry in self.dest.iterdir()):
             raise ConfigError(f"{self.dest} has other files and no bulk job; choose another --out")
         self.units = find_units(identity["source"])
         folder.mkdir(parents=True, exist_ok=True)
-        rows = [asdict(unit) for unit in self.units]
+        rows = [unit.to_row() for unit in self.units]
         with replacing(listing) as temporary:
             pq.write_table(pa.Table.from_pylist(rows), temporary)
         with replacing(record) as temporary:  # last: with it the job has begun

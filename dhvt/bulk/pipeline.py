@@ -27,6 +27,7 @@ from dhvt.bulk.units import Unit, read_unit
 from dhvt.classifier import Classifier
 from dhvt.data.batches import split
 from dhvt.data.preprocess import Preprocess, preprocess_image
+from dhvt.data.text import encodable
 from dhvt.errors import ConfigError, EngineError, ImageError
 from dhvt.hardware.cpus import available_cpus
 
@@ -87,7 +88,7 @@ def _answer(artifact: Artifact, units: Mapping[int, Unit], settings: BulkSetting
     resources = _resources(settings)
     model = ray.put({name: (artifact.path / name).read_bytes() for name in (CARD_NAME, *artifact.card.files)})
     rows = ray.data.from_items(
-        [{"unit": number, "kind": unit.kind, "paths": list(unit.paths), "group": unit.group} for number, unit in units.items()],
+        [{"unit": number, **unit.to_row()} for number, unit in units.items()],
         override_num_blocks=len(units),
     )
     decoded = rows.flat_map(_Decoder(artifact.card.preprocess), num_cpus=DECODER_CPUS)
@@ -175,7 +176,7 @@ class _Decoder:
         self._preprocess = preprocess
 
     def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        unit = Unit(row["kind"], tuple(row["paths"]), int(row["group"]))
+        unit = Unit.from_row(row)
         height, width = self._preprocess.size
         size = max(min(CHUNK_IMAGES, CHUNK_BYTES // (height * width * 3)), 1)
         chunks = split(read_unit(unit), size)
@@ -185,8 +186,8 @@ class _Decoder:
             keys, errors, pixels = [], [], []
             for key, data in chunk:
                 found = self._decode(data)
-                keys.append(key)
-                errors.append(str(found) if isinstance(found, ImageError) else None)
+                keys.append(encodable(key))
+                errors.append(encodable(str(found)) if isinstance(found, ImageError) else None)
                 if not isinstance(found, ImageError):
                     pixels.append(found.tobytes())
             yield {

@@ -6,8 +6,9 @@ they may be local or at ``s3://``, ``gs://``, ``hf://`` and others whose package
 
 from __future__ import annotations
 
+import os
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -28,6 +29,10 @@ Item = tuple[str, bytes | ImageError]
 """An image's path or key, and its file's bytes, or why there are none."""
 
 
+class PassingError(DataError):
+    """The network or the disk failed, so that reading again may succeed: what was to be read is not done."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """A part of a job's input.
@@ -43,6 +48,20 @@ class Unit:
     paths: tuple[str, ...]
     group: int = 0
     images: int | None = None
+
+    def to_row(self) -> dict[str, Any]:
+        """Plain values; the paths as bytes, since a file's name need not be UTF-8."""
+        return {
+            "kind": self.kind,
+            "paths": [os.fsencode(path) for path in self.paths],
+            "group": self.group,
+            "images": self.images,
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Unit:
+        """The unit of :meth:`to_row`."""
+        return cls(row["kind"], tuple(map(os.fsdecode, row["paths"])), int(row["group"]), row["images"])
 
 
 def find_units(source: str) -> list[Unit]:
@@ -68,15 +87,15 @@ def _list(source: str) -> list[str]:
     import fsspec
 
     if source.endswith(".txt"):
-        with fsspec.open(source, "rt", encoding="utf-8") as file:
+        with fsspec.open(source, "rt", encoding="utf-8", errors="surrogateescape") as file:
             return [line.strip() for line in file if line.strip()]
     system, path = fsspec.core.url_to_fs(source)
-    if any(sign in path for sign in "*?["):
-        found = system.glob(path)
-    elif system.isdir(path):
+    if system.isdir(path):
         found = [name for name in system.find(path) if not _is_hidden(name, path)]
     elif system.exists(path):
         return [source]
+    elif any(sign in path for sign in "*?["):
+        found = system.glob(path)
     else:
         raise DataError(f"{source} does not exist")
     local = "file" in system.protocol
@@ -117,11 +136,17 @@ def read_unit(unit: Unit) -> Iterator[Item]:
     """Its images, in the same order each time. What cannot be read is an :class:`~dhvt.errors.ImageError` in its place.
 
     An archive or Parquet file that cannot be read to its end has, after the images before, one error under its own name.
+
+    Raises:
+        PassingError: the network or the disk fails.
     """
     readers: dict[str, Callable[[Unit], Iterator[Item]]] = {"files": _read_files, "tar": _read_tar, "parquet": _read_rows}
     try:
         yield from readers[unit.kind](unit)
+    except PassingError:
+        raise
     except Exception as error:  # of the file system, the archive or the Parquet file, whose classes are many
+        _raise_passing(unit.paths[0], error)
         yield unit.paths[0], ImageError(f"{unit.paths[0]} cannot be read further: {_say(error)}")
 
 
@@ -133,9 +158,18 @@ def _read_files(unit: Unit) -> Iterator[Item]:
             with fsspec.open(path, "rb") as file:
                 data = file.read()
         except Exception as error:
+            _raise_passing(path, error)
             yield path, ImageError(f"{path} cannot be read: {_say(error)}")
         else:
             yield path, data
+
+
+def _raise_passing(path: str, error: Exception) -> None:
+    """Raises PassingError where the error is of the network or the disk and not of what is read, which alone has no number."""
+    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError):
+        return
+    if isinstance(error, TimeoutError | ConnectionError) or (isinstance(error, OSError) and error.errno is not None):
+        raise PassingError(f"{path} cannot be read now: {_say(error)}") from error
 
 
 def _read_tar(unit: Unit) -> Iterator[Item]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from dhvt.answers import answer_row, answer_schema, assessed
+from dhvt.data.text import encodable
 from dhvt.errors import ConfigError, ImageError
 from dhvt.files import replacing
 
@@ -48,12 +49,12 @@ def open_writer(output: str, parquet: Path | None, top_k: int, identity: Mapping
 def _open_text() -> Iterator[Writer]:
     def write(path: Path, result: Predictions | ImageError) -> None:
         if isinstance(result, ImageError):
-            click.echo(f"{path}: {result}", err=True)
+            click.echo(f"{encodable(str(path))}: {result}", err=True)
             return
         scores = ", ".join(f"{entry['label']} {entry['score']:.1%}" for entry in result)
         found = "" if result.prediction_set is None else f"; {result.note or 'one of: ' + ', '.join(result.prediction_set)}"
         unknown = f"; unknown (p = {result.p_known:.4g})" if result.known is False else ""
-        click.echo(f"{path}: {scores}{found}{unknown}")
+        click.echo(f"{encodable(str(path))}: {scores}{found}{unknown}")
 
     yield write
 
@@ -62,7 +63,7 @@ def _open_text() -> Iterator[Writer]:
 def _open_json(identity: Mapping[str, str]) -> Iterator[Writer]:
     def write(path: Path, result: Predictions | ImageError) -> None:
         if isinstance(result, ImageError):
-            click.echo(f"{path}: {result}", err=True)
+            click.echo(f"{encodable(str(path))}: {result}", err=True)
         else:
             click.echo(json.dumps({"file": str(path), **identity, "predictions": result, **assessed(result)}))
 
@@ -78,13 +79,13 @@ def _open_csv(top_k: int) -> Iterator[Writer]:
 
     def write(path: Path, result: Predictions | ImageError) -> None:
         if isinstance(result, ImageError):
-            writer.writerow([path, *[None] * (len(classes) + 3), result])
+            writer.writerow([encodable(str(path)), *[None] * (len(classes) + 3), encodable(str(result))])
             return
         cells: list[object] = [cell for entry in result for cell in (entry["label"], entry["score"])]
         cells += [None] * (len(classes) - len(cells))
         found = None if result.prediction_set is None else " | ".join(result.prediction_set)
         known = None if result.known is None else str(result.known).lower()
-        writer.writerow([path, *cells, found, known, result.p_known, None])
+        writer.writerow([encodable(str(path)), *cells, found, known, result.p_known, None])
 
     yield write
 
@@ -105,7 +106,7 @@ def _open_parquet(path: Path, identity: Mapping[str, str]) -> Iterator[Writer]:
         rows.clear()
 
     def write(path: Path, result: Predictions | ImageError) -> None:
-        rows.append({"file": str(path)} | answer_row(result))
+        rows.append({"file": encodable(str(path))} | answer_row(result))
         if len(rows) == _ROWS:
             flush()
 

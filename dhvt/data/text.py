@@ -8,6 +8,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text)
 
 
+def encodable(name: str) -> str:
+    """A name as UTF-8, with escapes for bytes of another encoding, which a file's name may hold; different names stay so."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def count(number: int, noun: str) -> str:
     """``1 image``, ``1,204 images``, ``3 classes``."""
     if number == 1:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dhvt.data.sources import ImageSource
+from dhvt.data.text import encodable
 from dhvt.evaluation.calibration import softmax
 from dhvt.evaluation.metrics import Outputs
 
@@ -36,22 +37,17 @@ def write_predictions(folder: Path, source: ImageSource, outputs: Outputs, tempe
 
 def _columns(source: ImageSource, outputs: Outputs, temperature: float) -> dict[str, Any]:
     probabilities = softmax(outputs.logits / temperature).astype(np.float32)
-    classes = [_encodable(name) for name in source.classes]
+    classes = [encodable(name) for name in source.classes]
     predicted = probabilities.argmax(axis=1)
     rows = np.arange(len(predicted))
     columns: dict[str, Any] = {
-        "file": [_encodable(source.name(int(index))) for index in outputs.indices],
+        "file": [encodable(source.name(int(index))) for index in outputs.indices],
         "true": [classes[label] for label in outputs.labels],
         "predicted": [classes[label] for label in predicted],
         "confidence": probabilities[rows, predicted],
         "true_probability": probabilities[rows, outputs.labels],
     }
     return columns | {f"p:{name}": probabilities[:, label] for label, name in enumerate(classes)}
-
-
-def _encodable(name: str) -> str:
-    """A name as UTF-8, with escapes for bytes of another encoding, which a file's name may hold; different names stay so."""
-    return name.encode(errors="backslashreplace").decode()
 
 
 def _write_csv(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:

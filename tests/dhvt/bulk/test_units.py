@@ -1,6 +1,8 @@
 """What ``dhvt bulk`` reads, and in which units."""
 
+import errno
 import io
+import os
 import tarfile
 
 import fsspec
@@ -47,6 +49,32 @@ def test_a_folder_is_read_in_the_order_of_its_paths(folder):
     names = [key.removeprefix(f"{folder}/") for key, _ in found]
     assert names == ["0.png", "2.png", "4.png", "deep/er/1.png", "deep/er/3.png"]
     assert [data for _, data in found] == [IMAGES[number] for number in (0, 2, 4, 1, 3)]
+
+
+def test_names_may_be_patterns_or_no_utf_8(folder, tmp_path):
+    """And a job's list of them is read back as it was."""
+    strange = folder.rename(tmp_path / "photos [2024]")
+    (strange / "0.png").rename(strange / os.fsdecode(b"K\xe4fer.png"))
+    (unit,) = find_units(str(strange))
+    pq.write_table(pa.Table.from_pylist([unit.to_row()]), tmp_path / "units.parquet")
+    (row,) = pq.read_table(tmp_path / "units.parquet").to_pylist()
+    assert units.Unit.from_row(row) == unit
+    assert sorted(data for _, data in read_unit(unit)) == sorted(IMAGES)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(), TimeoutError(), OSError(errno.EIO, "I/O error")])
+def test_what_may_pass_is_no_answer(folder, monkeypatch, error):
+    """The unit stays undone, so that the same command reads it again."""
+    write_tar(folder / "s.tar", ["x.png"])
+    files, archive = sorted(find_units(str(folder)), key=lambda unit: unit.kind)
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(fsspec, "open", fail)
+    for unit in (files, archive):
+        with pytest.raises(DataError, match=r"(png|tar) cannot be read now"):
+            list(read_unit(unit))
 
 
 def test_many_files_are_several_units(folder, monkeypatch):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 
 import pyarrow.parquet as pq
 import pytest
@@ -78,6 +79,25 @@ def test_csv_and_parquet_have_a_row_for_each_image_and_say_the_same(classify, im
             assert [float(row["score"]), float(row["score_2"])] == entry["scores"]
     assert set(table.schema.metadata) == {b"model", b"version", b"digest"}
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_name_that_is_no_utf_8_loses_no_answer(classify, tmp_path):
+    folder, file = tmp_path / "images", tmp_path / "classes.parquet"
+    folder.mkdir()
+    for name, data in (
+        (b"K\xe4fer.png", encode(draw(1, 1))),
+        (b"kaputt-\xfc.png", b"no image"),
+        (b"z.png", encode(draw(0, 0))),
+    ):
+        (folder / os.fsdecode(name)).write_bytes(data)
+    names = [f"{folder}/{name}" for name in ("K\\udce4fer.png", "kaputt-\\udcfc.png", "z.png")]
+    assert classify("--parquet", file, folder).exit_code == 1
+    assert pq.read_table(file)["file"].to_pylist() == names
+    rows = csv.DictReader(io.StringIO(classify("--csv", folder).stdout))
+    assert [row["file"] for row in rows] == names
+    printed = classify(folder)
+    assert [line.partition(": ")[0] for line in printed.stdout.splitlines()] == [names[0], names[2]]
+    assert printed.stderr.startswith(f"{names[1]}: ")
 
 
 def test_where_a_parquet_file_cannot_be_is_said_before_anything_is_classified(classify, images, tmp_path):
