@@ -41,7 +41,7 @@ from dhvt.configuration import from_dict
 from dhvt.data.preprocess import Preprocess
 from dhvt.errors import ArtifactError, ConfigError
 from dhvt.evidence import find_evidence
-from dhvt.files import replacing
+from dhvt.files import replacing, sync, sync_folder
 from dhvt.naming import check_version
 
 __all__ = [
@@ -210,9 +210,11 @@ def writing_artifact(path: str | Path, marker: str = CARD_NAME, kind: str = "mod
     try:
         temporary.chmod(0o755)
         yield temporary
+        sync_folder(temporary)
         if target.exists():
             target.rename(old)
         temporary.rename(target)
+        sync(target.parent)
     except OSError as error:
         raise ArtifactError(f"cannot write {target}: {error}") from error
     finally:

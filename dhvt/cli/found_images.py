@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from dhvt.data.formats import SUFFIXES
-from dhvt.data.sources.base import is_hidden
+from dhvt.data.sources.base import find_files
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
@@ -29,7 +29,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
 def _expand(name: str) -> Iterator[Path]:
     path = Path(name)
     if path.is_dir():
-        images = [file for file in sorted(path.rglob("*")) if _is_image(file, path)]
+        images = sorted(file for file in find_files(path) if file.suffix.lower() in SUFFIXES)
         if not images:
             raise click.UsageError(f"{path} has no images, files with endings {', '.join(sorted(SUFFIXES))}")
         yield from images
@@ -40,8 +40,3 @@ def _expand(name: str) -> Iterator[Path]:
         if not matches:
             raise click.UsageError(f"nothing matches {name}")
         yield from (match for match in matches if match.is_file())
-
-
-def _is_image(file: Path, folder: Path) -> bool:
-    hidden = any(is_hidden(part) for part in file.relative_to(folder).parts)
-    return not hidden and file.suffix.lower() in SUFFIXES and file.is_file()

@@ -1,7 +1,9 @@
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -117,6 +119,28 @@ def test_what_is_no_model_folder(tmp_path):
         load_artifact(tmp_path / "absent")
     with pytest.raises(ArtifactError, match=r"has no model\.json"):
         load_artifact(tmp_path)
+
+
+def test_all_files_are_on_the_disk_before_the_old_folder_goes(artifact_copy, monkeypatch):
+    """Else a power cut could leave empty files in the new one, and nothing of the old one."""
+    done, fsync, rename = [], os.fsync, Path.rename
+
+    def record_sync(descriptor):
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def record_rename(path, to):
+        done.append(f"rename to {to.name}")
+        return rename(path, to)
+
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(Path, "rename", record_rename)
+    names = [path.name for path in artifact_copy.iterdir()]
+    with writing_artifact(artifact_copy) as folder:
+        shutil.copytree(artifact_copy, folder, dirs_exist_ok=True)
+    first = next(place for place, what in enumerate(done) if what.startswith("rename"))
+    assert {*names, folder.name} == {*done[:first]}
+    assert done[-2:] == [f"rename to {artifact_copy.name}", artifact_copy.parent.name]
 
 
 def test_a_failed_write_leaves_the_old_folder(artifact_copy):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dhvt.data.formats import SUFFIXES, describe_unread
-from dhvt.data.sources.base import is_hidden
+from dhvt.data.sources.base import is_hidden, walk
 
 
 class UnusedFiles(NamedTuple):
@@ -36,7 +36,7 @@ def find_unused(roots: Iterable[Path], used: Iterable[Path]) -> UnusedFiles:
     folders = sorted({Path(os.path.abspath(root)) for root in roots if root.is_dir()})
     top = [folder for folder in folders if not any(other in folder.parents for other in folders)]
     for folder in top:
-        for parent, names, files in os.walk(folder):
+        for parent, names, files in walk(folder):
             names.sort()
             for name in sorted(files):
                 path = Path(parent, name)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -198,3 +199,22 @@ def split_of_file(path: Path) -> str | None:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is no data: hidden, such as ``.ipynb_checkpoints`` and ``._cat.png``, or a system's own."""
     return name.startswith(".") or name in _CLUTTER
+
+
+def find_files(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """All files at any depth but hidden ones; folders that cannot be read are omitted without ``on_error``."""
+    for parent, names, files in walk(folder, on_error):
+        names[:] = [name for name in names if not is_hidden(name)]
+        yield from (Path(parent, file) for file in files if not is_hidden(file))
+
+
+def walk(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As :func:`os.walk`, and into linked folders too: each once, and none that ``folder`` lies in."""
+    seen = set(map(str, Path(os.path.realpath(folder)).parents))
+    for parent, names, files in os.walk(folder, onerror=on_error, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            names.clear()
+            continue
+        seen.add(real)
+        yield parent, names, files

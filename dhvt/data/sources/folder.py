@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
 from dhvt.data.formats import SUFFIXES, count_unread, describe_unread
-from dhvt.data.sources.base import FileSource, ImageSource, is_hidden, split_of_word
+from dhvt.data.sources.base import FileSource, ImageSource, find_files, is_hidden, split_of_word
 from dhvt.data.text import count
 from dhvt.errors import DataError
 
@@ -35,7 +34,7 @@ class FolderSource(FileSource):
         labels: list[int] = []
         others: list[Path] = []
         for label, name in enumerate(classes):
-            files = list(_find_files(root / name, _refuse)) if name in names else []
+            files = list(find_files(root / name, _refuse)) if name in names else []
             found = sorted(filter(_is_image, files))
             paths += found
             labels += [label] * len(found)
@@ -75,15 +74,6 @@ def _folders(root: Path) -> list[Path]:
         _refuse(error)
 
 
-def _find_files(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[Path]:
-    """All files at any depth but hidden ones; folders that cannot be read are omitted without ``on_error``."""
-    for parent, names, files in os.walk(folder, onerror=on_error):
-        names[:] = [name for name in names if not is_hidden(name)]
-        for file in files:
-            if not is_hidden(file):
-                yield Path(parent, file)
-
-
 def _refuse(error: OSError) -> NoReturn:
     raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
 
@@ -105,7 +95,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _holds_images(folder: Path) -> bool:
-    return any(map(_is_image, _find_files(folder)))
+    return any(map(_is_image, find_files(folder)))
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

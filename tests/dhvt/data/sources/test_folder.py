@@ -3,8 +3,10 @@ import shutil
 
 import pytest
 
+from dhvt.cli.found_images import find_images
 from dhvt.data import decode, formats
 from dhvt.data.batches import iterate_batches
+from dhvt.data.inspection.unused import find_unused
 from dhvt.data.preprocess import Preprocess
 from dhvt.data.sources import list_splits, open_dataset
 from dhvt.data.splits import open_training_data
@@ -36,6 +38,20 @@ def test_hidden_files_and_folders_are_no_images(tmp_path):
     source = open_dataset(tmp_path)
     assert source.classes == tuple(CLASSES)
     assert [source.name(index).rpartition("/")[2] for index in range(len(source))] == expected
+
+
+def test_linked_folders_are_read_and_a_link_to_one_above_ends(tmp_path):
+    root = add_classes(tmp_path / "images")
+    add_images(tmp_path / "disk" / "deep", 3)
+    (root / "circle" / "more").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "up").symlink_to(root)
+    source = open_dataset(root)
+    assert [name for name in map(source.name, range(len(source))) if "more" in name] == [
+        f"circle/more/deep/{number}.png" for number in range(3)
+    ]
+    used = [source.path(index) for index in range(len(source))]
+    assert find_unused([root], used) == ([], [], [], [])
+    assert find_images([str(root / "circle" / "more" / "deep")]) == [path for path in used if "more" in str(path)]
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
