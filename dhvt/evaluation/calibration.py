@@ -47,11 +47,13 @@ def calibration_error_interval(logits: NDArray[np.floating], labels: NDArray[np.
     return error_interval(reliability(logits, labels), len(labels))
 
 
-def negative_log_likelihood(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
-    """Mean of ``-log p(label)``, in nats."""
+def negative_log_likelihood(
+    logits: NDArray[np.floating], labels: NDArray[np.int64], weights: NDArray[np.floating] | None = None
+) -> float:
+    """Mean of ``-log p(label)``, in nats, over the images or with their ``weights``."""
     shifted = np.asarray(logits, dtype=np.float64) - logits.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(shifted).sum(axis=1))
-    return float((log_sum - shifted[np.arange(len(labels)), labels]).mean())
+    return float(np.average(log_sum - shifted[np.arange(len(labels)), labels], weights=weights))
 
 
 def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:

@@ -19,23 +19,33 @@ from dhvt.evaluation.calibration import negative_log_likelihood
 from dhvt.evaluation.metrics import Evaluation, Outputs, calibrate, collect_outputs
 from dhvt.model.inference import InferenceModel
 from dhvt.training.broken_images import BrokenImages
+from dhvt.training.class_weights import weigh_classes
 from dhvt.training.decoding import Pixels
 from dhvt.training.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """A model's outputs for the validation images, and how good they are; ``temperature`` is fitted on all of them."""
+    """A model's outputs for the validation images, and how good they are; ``temperature`` is fitted on all of them.
+
+    Args:
+        class_weights: of the training's loss, ``(classes,)``; None where all images count alike.
+    """
 
     outputs: Outputs
     evaluation: Evaluation
     temperature: float
     broken_images: int
+    class_weights: NDArray[np.float32] | None = None
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy at temperature 1 and without label smoothing: what ``best.pt`` and ``--patience`` go by."""
-        return negative_log_likelihood(self.outputs.logits, self.outputs.labels)
+        """Mean cross-entropy at temperature 1 and without label smoothing, with the classes' weights: what ``best.pt`` and
+        ``--patience`` go by.
+        """
+        labels = self.outputs.labels
+        weights = None if self.class_weights is None else self.class_weights[labels]
+        return negative_log_likelihood(self.outputs.logits, labels, weights)
 
     def to_metrics(self) -> dict[str, Any]:
         """Plain numbers, as checkpoints and ``metrics.jsonl`` have them."""
@@ -73,7 +83,14 @@ def validate(run: Run, model: nn.Module, broken: BrokenImages, pixels: Iterable[
     broken.gather()
     by = run.images.group_by
     evaluation, temperature = calibrate(outputs, None if by is None else run.images.val.groups(by))
-    return Validation(outputs=outputs, evaluation=evaluation, temperature=temperature, broken_images=len(broken))
+    weights = weigh_classes(run.recipe.class_weights, run.images.train.labels, len(run.classes))
+    return Validation(
+        outputs=outputs,
+        evaluation=evaluation,
+        temperature=temperature,
+        broken_images=len(broken),
+        class_weights=None if weights is None else weights.numpy(),
+    )
 
 
 def collect_validation(

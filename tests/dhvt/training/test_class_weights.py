@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from dhvt.evaluation.metrics import Outputs
 from dhvt.model.checkpoint import load_checkpoint
 from dhvt.training.class_weights import weigh_classes, weighted_cross_entropy
+from dhvt.training.validation import Validation
 from tests.dhvt.training.commands import SMALL, run
 
 LABELS = np.repeat([0, 1], [90, 10])
@@ -39,6 +41,18 @@ def test_the_loss_is_weighted_by_image_also_where_images_are_mixed():
     assert weighted_cross_entropy(logits, mixed, weights, 0.1) == pytest.approx(float((smoothed * shares).mean()))
     halves = [weighted_cross_entropy(logits[rows], labels[rows], weights, 0.1) for rows in (slice(0, 3), slice(3, 6))]
     assert sum(halves) / 2 == pytest.approx(float(got))
+
+
+def test_the_epoch_is_chosen_by_the_loss_that_is_trained():
+    """Of a rare class that is always mistaken, the loss with even classes says more."""
+    logits, labels = np.array([[4.0, 0.0]] * 100), LABELS
+    outputs = Outputs(logits=logits, labels=labels, indices=np.arange(100), skipped=0)
+    values = {"outputs": outputs, "evaluation": None, "temperature": 1.0, "broken_images": 0}
+    plain = Validation(**values).loss
+    even = Validation(**values, class_weights=weigh_classes("balanced", labels, 2).numpy()).loss
+    each = np.log1p(np.exp(-4.0)), 4 + np.log1p(np.exp(-4.0))
+    assert plain == pytest.approx(0.9 * each[0] + 0.1 * each[1])
+    assert even == pytest.approx(np.mean(each))
 
 
 def test_uneven_classes_train_with_weights_and_the_log_says_how_each_fares(image_folder, tmp_path):
