@@ -207,7 +207,8 @@ def engines() -> list[str]:
     ]
     title = f"## Engines: int8 {line['ratio_to_plain_onnxruntime']} times ONNX Runtime as it comes"
     head = ["engine", f"images/s in batches of {size}", "ratio", "top-1 %"]
-    return [title, table(head, rows), origin(line, "engines.py"), "![engines](../benchmarks/results/engines.png)"]
+    text = f"The model that was bundled on {line['committed']}; compare the rows with each other."
+    return [title, text, table(head, rows), origin(line, "engines.py"), "![engines](../benchmarks/results/engines.png)"]
 
 
 def operation() -> list[str]:

@@ -53,7 +53,8 @@ class Settings(EngineSettings):
     token: str = setting(
         "",
         "What clients must send as `Authorization: Bearer …` (blanks and new lines around it do not count), to all routes but "
-        "`/livez`, `/readyz`, `/healthz` and the pages `/`, `/ui` and `/docs`; the page asks for it.",
+        "`/livez`, `/readyz`, `/healthz`, `/v2/health/live` and `/ready`, and the pages `/`, `/ui` and `/docs`; the page asks "
+        "for it.",
         secret=True,
     )
     token_file: str = setting(
@@ -68,8 +69,8 @@ class Settings(EngineSettings):
     )
     sample_folder: str = setting(
         "",
-        "Keeps some of the images that clients send in this folder, for labelling and training (docs/operations.md). Nothing "
-        "is kept without it.",
+        "Keeps some of the images that clients send in this folder, for labelling and training. They may be personal data "
+        "(docs/samples.md). Nothing is kept without it.",
     )
     sample_rate: float = setting(1.0, "Share of the images that are kept, 0 to 1.")
     sample_below_score: float = setting(1.0, "Keep only those whose most likely class has a lower score; 1 for all.")

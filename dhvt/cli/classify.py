@@ -28,7 +28,12 @@ from dhvt.cli.options import engine_options, load_classifier
     help="Mark images that are unknown to the model: as strange as only this share of known ones, as 0.01; the model needs "
     "reference images, see dhvt calibrate.",
 )
-@click.option("--json", "output", flag_value="json", help="Print one JSON object per image, as the server's responses.")
+@click.option(
+    "--json",
+    "output",
+    flag_value="json",
+    help="Print a JSON object for each image that can be read, as the server's responses.",
+)
 @click.option("--csv", "output", flag_value="csv", help="Print a table of comma-separated values, with a row for each image.")
 @click.option(
     "--parquet",

@@ -20,7 +20,7 @@ Train a DHVT from scratch.
 
 Saves after every epoch and every few minutes; Ctrl-C saves too; --resume goes on exactly where it stopped.
 
-On a CPU it restarts itself with jemalloc or tcmalloc preloaded where one is installed, which is a fifth faster;
+On a CPU it restarts itself with jemalloc or tcmalloc preloaded where one is installed, which is a tenth to a half faster;
 set LD_PRELOAD, if only to nothing, to prevent that.
 
 On several GPUs or machines: torchrun --nproc-per-node 4 -m dhvt.cli train …, or accelerate launch; the recipe's

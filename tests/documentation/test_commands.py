@@ -22,8 +22,8 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 VARIABLES = {PREFIX + name.upper() for name in Settings.__dataclass_fields__} | {"DHVT_IMAGE"}  # the last: of deploy/
 PLAIN_ROUTES = HEALTH_ROUTES | PAGE_ROUTES.keys() | {"/metrics", "/docs.json"}
 OTHER_SOFTWARE = {
-    ".", "apt", "base64", "cd", "cosign", "docker", "echo", "eval", "hf", "jq", "kubectl", "kustomize", "lint-imports",
-    "mkdocs", "mypy", "openssl", "ruff", "source", "tar", "tritonserver", "umask",
+    ".", "apt", "base64", "cd", "cosign", "docker", "echo", "eval", "export", "hf", "jq", "kubectl", "kustomize",
+    "lint-imports", "mkdocs", "mypy", "openssl", "ruff", "source", "tar", "tritonserver", "umask",
 }  # fmt: skip
 """Programs that are not this project's; their options are not looked at."""
 
