@@ -48,13 +48,14 @@ def open_writer(output: str, parquet: Path | None, top_k: int, identity: Mapping
 @contextmanager
 def _open_text() -> Iterator[Writer]:
     def write(path: Path, result: Predictions | ImageError) -> None:
+        name = encodable(str(path))
         if isinstance(result, ImageError):
-            click.echo(f"{encodable(str(path))}: {result}", err=True)
+            click.echo(f"{name}: {result}", err=True)
             return
         scores = ", ".join(f"{entry['label']} {entry['score']:.1%}" for entry in result)
         found = "" if result.prediction_set is None else f"; {result.note or 'one of: ' + ', '.join(result.prediction_set)}"
         unknown = f"; unknown (p = {result.p_known:.4g})" if result.known is False else ""
-        click.echo(f"{encodable(str(path))}: {scores}{found}{unknown}")
+        click.echo(f"{name}: {scores}{found}{unknown}")
 
     yield write
 
@@ -78,14 +79,15 @@ def _open_csv(top_k: int) -> Iterator[Writer]:
     writer.writerow(["file", "label", "score", *classes[2:], "prediction_set", "known", "p_known", "error"])
 
     def write(path: Path, result: Predictions | ImageError) -> None:
+        name = encodable(str(path))
         if isinstance(result, ImageError):
-            writer.writerow([encodable(str(path)), *[None] * (len(classes) + 3), encodable(str(result))])
+            writer.writerow([name, *[None] * (len(classes) + 3), encodable(str(result))])
             return
         cells: list[object] = [cell for entry in result for cell in (entry["label"], entry["score"])]
         cells += [None] * (len(classes) - len(cells))
         found = None if result.prediction_set is None else " | ".join(result.prediction_set)
         known = None if result.known is None else str(result.known).lower()
-        writer.writerow([encodable(str(path)), *cells, found, known, result.p_known, None])
+        writer.writerow([name, *cells, found, known, result.p_known, None])
 
     yield write
 

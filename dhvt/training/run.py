@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from torch import Tensor
 
 from dhvt.data.preprocess import Preprocess
 from dhvt.data.splits import TrainingData
@@ -18,6 +20,7 @@ from dhvt.errors import CheckpointError, TrainError
 from dhvt.model.factory import configure
 from dhvt.model.pretrained import require_published_weights
 from dhvt.training.choose import choose_automatically
+from dhvt.training.class_weights import weigh_classes
 from dhvt.training.config import Recipe, RunOptions
 from dhvt.training.distributed import any_process, open_accelerator, require_same_images
 from dhvt.training.fields import UNCHOSEN
@@ -62,6 +65,11 @@ class Run:
     def classes(self) -> list[str]:
         """Class names in label order."""
         return list(self.images.train.classes)
+
+    @cached_property
+    def class_weights(self) -> Tensor | None:
+        """Of the loss, see :func:`dhvt.training.class_weights.weigh_classes`."""
+        return weigh_classes(self.recipe.class_weights, self.images.train.labels, len(self.classes))
 
     @property
     def is_resumable(self) -> bool:

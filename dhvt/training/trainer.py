@@ -18,7 +18,6 @@ from dhvt.model.checkpoint import Checkpoint
 from dhvt.model.factory import size_multiple
 from dhvt.training.broken_images import BrokenImages
 from dhvt.training.checkpoints import CheckpointWriter, RunRecord
-from dhvt.training.class_weights import weigh_classes
 from dhvt.training.config import Recipe, RunOptions
 from dhvt.training.dataset import Batches, build_loader, build_sampler
 from dhvt.training.distributed import any_process
@@ -107,7 +106,7 @@ def create_state(run: Run, sampler: EpochSampler) -> TrainState:
         steps_per_epoch=len(sampler),
         accumulate=run.options.accumulate,
         is_compiled=run.accelerator.device.type == "cuda" if run.options.compile is None else run.options.compile,
-        class_weights=weigh_classes(recipe.class_weights, run.images.train.labels, len(run.classes)),
+        class_weights=run.class_weights,
     )
 
 

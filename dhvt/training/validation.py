@@ -19,7 +19,6 @@ from dhvt.evaluation.calibration import negative_log_likelihood
 from dhvt.evaluation.metrics import Evaluation, Outputs, calibrate, collect_outputs
 from dhvt.model.inference import InferenceModel
 from dhvt.training.broken_images import BrokenImages
-from dhvt.training.class_weights import weigh_classes
 from dhvt.training.decoding import Pixels
 from dhvt.training.run import Run
 
@@ -83,7 +82,7 @@ def validate(run: Run, model: nn.Module, broken: BrokenImages, pixels: Iterable[
     broken.gather()
     by = run.images.group_by
     evaluation, temperature = calibrate(outputs, None if by is None else run.images.val.groups(by))
-    weights = weigh_classes(run.recipe.class_weights, run.images.train.labels, len(run.classes))
+    weights = run.class_weights
     return Validation(
         outputs=outputs,
         evaluation=evaluation,

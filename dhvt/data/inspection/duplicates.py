@@ -89,7 +89,7 @@ def group_near(facts: Sequence[ImageFacts]) -> NearGroups:
     return NearGroups([sorted(groups[label]) for label, different in contents.items() if len(different) > 1], are_alike)
 
 
-def _label_near(appearances: Sequence[Appearance], least_correlation: float = -1.0) -> NDArray[np.int64]:
+def _label_near(appearances: Sequence[Appearance], least_correlation: float | None = None) -> NDArray[np.int64]:
     """For each appearance the smallest index of those that it is joined with."""
     hashes = np.array([entry.hash for entry in appearances], dtype=np.uint64)
     greys = np.frombuffer(b"".join(entry.greys for entry in appearances), dtype=np.uint8).reshape(-1, 256)
@@ -101,9 +101,9 @@ def _label_near(appearances: Sequence[Appearance], least_correlation: float = -1
         is_near = _count_bits(hashes[left] ^ hashes[right]) <= MOST_BITS
         left, right = left[is_near], right[is_near]
         if len(left):
-            looks_same = _same_colors(colors[left], colors[right]) & (
-                _correlation(greys[left], greys[right]) >= least_correlation
-            )
+            looks_same = _same_colors(colors[left], colors[right])
+            if least_correlation is not None:
+                looks_same &= _correlation(greys[left], greys[right]) >= least_correlation
             _join(labels, left[looks_same], right[looks_same])
     return labels
 

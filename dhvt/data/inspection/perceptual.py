@@ -51,12 +51,13 @@ _COSINES = _cosines()
 def describe_appearance(image: Image.Image) -> Appearance:
     """The appearance of an upright RGB image."""
     small = image.resize((_SIDE, _SIDE), Image.Resampling.BOX, reducing_gap=2.0)
-    grey = np.asarray(small.convert("L"), dtype=np.float32)
+    small_grey = small.convert("L")
+    grey = np.asarray(small_grey, dtype=np.float32)
     waves = (_COSINES @ grey @ _COSINES.T).ravel()
     bits = waves > np.median(waves)
     return Appearance(
         hash=int.from_bytes(np.packbits(bits).tobytes(), "big"),
-        greys=small.convert("L").resize((_GREY_SIDE, _GREY_SIDE), Image.Resampling.BOX).tobytes(),
+        greys=small_grey.resize((_GREY_SIDE, _GREY_SIDE), Image.Resampling.BOX).tobytes(),
         colors=small.resize((_COLOR_SIDE, _COLOR_SIDE), Image.Resampling.BOX).tobytes(),
         is_blank=bool(grey.std() < BLANK_DEVIATION),
     )
