@@ -84,8 +84,21 @@ def real_set(name: str, lines: list[dict[str, Any]]) -> list[str]:
         text,
         table(head, rows),
         compare(scores, without_budget(select(lines, kind="result", set=name), lines)),
-        origin(run, f"real_models.py train … {name}"),
+        f"`python benchmarks/real_models.py train … {name}`, {trained_on(list(found.values()))}.",
     ]
+
+
+def trained_on(models: list[list[dict[str, Any]]]) -> str:
+    """The processors and the dates of trainings, whose epochs are those that one processor's rates give."""
+    models_by_place: dict[tuple[str, str], list[str]] = {}
+    for runs in models:
+        for run in runs:
+            models_by_place.setdefault((run["processor"], run["date"]), []).append(run["model"])
+    if len(models_by_place) == 1:
+        ((processor, date),) = models_by_place
+        return f"{processor}, measured {date}"
+    places = (f"{', '.join(dict.fromkeys(names))} on {place}, {date}" for (place, date), names in models_by_place.items())
+    return "measured: " + "; ".join(places)
 
 
 def rate_of(run: dict[str, Any], lines: list[dict[str, Any]]) -> float:
