@@ -95,6 +95,21 @@ class Artifact:
         """The file that a runtime opens."""
         return self.path / variant.files[0]
 
+    def check_files(self) -> None:
+        """Compares every file with its recorded hash.
+
+        Loading does so. Who opens a file by its name later does so again afterwards: another model may have been put in its
+        place.
+
+        Raises:
+            ArtifactError: a file is missing, or is another.
+        """
+        for name, recorded in self.card.files.items():
+            if not (self.path / name).is_file():
+                raise ArtifactError(f"{self.path / name} is missing; export the model again")
+            if _hash_file(self.path / name) != recorded:
+                raise ArtifactError(f"{self.path / name} is not the exported file (SHA-256 differs); export the model again")
+
 
 def _digest(card: dict[str, Any]) -> str:
     content = {key: value for key, value in card.items() if key != "sha256"}
@@ -132,13 +147,9 @@ def load_artifact(path: str | Path, signed_by: Path | None = None) -> Artifact:
         ConfigError: there is no such key.
     """
     root = Path(path)
-    card = _read_card(root, signed_by)
-    for name, recorded in card.files.items():
-        if not (root / name).is_file():
-            raise ArtifactError(f"{root / name} is missing; export the model again")
-        if _hash_file(root / name) != recorded:
-            raise ArtifactError(f"{root / name} is not the exported file (SHA-256 differs); export the model again")
-    return Artifact(path=root, card=card)
+    artifact = Artifact(path=root, card=_read_card(root, signed_by))
+    artifact.check_files()
+    return artifact
 
 
 def _read_card(root: Path, signed_by: Path | None) -> ModelCard:

@@ -57,6 +57,10 @@ class EngineUnavailable(EngineError):
     for by name."""
 
 
+class ProbeStopped(DHVTError):
+    """The process that tested an engine was told to stop. That says nothing of the engine, and no other is to be tried."""
+
+
 class SelfTestError(EngineError):
     """A runtime gives other logits here than the exported model did."""
 

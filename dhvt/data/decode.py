@@ -131,7 +131,7 @@ def _image_errors(data: bytes) -> Iterator[None]:
     """Makes an :class:`ImageError` of whatever a decoder raises."""
     try:
         yield
-    except ImageError:
+    except (ImageError, MemoryError):  # memory is short for reasons of its own: nothing is said of the image
         raise
     except UnidentifiedImageError as error:
         raise _describe_unidentified(data) from error

@@ -18,7 +18,7 @@ from dhvt.engines.cache import cache_folder, is_ours
 logger = logging.getLogger(__name__)
 
 KEPT_FILES = 8
-"""Files that are kept; the oldest go first. One has once or twice the size of the model."""
+"""Files that are kept; those that were not used for longest go first. One has once or twice the size of the model."""
 
 Compiled = Mapping[str, bytes]
 """Compiled graphs by name."""
@@ -43,13 +43,16 @@ def read_compiled(path: Path | None) -> Compiled | None:
             if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 return None
             with np.load(file, allow_pickle=False) as arrays:  # the format has a checksum
-                return {name: arrays[name].tobytes() for name in arrays.files}
+                graphs = {name: arrays[name].tobytes() for name in arrays.files}
+            with suppress(OSError):  # a file system that cannot be written to
+                os.utime(file.fileno())
+            return graphs
     except (OSError, ValueError, EOFError, BadZipFile, KeyError):
         return None
 
 
 def write_compiled(path: Path | None, compiled: Compiled) -> None:
-    """Keeps compiled graphs where that is possible, in one step, and removes the oldest."""
+    """Keeps compiled graphs where that is possible, in one step, and removes those that were not used for longest."""
     if path is None:
         return
     temporary = None

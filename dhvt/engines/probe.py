@@ -22,7 +22,7 @@ from dhvt.engines.compiled import Compiled, compiled_path, read_compiled
 from dhvt.engines.probe_cache import ProbeResult, is_lasting_crash, key_of, read_result, result_path, write_result
 from dhvt.engines.registry import find_runtime
 from dhvt.engines.speed import Speed
-from dhvt.errors import EngineError, EngineUnavailable, SelfTestError
+from dhvt.errors import EngineError, EngineUnavailable, ProbeStopped, SelfTestError
 from dhvt.hardware.cpus import processor_flags, processor_name
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ def probe(
 
     Raises:
         EngineError: it fails, or its process dies.
+        ProbeStopped: its process was told to stop, as with the server that started it; no other need be tried.
     """
     path = result_file(artifact, candidate, options)
     remembered = read_result(path) if use_cache else None
@@ -91,8 +92,10 @@ def _read_speed(output: str) -> Speed:
     raise EngineError("its probe ended without having printed its speed")
 
 
-def _failure(result: subprocess.CompletedProcess[str], path: Path | None) -> EngineError:
+def _failure(result: subprocess.CompletedProcess[str], path: Path | None) -> EngineError | ProbeStopped:
     """The error of a probe that failed, which is remembered where it would fail again."""
+    if -result.returncode in (signal.SIGTERM, signal.SIGINT):  # the server is being stopped, and its children with it
+        return ProbeStopped("the test of an engine was stopped")
     if result.returncode < 0:
         failure = f"its process died of {signal.Signals(-result.returncode).name}"
         if is_lasting_crash(-result.returncode, result.stderr):
@@ -108,14 +111,16 @@ def _failure(result: subprocess.CompletedProcess[str], path: Path | None) -> Eng
 
 def _run_process(artifact: Artifact, candidate: str, options: EngineOptions, measure: bool) -> subprocess.CompletedProcess[str]:
     compiled = _compiled_path(artifact, candidate, options)
-    arguments = [artifact.path, candidate, options.threads, options.max_batch_size, options.device]
+    arguments = [artifact.path, artifact.card.engine_digest, candidate, options.threads, options.max_batch_size, options.device]
     arguments += ["" if compiled is None else compiled, int(measure)]
     command = [sys.executable, "-m", "dhvt.engines.probe_process", *map(str, arguments)]
     root = str(Path(__file__).resolve().parents[2])  # BentoML takes a bento's own folder off sys.path after importing it
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)])}
     timeout_s = find_runtime(candidate).timeout_s
     try:
-        return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=timeout_s)
+        return subprocess.run(
+            command, check=False, capture_output=True, encoding="utf-8", errors="replace", env=environment, timeout=timeout_s
+        )
     except subprocess.TimeoutExpired as error:
         raise EngineError(f"its probe did not end within {timeout_s} s") from error
 

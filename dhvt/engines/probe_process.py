@@ -1,6 +1,7 @@
 """The process of a probe, ``python -m dhvt.engines.probe_process`` with the arguments that :func:`main` reads.
 
-MODEL, CANDIDATE, THREADS, MAX_BATCH_SIZE and DEVICE are those of a build; COMPILED is the file to keep what the runtime
+MODEL, CANDIDATE, THREADS, MAX_BATCH_SIZE and DEVICE are those of a build; DIGEST is the model's, whose folder may have been
+replaced since; COMPILED is the file to keep what the runtime
 compiles in, or empty; MEASURE is 1 to measure the speed too, which is then printed as JSON, in a
 line that begins with :data:`SPEED_PREFIX`.
 """
@@ -23,11 +24,13 @@ from dhvt.errors import DHVTError, EngineError
 
 def main() -> None:
     """Exits with 0 if the candidate passes; otherwise prints why, and exits with the error's code."""
-    path, candidate, threads, max_batch_size, device, compiled, measure = sys.argv[1:]
+    path, digest, candidate, threads, max_batch_size, device, compiled, measure = sys.argv[1:]
     largest = int(max_batch_size)
     kept = Path(compiled) if compiled else None
     try:
         artifact = load_artifact(path)
+        if artifact.card.engine_digest != digest:
+            raise EngineError(f"the model in {path} was replaced before the engine was tested")
         options = EngineOptions(threads=int(threads), max_batch_size=largest, device=int(device))
         known = read_compiled(kept)
         graphs = known or compile_graphs(artifact, candidate, options)

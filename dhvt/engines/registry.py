@@ -13,7 +13,7 @@ from dhvt.artifact import Artifact
 from dhvt.engines.base import Engine, EngineOptions
 from dhvt.engines.cache import CUDA_LIBRARIES
 from dhvt.engines.compiled import Compiled
-from dhvt.errors import EngineError, EngineUnavailable
+from dhvt.errors import ArtifactError, EngineError, EngineUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -138,13 +138,18 @@ def build_engine(artifact: Artifact, candidate: str, options: EngineOptions, com
         compiled: of :func:`compile_graphs`; None compiles now.
 
     Raises:
-        EngineError: the runtime cannot.
+        EngineError: the runtime cannot, or the model folder was replaced meanwhile.
     """
     name, _, precision = candidate.partition(":")
     build: Callable[..., Engine] = _load_class(name)
     extra = {} if compiled is None else {"compiled": compiled}
     size = options.max_batch_size
-    return build(artifact, precision, threads=options.threads, max_batch_size=size, device=options.device, **extra)
+    engine = build(artifact, precision, threads=options.threads, max_batch_size=size, device=options.device, **extra)
+    try:
+        artifact.check_files()  # runtimes open them by name
+    except ArtifactError as error:
+        raise EngineError(f"the model in {artifact.path} was replaced while the engine was built") from error
+    return engine
 
 
 def _load_class(name: str) -> Any:

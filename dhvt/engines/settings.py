@@ -31,6 +31,9 @@ SERVER_VARIABLES = frozenset(
 )  # fmt: skip
 """Variables that the server reads and the command line ignores. A test compares them with the server's settings."""
 
+PROTECTING = frozenset({"token", "token_file", "require_signature"})
+"""Settings that keep somebody out. One that is blank, as an empty secret makes it, is an error and not the default."""
+
 _KUBERNETES = re.compile(r".*_SERVICE_(HOST|PORT(_\w+)?)|(DHVT(_\w+)?)_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
 """Variables that Kubernetes sets in every pod where there is a Service named ``dhvt`` or ``dhvt-…``."""
 
@@ -103,6 +106,8 @@ class EngineSettings:
         values: dict[str, Any] = {}
         for name, entry in known.items():
             if name in environ:
+                if entry.name in PROTECTING and not environ[name].strip():
+                    raise ConfigError(f"{name} is blank, which would protect nothing; give it a value, or unset it")
                 values[entry.name] = _parse(name, environ[name], entry)
         if "prefer" in values and values["prefer"] not in PREFERENCES:
             raise ConfigError(f"{PREFIX}PREFER is {values['prefer']!r}; it must be {' or '.join(PREFERENCES)}")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dhvt.artifact import EXPLAIN, INPUT_NAME, OUTPUT_NAME, Artifact
 from dhvt.card import CLASS_ATTENTION, GRID_KEY, HEAD_TOKEN_ATTENTION, ROLLOUT
 from dhvt.engines.selftest import self_test
-from dhvt.errors import EngineError
+from dhvt.errors import ArtifactError, EngineError
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,10 @@ class AttentionGraph:
             rows, columns = self._session.get_modelmeta().custom_metadata_map[GRID_KEY].split()
         except Exception as error:  # its exceptions have no common base but Exception
             raise EngineError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {error}") from error
+        try:
+            artifact.check_files()  # this may be days after the model was loaded
+        except ArtifactError as error:
+            raise EngineError(f"the model in {artifact.path} was replaced since it was loaded; load it again") from error
         self._grid = (int(rows), int(columns))
         self_test(self, artifact, (1,))
 

@@ -41,6 +41,7 @@ class EngineMeasuring:
     def __init__(self, settings: Settings, device: int, manager: ModelManager, tell_siblings: Callable[[], None]) -> None:
         self._settings, self._device, self._manager, self._tell_siblings = settings, device, manager, tell_siblings
         self._task: asyncio.Task[None] | None = None
+        self._is_in_vain = False
 
     def start(self) -> None:
         """Begins, and begins again whenever the model is replaced."""
@@ -66,7 +67,7 @@ class EngineMeasuring:
         Requests are answered meanwhile: the process has the least priority. Cancelling this ends it.
         """
         model = self._manager.current
-        if model.choice.is_final:
+        if model.choice.is_final or self._is_in_vain:
             return
         try:
             await _until_idle(self._manager)
@@ -75,6 +76,10 @@ class EngineMeasuring:
             candidates = await asyncio.get_running_loop().run_in_executor(None, check_model, self._settings, model.digest)
         except (DHVTError, OSError) as error:
             logger.warning("the engines could not be measured: %s", error)
+            return
+        if candidates and not any(candidate.speed for candidate in candidates):  # the process hands them over by the cache
+            self._is_in_vain = True
+            logger.warning("the engines' speeds cannot be kept: set XDG_CACHE_HOME to a folder that this server may write to")
             return
         # Another model may have been exported meanwhile: it serves after a reload, which nobody has asked for yet.
         if candidates and self._manager.current is model:

@@ -207,17 +207,18 @@ class Scheduler:
         """An engine thread. Whatever goes wrong with one inference batch, the next is taken."""
         while True:
             batch: list[_Job] = []
+            last: _Chunk | None = None
             try:
                 last = self._fill(batch)
                 if batch:
                     self._predict(batch)
                 elif last is None:
                     return
-                if last is not None:
-                    self._run(last)
             except Exception:
                 logger.exception("an inference batch of %d failed unexpectedly", len(batch))
                 self._settle_soon(batch, [InternalError("the server failed on this image; see its log")] * len(batch))
+            if last is not None:
+                self._run(last)
 
     def _fill(self, batch: list[_Job]) -> _Chunk | None:
         """Moves what waits into the batch, up to the largest, or until a chunk, which is returned; waits for the first of them.

@@ -23,6 +23,7 @@ _MAX_OBJECTS = 100  # of a request's JSON: its inputs, outputs and parameters
 _MAX_DIMENSIONS = 4
 _MAX_LENGTH_DIGITS = 12
 _MORE_VALUES = 10_000  # commas and brackets that the JSON may have beside those of its images
+_MAX_NUMBERS = 200_000  # of several images in JSON: no other request is looked at while a tenth of a second reads them
 
 Image = bytes | NDArray[np.uint8]
 """An encoded image, or one that is resized already, ``(H, W, 3)``."""
@@ -58,7 +59,9 @@ def read_infer_request(body: bytes, json_length: bytes | None, size: tuple[int, 
         BadRequest, InvalidImage, TooLarge: see :mod:`serving.errors`.
     """
     head, binary = _split_body(body, json_length)
-    values = _parse_head(head, settings.max_batch_size * prod(size) * 3 + _MORE_VALUES)
+    one = prod(size) * 3
+    numbers = max(one, min(settings.max_batch_size * one, _MAX_NUMBERS))
+    values = _parse_head(head, numbers + _MORE_VALUES)
     parameters = _mapping(values.get("parameters"), "parameters")
     entry, data = _find_input(values.get("inputs"), binary)
     images = _read_images(entry, data, size, settings)
@@ -83,7 +86,9 @@ def _parse_head(head: bytes, max_values: int) -> dict[str, Any]:
     if head.count(b"{") > _MAX_OBJECTS:
         raise BadRequest(f"the JSON has more than {_MAX_OBJECTS} objects")
     if head.count(b",") > max_values or head.count(b"[") > max_values:
-        raise BadRequest(f"the JSON has more than {max_values:,} values, which is more than the images of one request have")
+        raise BadRequest(
+            f"the JSON has more than {max_values:,} values; send fewer images, or pixels as binary data (binary_data_size)"
+        )
     try:
         values = json.loads(head)
     except (ValueError, RecursionError) as error:

@@ -15,5 +15,9 @@ def test_settings():
     for name, value in (("DHVT_TOKEN", "a\nb"), ("DHVT_REQUEST_TIMEOUT_S", "9" * 5000)):
         with pytest.raises(ConfigError, match=name):
             Settings.from_environ({name: value})
+    for name in ("DHVT_TOKEN", "DHVT_TOKEN_FILE", "DHVT_REQUIRE_SIGNATURE"):
+        for value in ("", " \n"):
+            with pytest.raises(ConfigError, match=f"{name} is blank, which would protect nothing"):
+                Settings.from_environ({name: value})
     with pytest.raises(ConfigError, match="unknown setting DHVT_MODL; there are DHVT_MODEL"):
         Settings.from_environ({"DHVT_MODL": "x"})

@@ -233,6 +233,16 @@ def test_xmp_does_not_turn_heic_and_avif_again(file_format):
     assert np.array_equal(np.asarray(decode_rgb(data)), np.asarray(decode_rgb(plain)))
 
 
+def test_memory_that_is_short_is_no_fault_of_the_image(monkeypatch):
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    data = encode(gradient(), "PNG")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    with pytest.raises(MemoryError):
+        decode_rgb(data)
+
+
 def test_a_heic_without_its_package_and_a_damaged_one_are_told_apart(monkeypatch):
     data = encode(gradient(), "HEIF")
     with pytest.raises(ImageError, match="the HEIC image is damaged or truncated") as caught:

@@ -63,6 +63,17 @@ def test_the_oldest_files_are_removed():
     assert len(list(path.parent.iterdir())) == KEPT_FILES
 
 
+def test_a_file_that_is_used_is_not_the_oldest():
+    paths = [compiled_path(str(number)) for number in range(KEPT_FILES)]
+    for number, path in enumerate(paths):
+        write_compiled(path, {"1": b"graph"})
+        os.utime(path, (number, number))
+    assert read_compiled(paths[0]) is not None
+    write_compiled(compiled_path("last"), {"1": b"graph"})
+    assert read_compiled(paths[0]) is not None
+    assert read_compiled(paths[1]) is None
+
+
 def test_what_a_killed_process_left_is_removed(monkeypatch):
     def die(*arguments):
         raise KeyboardInterrupt

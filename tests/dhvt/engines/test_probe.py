@@ -8,17 +8,19 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 
 import dhvt
-from dhvt.artifact import load_artifact
+from dhvt.artifact import GRAPH_NAME, load_artifact, write_card
 from dhvt.engines import ENGINES, EngineOptions, open_engine
 from dhvt.engines.cache import cache_folder, code_digest
-from dhvt.engines.probe import probe, recall, result_file
+from dhvt.engines.probe import probe, recall, recall_compiled, result_file
 from dhvt.engines.probe_cache import ProbeResult, write_result
+from dhvt.engines.registry import build_engine
 from dhvt.engines.selection import measure_engines
 from dhvt.engines.speed import Speed
-from dhvt.errors import EngineError
+from dhvt.errors import EngineError, ProbeStopped
 
 
 @pytest.fixture
@@ -123,6 +125,46 @@ def test_a_failure_that_may_pass_is_tried_again(artifact, probe_does, monkeypatc
     probes = probe_does(code)
     assert reasons(artifact) == reasons(artifact)
     assert probes.read_text() == ".."
+
+
+def replace_graph(folder):
+    """Another model of the same logits in the folder."""
+    card = load_artifact(folder).card
+    graph = onnx.load(folder / GRAPH_NAME)
+    graph.doc_string = "another"
+    onnx.save(graph, folder / GRAPH_NAME)
+    write_card(folder, card)
+
+
+@pytest.mark.parametrize("candidate", ["onnxruntime:fp32", "openvino:fp32"])
+def test_a_model_that_took_the_place_of_another_is_not_tested_for_it(artifact_copy, candidate, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    artifact, options = load_artifact(artifact_copy), EngineOptions(threads=1, max_batch_size=4)
+    kept = shutil.copytree(artifact_copy, tmp_path / "kept")
+    replace_graph(artifact_copy)
+    with pytest.raises(EngineError, match="was replaced before the engine was tested"):
+        probe(artifact, candidate, options)
+    assert recall(artifact, candidate, options) is None
+    assert recall_compiled(artifact, candidate, options) is None
+    with pytest.raises(EngineError, match="was replaced while the engine was built"):
+        build_engine(artifact, candidate, options)
+    shutil.rmtree(artifact_copy)
+    kept.rename(artifact_copy)
+    probe(artifact, candidate, options)
+    assert recall(artifact, candidate, options) is not None
+
+
+def test_a_probe_that_is_told_to_stop_ends_the_search(artifact, probe_does):
+    probes = probe_does("os.kill(os.getpid(), signal.SIGTERM)")
+    with pytest.raises(ProbeStopped, match="was stopped"):
+        open_engine(artifact, threads=1)
+    assert probes.read_text() == "."
+
+
+def test_bytes_that_are_no_text_do_not_end_the_search(artifact, probe_does):
+    probe_does("os.write(2, bytes([0xff, 0xfe])); os.write(1, bytes([0xff])); os._exit(1)")
+    with pytest.raises(EngineError, match="no engine can serve this model here"):
+        open_engine(artifact, threads=1)
 
 
 def test_without_a_cache_an_engine_serves(artifact, monkeypatch, tmp_path):

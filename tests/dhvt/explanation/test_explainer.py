@@ -5,11 +5,12 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 from dhvt import Classifier
-from dhvt.artifact import load_artifact, write_card
+from dhvt.artifact import EXPLAIN, load_artifact, write_card
 from dhvt.errors import ConfigError, EngineError
 from dhvt.explanation.attention import AttentionGraph
 from dhvt.explanation.explainer import LARGEST_SIDE, Explainer, Question
@@ -70,6 +71,16 @@ def test_a_graph_that_computes_something_else_shows_no_attention(artifact_path):
     wrong = replace(golden, logits=[[value + 0.1 for value in row] for row in golden.logits])
     with pytest.raises(EngineError, match=r"the attention in fp32: self-test at batch 1 is off by 0\.1"):
         AttentionGraph(replace(artifact, card=replace(artifact.card, golden=wrong)))
+
+
+def test_a_graph_that_was_put_in_the_place_of_the_checked_one_is_not_used(artifact_copy):
+    artifact = load_artifact(artifact_copy)
+    graph = artifact.path_of(artifact.find_variant(format=EXPLAIN))
+    model = onnx.load(graph)
+    model.doc_string = "another"
+    onnx.save(model, graph)
+    with pytest.raises(EngineError, match="was replaced since it was loaded; load it again"):
+        AttentionGraph(artifact)
 
 
 def test_rollout_has_one_map(classifier, image):

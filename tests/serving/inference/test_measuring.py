@@ -100,6 +100,30 @@ def test_a_failure_to_measure_leaves_the_engine(settings, monkeypatch, caplog):
     assert "the engines could not be measured: the process ended with 1" in caplog.text
 
 
+def test_speeds_that_cannot_be_kept_are_measured_once(settings, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    real, measured = measuring._measure, []
+
+    async def measure(*arguments):
+        measured.append(1)
+        return await real(*arguments)
+
+    monkeypatch.setattr(measuring, "_measure", measure)
+
+    async def run():
+        manager = ModelManager(await ServedModel.load(settings), partial(ServedModel.load, settings))
+        measuring_engines = EngineMeasuring(settings, 0, manager, lambda: None)
+        await measuring_engines.measure()
+        await manager.reload()
+        await measuring_engines.measure()
+        await manager.current.close()
+
+    asyncio.run(run())
+    assert len(measured) == 1
+    assert "the engines' speeds cannot be kept: set XDG_CACHE_HOME to a folder that this server may write to" in caplog.text
+
+
 def test_a_model_that_is_exported_meanwhile_waits_for_a_reload(artifact_path, settings, tmp_path, monkeypatch):
     folder = shutil.copytree(artifact_path, tmp_path / "artifact")
     measure = fastest_is("onnxruntime:fp32")

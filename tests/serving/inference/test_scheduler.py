@@ -138,6 +138,31 @@ def test_the_threads_outlive_what_fails_outside_decoding_and_engine(engine, arti
     assert all(isinstance(outcome, (Ranking, InternalError)) for outcome in outcomes)
 
 
+def test_a_chunk_behind_a_batch_that_fails_unexpectedly_is_computed(engine, artifact, images):
+    def fail(*arguments):
+        raise OSError("no space left on device")
+
+    async def run():
+        failing = SimpleNamespace(**vars(metrics()), observe_batch=fail)
+        scheduler = Scheduler(engine, artifact.card, decoders=1, max_batch_size=4, max_pixels=10**6, metrics=failing)
+        engine.free.clear()
+        first = scheduler.submit(images[0])
+        await asyncio.to_thread(engine.called.wait, 30)
+        second = scheduler.submit(images[1])
+        while scheduler._decoded.qsize() < 1:
+            await asyncio.sleep(0.01)
+        pixels = preprocess_image(images[2], artifact.card.preprocess)[None]
+        chunk = scheduler.run(pixels)
+        engine.free.set()
+        logits = await chunk
+        await asyncio.gather(first, second, return_exceptions=True)
+        await scheduler.close()
+        return pixels, logits
+
+    pixels, logits = asyncio.run(asyncio.wait_for(run(), 60))
+    assert np.allclose(logits, engine.engine.predict(pixels), atol=1e-3)
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_ended_makes_the_server_unready(engine, artifact, images):
     async def run():

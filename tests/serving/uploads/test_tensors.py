@@ -71,3 +71,17 @@ def test_json_with_more_values_than_any_request_needs_is_not_parsed(data, monkey
     monkeypatch.setattr("serving.uploads.tensors.json.loads", lambda *arguments: pytest.fail("it was parsed"))
     with pytest.raises(BadRequest, match="more than 10,192 values"):
         read_infer_request(request, None, SIZE, Settings(max_batch_size=4))
+
+
+def test_pixels_of_several_images_in_json_are_few(monkeypatch):
+    size = (250, 300)
+    numbers = 250 * 300 * 3  # one image alone has more than several may have together
+
+    def ask(count):
+        request = json.dumps(body(shape=[count, *size, 3], data=[1] * (count * numbers))).encode()
+        return read_infer_request(request, None, size, Settings(max_batch_size=4)).images
+
+    assert len(ask(1)) == 1
+    monkeypatch.setattr("serving.uploads.tensors.json.loads", lambda *arguments: pytest.fail("it was parsed"))
+    with pytest.raises(BadRequest, match=r"more than 235,000 values; send fewer images, or pixels as binary data"):
+        ask(2)
