@@ -12,6 +12,7 @@ from typing import Any
 
 from dhvt.artifact import Artifact
 from dhvt.assessment import Assessor
+from dhvt.data.preprocess import preprocess_image
 from dhvt.engines import Candidate, Choice, Engine, check_engine, open_engine
 from dhvt.errors import ConfigError
 from dhvt.explanation.explainer import Explainer
@@ -78,13 +79,15 @@ class ServedModel:
         Raises:
             ArtifactError, EngineError: it cannot be served here.
         """
+        loop = asyncio.get_running_loop()
         if opened is None:
-            loop = asyncio.get_running_loop()
             artifact, choice = await loop.run_in_executor(None, open_model, settings, device)
         else:
             artifact, choice = await asyncio.wrap_future(opened)
         card, engine = artifact.card, choice.engine
-        assessor = Assessor(artifact, engine.precision)
+        # Both read the reference, which takes up to half a second; requests are answered meanwhile.
+        assessor = await loop.run_in_executor(None, Assessor, artifact, engine.precision)
+        observe = await loop.run_in_executor(None, watch, artifact, engine.precision)
         scheduler = Scheduler(
             engine,
             card,
@@ -92,7 +95,7 @@ class ServedModel:
             max_batch_size=settings.max_batch_size,
             max_pixels=settings.max_pixels,
             metrics=metrics(),
-            observe=watch(artifact, engine.precision),
+            observe=observe,
         )
         model = cls(artifact, choice, scheduler, settings.request_timeout_s, assessor)
         model.announce(1)
@@ -122,7 +125,8 @@ class ServedModel:
         self.announce(0)
 
     async def is_healthy(self) -> bool:
-        """Whether the engine works; after :data:`UNHEALTHY_AFTER` failed batches in a row, one more image is tried.
+        """Whether the engine works; after :data:`UNHEALTHY_AFTER` failed batches in a row, an image of the
+        self-test is tried, which no metric and no test for drift counts.
 
         An engine that hangs does not work: a call should take much less time than a request may. Neither does a scheduler
         of which a thread has ended.
@@ -131,11 +135,14 @@ class ServedModel:
             return False
         if self.scheduler.failures_in_a_row < UNHEALTHY_AFTER:
             return True
+        card = self.artifact.card
+        pixels = preprocess_image(card.golden.encoded()[0], card.preprocess)
         try:
             async with asyncio.timeout(self.request_timeout_s):
-                await self.scheduler.submit(self.artifact.card.golden.encoded()[0])
+                await self.scheduler.run(pixels[None])
         except (RequestError, TimeoutError):
             return False
+        self.scheduler.failures_in_a_row = 0
         return True
 
     def announce(self, value: int) -> None:

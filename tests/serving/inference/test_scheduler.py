@@ -10,7 +10,7 @@ from dhvt.data.preprocess import preprocess_image
 from dhvt.engines import Choice
 from dhvt.ranking import Ranking, rank
 from serving.errors import EngineFailed, InternalError, InvalidImage
-from serving.inference.model import ServedModel
+from serving.inference.model import UNHEALTHY_AFTER, ServedModel
 from serving.inference.scheduler import Scheduler
 from serving.metrics import metrics
 from tests.conftest import draw, encode
@@ -176,6 +176,37 @@ def test_a_thread_that_ended_makes_the_server_unready(engine, artifact, images):
         return before, await model.is_healthy()
 
     assert asyncio.run(asyncio.wait_for(run(), 60)) == (True, False)
+
+
+def test_an_engine_that_recovers_is_healthy_again_and_the_trial_counts_nowhere(engine, artifact, images):
+    predict, observed = engine.predict, []
+
+    def fail(images):
+        raise RuntimeError("out of memory")
+
+    async def run():
+        scheduler = Scheduler(
+            engine, artifact.card, decoders=1, max_batch_size=4, max_pixels=10**6, metrics=metrics(), observe=observed.append
+        )
+        model = ServedModel(artifact, Choice(engine=engine, rejected=()), scheduler, 30, Assessor(artifact, engine.precision))
+        engine.predict = fail
+        for image in images[:UNHEALTHY_AFTER]:
+            with pytest.raises(EngineFailed):
+                await scheduler.submit(image)
+        before = count()
+        failing = await model.is_healthy()
+        engine.predict = predict
+        healthy = await model.is_healthy()
+        engine.predict = fail
+        untried = await model.is_healthy()  # it has not failed again yet
+        await scheduler.close()
+        return failing, healthy, untried, count() - before
+
+    def count():
+        return sum(sample.value for metric in metrics().images.collect() for sample in metric.samples)
+
+    assert asyncio.run(asyncio.wait_for(run(), 60)) == (False, True, True, 0)
+    assert not observed
 
 
 def test_logits_that_are_not_finite_are_an_error_of_that_image_alone(engine, artifact, images):
