@@ -1,9 +1,8 @@
 """The process of a probe, ``python -m dhvt.engines.probe_process`` with the arguments that :func:`main` reads.
 
 MODEL, CANDIDATE, THREADS, MAX_BATCH_SIZE and DEVICE are those of a build; DIGEST is the model's, whose folder may have been
-replaced since; COMPILED is the file to keep what the runtime
-compiles in, or empty; MEASURE is 1 to measure the speed too, which is then printed as JSON, in a
-line that begins with :data:`SPEED_PREFIX`.
+replaced since; COMPILED is the file to keep what the runtime compiles in, or empty; MEASURE is 1 to measure the speed too,
+which is then printed as JSON, in a line that begins with :data:`SPEED_PREFIX`.
 """
 
 from __future__ import annotations
