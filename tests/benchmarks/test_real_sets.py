@@ -93,6 +93,11 @@ def rate(model, images_per_s):
     return {"kind": "rate", "set": "plankton", "model": model, "images_per_processor_s": images_per_s}
 
 
+def give_lines(monkeypatch, **lines):
+    """Has the page written from these measurements and no others."""
+    monkeypatch.setattr(results_page, "load_lines", lambda name="real_models": lines.get(name, []))
+
+
 @pytest.mark.parametrize(
     ("macro_f1", "sentence"),
     [
@@ -103,7 +108,7 @@ def rate(model, images_per_s):
 )
 def test_the_page_says_where_dhvt_loses(monkeypatch, macro_f1, sentence):
     lines = [result("DHVT-T", 70.0, 50.0), result("ResNet-18", 71.5, macro_f1), rate("DHVT-T", 40), rate("ResNet-18", 40)]
-    monkeypatch.setattr(results_page, "load_lines", lambda: lines)
+    give_lines(monkeypatch, real_models=lines)
     page = results_page.write_page()
     assert f"| ResNet-18 | 6.0 | 0.003 | 9 | 80 | 1 | 71.50 | 71.50 | {macro_f1:.2f} | 1.00 | not measured |" in page
     assert f"DHVT-T {sentence}" in page
@@ -113,8 +118,22 @@ def test_the_page_says_where_dhvt_loses(monkeypatch, macro_f1, sentence):
 def test_trainings_of_unequal_time_are_not_compared(monkeypatch):
     results = [result("DHVT-T", 70.0, 50.0), result("ResNet-18", 71.5, 50.0), result("DeiT-T", 60.0, 50.0)]
     lines = [*results, rate("DHVT-T", 60), rate("ResNet-18", 40), rate("DeiT-T", 40)]
-    monkeypatch.setattr(results_page, "load_lines", lambda: lines)
+    give_lines(monkeypatch, real_models=lines)
     page = results_page.write_page()
     assert "DHVT-T had another budget than 80 minutes and must be trained again." in page
     assert "in points" not in page
     assert "plankton" not in results_page.write_readme_table()
+
+
+def ablation_line(row, seed, top1):
+    budget = {"recipe": "short", "epochs": 3, "processor": "P", "date": "2026-01-01"}
+    return {"row": row, "seed": seed, "val_top1": top1, **budget}
+
+
+def test_the_ablation_has_error_bars_from_the_rows_with_two_seeds(monkeypatch):
+    lines = [ablation_line("DHVT-T: all three", seed, top1) for seed, top1 in ((0, 41.0), (1, 43.0))]
+    give_lines(monkeypatch, ablation=[ablation_line("DeiT-T, 4 heads", 0, 30.0), *lines])
+    page = "\n".join(results_page.ablation())
+    assert "| DeiT-T, 4 heads | 30.00 ± 1.41 | 30.00 | 67.59 |" in page
+    assert "| DHVT-T: all three | 42.00 ± 1.00 | 41.00, 43.00 | 80.85 |" in page
+    assert "Still to be trained: without position embedding, + SOPE, + HI-MHSA, + DAFF, + SOPE + DAFF." in page
