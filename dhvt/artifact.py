@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -41,7 +42,7 @@ from dhvt.configuration import from_dict
 from dhvt.data.preprocess import Preprocess
 from dhvt.errors import ArtifactError, ConfigError
 from dhvt.evidence import find_evidence
-from dhvt.files import replacing, sync, sync_folder
+from dhvt.files import exchange, read_object, replacing, sync, sync_folder
 from dhvt.naming import check_version
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "ModelCard",
     "Variant",
     "load_artifact",
+    "names_in_model",
     "write_card",
     "writing_artifact",
 ]
@@ -102,13 +104,31 @@ class Artifact:
         place.
 
         Raises:
-            ArtifactError: a file is missing, or is another.
+            ArtifactError: a file is missing or cannot be read, or is another.
         """
         for name, recorded in self.card.files.items():
-            if not (self.path / name).is_file():
-                raise ArtifactError(f"{self.path / name} is missing; export the model again")
-            if _hash_file(self.path / name) != recorded:
-                raise ArtifactError(f"{self.path / name} is not the exported file (SHA-256 differs); export the model again")
+            path = self.path / name
+            try:
+                found = _hash_file(path)
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+                raise ArtifactError(f"{path} is missing; export the model again") from error
+            except OSError as error:
+                raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+            if found != recorded:
+                raise ArtifactError(f"{path} is not the exported file (SHA-256 differs); export the model again")
+
+    def reload_card(self) -> ModelCard:
+        """The card as it is in the folder now, with what was recorded in it meanwhile.
+
+        Raises:
+            ArtifactError: the folder has another model by now, or its card cannot be read.
+        """
+        card = _read_card(self.path, None)
+        if card.digest != self.digest:
+            raise ArtifactError(
+                f"{self.path} has another model than when this command began, so nothing is changed; run it again"
+            )
+        return card
 
 
 def _digest(card: dict[str, Any]) -> str:
@@ -154,13 +174,15 @@ def load_artifact(path: str | Path, signed_by: Path | None = None) -> Artifact:
 
 def _read_card(root: Path, signed_by: Path | None) -> ModelCard:
     path = root / CARD_NAME
-    if not path.is_file():
-        found = "does not exist" if not root.exists() else f"has no {CARD_NAME}"
-        raise ArtifactError(f"{root} is no model folder: it {found}; make one with dhvt export ckpt.pt")
     try:
         content = path.read_bytes()
         values = json.loads(content)
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        found = "does not exist" if not root.exists() else f"has no {CARD_NAME}"
+        raise ArtifactError(f"{root} is no model folder: it {found}; make one with dhvt export ckpt.pt") from error
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}; export the model again") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ArtifactError(f"{path} is not of format {FORMAT!r}; export the model again with this version")
@@ -196,40 +218,76 @@ def _names(card: ModelCard) -> set[str]:
     return {name for variant in card.variants for name in variant.files} | ({REFERENCE_NAME} if card.reference else set())
 
 
+def names_in_model(folder: Path) -> set[str] | None:
+    """What an export, of this version or an older one, wrote into a folder; None where it is no model folder."""
+    values = read_object(folder / CARD_NAME)
+    if values is None or not str(values.get("format")).startswith(FORMAT.rstrip("0123456789")):
+        return None
+    files = values.get("files")
+    return {CARD_NAME, SIGNATURE_NAME, *(files if isinstance(files, dict) else ())}
+
+
 @contextmanager
-def writing_artifact(path: str | Path, marker: str = CARD_NAME, kind: str = "model folder") -> Iterator[Path]:
+def writing_artifact(
+    path: str | Path, names_in: Callable[[Path], set[str] | None] = names_in_model, kind: str = "model folder"
+) -> Iterator[Path]:
     """A fresh folder to write into, which takes the place of ``path`` when the block ends well.
 
-    A reader sees the old folder or the new one, or for an instant none, but never a mixture.
+    A reader sees the old folder or the new one and never a mixture; where the system cannot exchange two folders in one step,
+    for an instant none. What somebody else put into the old folder is in the new one too. A link goes on pointing to the
+    folder, which is replaced.
 
     Args:
-        marker: the file that a folder must have to be replaced.
+        names_in: what an earlier one wrote into such a folder, which goes with it; None for a folder of another kind.
         kind: what messages call such a folder.
 
     Raises:
         ArtifactError: ``path`` is something other than such a folder, or cannot be written.
     """
-    target = Path(path)
-    if target.exists() and not (target / marker).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise ArtifactError(f"{target} exists and is no {kind}; choose another --out")
+    target = Path(os.path.realpath(path))
+    ours = names_in(target)
+    if ours is None and target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ArtifactError(f"{path} exists and is no {kind}; choose another --out")
+    if Path.cwd().is_relative_to(target):
+        raise ArtifactError(f"{target} is the current folder, which cannot be replaced; run this from outside it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise ArtifactError(f"cannot write beside {target}: {error.strerror}") from error
-    old = temporary.with_name(temporary.name + ".old")
     try:
         temporary.chmod(0o755)
         yield temporary
+        if ours is not None:
+            _copy_others(target, temporary, ours)
         sync_folder(temporary)
-        if target.exists():
-            target.rename(old)
-        temporary.rename(target)
+        if not exchange(temporary, target):
+            _replace(target, temporary)
         sync(target.parent)
     except OSError as error:
         raise ArtifactError(f"cannot write {target}: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _copy_others(source: Path, target: Path, left_out: set[str]) -> None:
+    for entry in source.iterdir():
+        if entry.name in left_out or (target / entry.name).exists():
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, target / entry.name, symlinks=True)
+        else:
+            shutil.copy2(entry, target / entry.name, follow_symlinks=False)
+
+
+def _replace(target: Path, new: Path) -> None:
+    """In two steps, where :func:`~dhvt.files.exchange` cannot."""
+    old = new.with_name(new.name + ".old")
+    try:
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+    finally:
         if old.exists() and not target.exists():
             old.rename(target)
         shutil.rmtree(old, ignore_errors=True)

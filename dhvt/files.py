@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -27,6 +30,28 @@ def replacing(path: Path) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is none that can be read."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Has two files or folders of one file system change places in one step; False, and nothing done, where it cannot.
+
+    This is ``renameat2`` of Linux, see ``man 2 renameat2``.
+    """
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    paths = os.fsencode(first.absolute()), os.fsencode(second.absolute())
+    return renameat2 is not None and renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def sync(path: Path) -> None:

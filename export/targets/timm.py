@@ -9,6 +9,7 @@ from dhvt.artifact import ModelCard, writing_artifact
 from dhvt.configuration import from_dict
 from dhvt.data.preprocess import Preprocess
 from dhvt.evaluation.agreement import FP32
+from dhvt.files import read_object
 from export.settings import TimmSettings
 from export.targets.registry import Layout, LayoutJob
 
@@ -39,7 +40,7 @@ def write_timm(job: LayoutJob, settings: TimmSettings) -> None:
 
     assert job.checkpoint is not None
     path = job.parent / FOLDER
-    with writing_artifact(path, "config.json", "folder of timm") as folder:
+    with writing_artifact(path, names_in_folder, "folder of timm") as folder:
         model = save_model(job.checkpoint, job.card, folder)
         require_equal_logits(job, folder)
         parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -51,6 +52,12 @@ def write_timm(job: LayoutJob, settings: TimmSettings) -> None:
         from export.hub import push_folder
 
         push_folder(path, settings.push, public=settings.public, log=job.log)
+
+
+def names_in_folder(folder: Path) -> set[str] | None:
+    """What an earlier export wrote; None where it is no folder of timm."""
+    values = read_object(folder / "config.json")
+    return {"config.json", "model.safetensors", "README.md"} if values is not None and "architecture" in values else None
 
 
 def save_model(checkpoint: Checkpoint, card: ModelCard, folder: Path) -> Any:

@@ -58,12 +58,17 @@ def write_triton(job: LayoutJob, settings: TritonSettings) -> None:
     elif reason is not None:
         job.log(f"left out: the engine, {reason}", err=True)
     for model in served:
-        with writing_artifact(repository / model.name, CONFIG_NAME, "model of Triton") as folder:
+        with writing_artifact(repository / model.name, names_in_folder, "model of Triton") as folder:
             _write_model(job, model, settings, folder)
     if len(served) == 1:
         _remove_engine(job, repository / f"{job.card.name}{ENGINE_SUFFIX}")
     for model in served:
         job.log(f"wrote {repository / model.name}; serve it with tritonserver --model-repository={repository}")
+
+
+def names_in_folder(folder: Path) -> set[str] | None:
+    """What an earlier export wrote; None where it is no model of Triton."""
+    return {"1", CONFIG_NAME, LABELS_NAME, "README.md"} if (folder / CONFIG_NAME).is_file() else None
 
 
 def _write_model(job: LayoutJob, model: ServedFile, settings: TritonSettings, folder: Path) -> None:

@@ -2,6 +2,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from dhvt.artifact import Variant, load_artifact, write_card, writing_artifact
 from dhvt.data.preprocess import Preprocess
 from dhvt.errors import ArtifactError
+from dhvt.files import exchange
 
 
 def edit_json(change):
@@ -123,24 +126,23 @@ def test_what_is_no_model_folder(tmp_path):
 
 def test_all_files_are_on_the_disk_before_the_old_folder_goes(artifact_copy, monkeypatch):
     """Else a power cut could leave empty files in the new one, and nothing of the old one."""
-    done, fsync, rename = [], os.fsync, Path.rename
+    done, fsync = [], os.fsync
 
     def record_sync(descriptor):
         done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
         fsync(descriptor)
 
-    def record_rename(path, to):
-        done.append(f"rename to {to.name}")
-        return rename(path, to)
+    def record_exchange(first, second):
+        done.append(f"exchange with {second.name}")
+        return exchange(first, second)
 
     monkeypatch.setattr(os, "fsync", record_sync)
-    monkeypatch.setattr(Path, "rename", record_rename)
+    monkeypatch.setattr("dhvt.artifact.exchange", record_exchange)
     names = [path.name for path in artifact_copy.iterdir()]
     with writing_artifact(artifact_copy) as folder:
         shutil.copytree(artifact_copy, folder, dirs_exist_ok=True)
-    first = next(place for place, what in enumerate(done) if what.startswith("rename"))
-    assert {*names, folder.name} == {*done[:first]}
-    assert done[-2:] == [f"rename to {artifact_copy.name}", artifact_copy.parent.name]
+    assert {*names, folder.name} == {*done[:-2]}
+    assert done[-2:] == [f"exchange with {artifact_copy.name}", artifact_copy.parent.name]
 
 
 def test_a_failed_write_leaves_the_old_folder(artifact_copy):
@@ -157,11 +159,73 @@ def test_a_failed_write_leaves_the_old_folder(artifact_copy):
     assert [path.name for path in artifact_copy.parent.iterdir()] == ["artifact"]
 
 
-def test_a_folder_of_something_else_is_not_replaced(tmp_path):
-    (tmp_path / "thesis.tex").write_text("years of work")
+@pytest.mark.parametrize("name", ["thesis.tex", "model.json"])
+def test_a_folder_of_something_else_is_not_replaced(tmp_path, name):
+    (tmp_path / name).write_text('{"format": "layers-model"}')
     with pytest.raises(ArtifactError, match="is no model folder"), writing_artifact(tmp_path):
         pass
-    assert (tmp_path / "thesis.tex").exists()
+    assert (tmp_path / name).exists()
+
+
+def test_what_somebody_put_into_the_folder_stays_and_what_the_old_model_had_goes(artifact_copy):
+    (artifact_copy / ".git").mkdir()
+    (artifact_copy / ".git" / "HEAD").write_text("ref")
+    (artifact_copy / "notes.txt").write_text("mine")
+    with writing_artifact(artifact_copy) as folder:
+        (folder / "new").touch()
+    assert {path.name for path in artifact_copy.iterdir()} == {"new", ".git", "notes.txt"}
+    assert (artifact_copy / ".git" / "HEAD").read_text() == "ref"
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_link_goes_on_pointing_to_the_folder(artifact_copy, monkeypatch, exchanges):
+    if not exchanges:
+        monkeypatch.setattr("dhvt.artifact.exchange", lambda *_: False)
+    link = artifact_copy.with_name("current")
+    link.symlink_to(artifact_copy.name)
+    with writing_artifact(link) as folder:
+        (folder / "new").touch()
+    assert [path.name for path in artifact_copy.iterdir()] == ["new"]
+    assert link.is_symlink()
+    assert {path.name for path in link.parent.iterdir()} == {"artifact", "current"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="exchanging two folders in one step is of Linux")
+def test_a_kill_leaves_the_old_folder_or_the_new_one(artifact_copy):
+    """At each step of what replaces it, ended by the system: the folder is never missing."""
+    script = (
+        "import os, sys; from dhvt.artifact import writing_artifact\n"
+        "steps = int(sys.argv[2]); names = ('os.rename', 'shutil.rmtree')\n"
+        "def hook(event, arguments):\n"
+        "    global steps\n"
+        "    if event in names and (steps := steps - 1) < 0: os._exit(9)\n"
+        "with writing_artifact(sys.argv[1]) as folder:\n"
+        "    (folder / 'model.json').touch(); sys.addaudithook(hook)\n"
+    )
+    for steps in range(4):
+        subprocess.run([sys.executable, "-c", script, artifact_copy, str(steps)], check=False)
+        assert (artifact_copy / "model.json").exists()
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.onnx"])
+def test_a_file_that_cannot_be_read_is_a_clear_error(artifact_copy, name):
+    (artifact_copy / name).unlink()
+    (artifact_copy / name).symlink_to(name)
+    with pytest.raises(ArtifactError, match=f"{name} cannot be read: Too many levels of symbolic links$"):
+        load_artifact(artifact_copy)
+
+
+def test_a_card_of_too_many_brackets_is_a_clear_error(artifact_copy):
+    (artifact_copy / "model.json").write_text("[" * 200_000)
+    with pytest.raises(ArtifactError, match=r"model\.json cannot be read"):
+        load_artifact(artifact_copy)
+
+
+def test_recording_in_a_folder_that_has_another_model_by_now_is_refused(artifact_copy):
+    artifact = load_artifact(artifact_copy)
+    write_card(artifact_copy, replace(artifact.card, temperature=2.0))
+    with pytest.raises(ArtifactError, match="has another model than when"):
+        artifact.reload_card()
 
 
 def test_the_card_survives_a_round_trip(artifact_copy):
