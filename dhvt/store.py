@@ -6,12 +6,13 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-from dhvt.artifact import CARD_NAME, SIGNATURE_NAME, Artifact, load_artifact
+from dhvt.artifact import CARD_NAME, SIGNATURE_NAME, Artifact, load_artifact, writing_artifact
 from dhvt.errors import ArtifactError, StoreError
 
 
 def store_artifact(artifact: Artifact, tag: str | None = None) -> str:
-    """Copies a model folder into the store; where the store has it already, it stays as it is.
+    """Copies a model folder into the store. Where the store has the model already, it gets what was added to it since: what was
+    measured, the graph that explains, the signature.
 
     Args:
         tag: ``name:version``, or ``name``, to which the model's version is added; its own name and version by default.
@@ -36,16 +37,35 @@ def store_artifact(artifact: Artifact, tag: str | None = None) -> str:
     except NotFound:
         try:
             with bentoml.models.create(tag, labels={"variant": card.architecture}, metadata=metadata) as model:
-                signature = (SIGNATURE_NAME,) if (artifact.path / SIGNATURE_NAME).is_file() else ()
-                for name in (CARD_NAME, *signature, *card.files):  # and nothing else that lies, or is linked, in the folder
-                    shutil.copyfile(artifact.path / name, Path(model.path) / name)
+                _copy(artifact, Path(model.path))
         except (BentoMLException, ValueError, OSError) as error:
             raise StoreError(f"the model cannot be stored as {tag}: {error}") from error
     except (BentoMLException, ValueError) as error:
         raise StoreError(f"the model cannot be stored as {tag}: {error}") from error
     else:
         _require_same(artifact, Path(stored.path), tag)
+        _update(artifact, Path(stored.path))
     return tag
+
+
+def _copy(artifact: Artifact, folder: Path) -> None:
+    """The model's files, and nothing else that lies, or is linked, in its folder."""
+    signature = (SIGNATURE_NAME,) if (artifact.path / SIGNATURE_NAME).is_file() else ()
+    for name in (CARD_NAME, *signature, *artifact.card.files):
+        shutil.copyfile(artifact.path / name, folder / name)
+
+
+def _update(artifact: Artifact, stored: Path) -> None:
+    if any(_read(artifact.path / name) != _read(stored / name) for name in (CARD_NAME, SIGNATURE_NAME)):
+        try:
+            with writing_artifact(stored) as folder:
+                _copy(artifact, folder)
+        except ArtifactError as error:
+            raise StoreError(f"the model cannot be stored: {error}") from error
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _require_same(artifact: Artifact, stored: Path, tag: str) -> None:
