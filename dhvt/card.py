@@ -23,6 +23,9 @@ EXPLAIN_NAME = "model.explain.onnx"
 CARD_NAME = "model.json"
 REFERENCE_NAME = "reference.npz"
 SIGNATURE_NAME = "model.json.sig"
+PROMISES = ("coverage", "rejection", "calibration")
+"""What ``dhvt evaluate --record`` measures of a model with a reference, in an entry of ``metrics``."""
+
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
 
@@ -159,6 +162,14 @@ class ModelCard:
         The graph with the attention is not among them: it explains answers, and decides none.
         """
         return self._digest({name: value for name, value in self.files.items() if name != EXPLAIN_NAME})
+
+    def without_promises(self) -> ModelCard:
+        """The card without what was measured of its reference: coverage, rejection, calibration."""
+        metrics = {
+            name: {key: value for key, value in entry.items() if key not in PROMISES} if isinstance(entry, dict) else entry
+            for name, entry in self.metrics.items()
+        }
+        return replace(self, metrics=metrics)
 
     @property
     def engine_digest(self) -> str:

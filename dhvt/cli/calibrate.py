@@ -53,7 +53,10 @@ def calibrate(model: str | None, data: str, split: str | None, on_broken: str, e
     else:
         click.echo("model.json does not record what the model was trained on; it may have seen these images", err=True)
     reference = _measure(artifact, source, None if on_broken == "stop" else _omit)
+    before = artifact.card
     artifact = write_reference(artifact, reference, {**images.to_dict(), "source": source.origin})
+    if artifact.card.metrics != before.metrics:
+        click.echo("the card loses what was measured of its old reference: run dhvt evaluate --record again", err=True)
     click.echo(
         f"{artifact.card.name} {artifact.card.version} has {len(reference)} reference images, in "
         f"{', '.join(reference.measured)}; with them sets are possible up to a coverage of "

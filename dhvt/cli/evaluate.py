@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 from dhvt.cli.options import engine_options, exclude_option, leave_out, on_broken_option, open_model, read_fingerprint
-from dhvt.errors import ConfigError
+from dhvt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from dhvt.artifact import Artifact, ModelCard
@@ -125,7 +125,7 @@ def evaluate(
         }
         is_test = measured_split == WHOLE and max(overlaps.values(), default=0.0) <= TOLERATED_OVERLAP
         entry = measured | ({"overlap": overlaps} if overlaps else {})
-        _record(artifact.path, card, "test" if is_test else measured_split, entry, images, source)
+        _record(artifact, "test" if is_test else measured_split, entry, images, source)
 
 
 def _describe(result: Evaluation) -> str:
@@ -148,9 +148,10 @@ def _open_unknown(artifact: Artifact, path: Path) -> ImageSource:
 
     if load_reference(artifact) is None:
         raise ConfigError(f"--unknown needs a model with reference images: dhvt calibrate --model {artifact.path} --data …")
-    if not path.is_dir():
+    try:
+        paths = find_images([str(path)])
+    except click.UsageError:  # no folder of image files; then it must be another layout
         return open_dataset(path)
-    paths = find_images([str(path)])
     return FileSource(path, path, paths, [0] * len(paths), artifact.card.classes)
 
 
@@ -166,7 +167,10 @@ def _measure_promises(
     reference = load_reference(artifact)
     card = artifact.card
     others = None if reference is None else leave_out_reference(outputs, source, reference)
-    if reference is None or others is None or not len(others.labels):
+    if reference is None or others is None:
+        return Promises(), None
+    if not len(others.labels):
+        click.echo("all of these images are reference images, so that they say nothing of the model's promises", err=True)
         return Promises(), None
     promises = check_promises(others, card.temperature, reference, running.precision)
     for line in promises.describe():
@@ -175,7 +179,10 @@ def _measure_promises(
     strange = None
     if unknown is not None:
         batches = iterate_batches(unknown, card.preprocess, 64, lambda message: click.echo(f"left out: {message}", err=True))
-        strange = np.concatenate([running.predict(batch.images) for batch in batches])
+        found = [running.predict(batch.images) for batch in batches]
+        if not found:
+            raise DataError(f"none of the images in {unknown.origin} can be read")
+        strange = np.concatenate(found)
         if measured.novelty is not None and measured.index is not None:
             click.echo(measure_detection(measured.novelty, measured.index, others.logits, strange).describe())
     return promises, Promised(
@@ -217,16 +224,15 @@ def _write_report(folder: Path, **content: Any) -> None:
     click.echo(f"report: {path}")
 
 
-def _record(
-    folder: Path, card: ModelCard, split: str, measured: dict[str, Any], images: Fingerprint, source: ImageSource
-) -> None:
+def _record(artifact: Artifact, split: str, measured: dict[str, Any], images: Fingerprint, source: ImageSource) -> None:
     """Writes what was measured into the card, and which images are the test images, if those of this split are."""
     from dataclasses import replace
 
     from dhvt.artifact import write_card
 
+    card = artifact.reload_card()
     data = dict(card.data)
     if split == "test":
         data["test"] = {**images.to_dict(), "source": source.origin}
-    write_card(folder, replace(card, metrics=card.metrics | {split: measured}, data=data))
-    click.echo(f"recorded in {folder / 'model.json'} as metrics.{split}")
+    write_card(artifact.path, replace(card, metrics=card.metrics | {split: measured}, data=data))
+    click.echo(f"recorded in {artifact.path / 'model.json'} as metrics.{split}")

@@ -126,17 +126,19 @@ def load_reference(artifact: Artifact) -> Reference | None:
 def write_reference(artifact: Artifact, reference: Reference, record: Mapping[str, Any]) -> Artifact:
     """Replaces the artifact's folder in one step by one with this reference.
 
-    The digest is another then, because prediction sets are; so is a version that was made of it.
+    The digest is another then, because prediction sets are; so is a version that was made of it. With other images, the card
+    loses what was measured of the reference before.
 
     Args:
         record: the fingerprint of the images, ``source``, and what else is known of them.
 
     Raises:
-        ArtifactError: it cannot be written.
+        ArtifactError: it cannot be written, or the folder has another model by now.
     """
-    before = artifact.card
+    before = artifact.reload_card()
+    kept = before if before.reference.get("digest") == record.get("digest") else before.without_promises()
     measured_in = {"images": len(reference), "precisions": list(reference.measured)}
-    card = replace(before, reference={**record, **measured_in})
+    card = replace(kept, reference={**record, **measured_in})
     with writing_artifact(artifact.path) as folder:
         shutil.copytree(artifact.path, folder, dirs_exist_ok=True)
         reference.save(folder / REFERENCE_NAME)

@@ -18,6 +18,7 @@ from dhvt.data.fingerprint import hash_bytes
 from dhvt.data.record import record_source
 from dhvt.errors import ConfigError
 from export.model_card import write_model_card
+from export.pipeline import export_model
 from tests.conftest import CLASSES, draw
 
 
@@ -170,7 +171,7 @@ def test_verify_fails_where_more_images_are_called_unknown_than_promised(calibra
     assert re.search(rf"onnxruntime:fp32: FAILS: {fault}", result.output), result.output
 
 
-def test_the_report_shows_what_is_promised_and_what_is_unknown(calibrated, artifact_path, new_images, tmp_path):
+def test_the_report_shows_what_is_promised_and_what_is_unknown(calibrated, artifact_path, image_folder, new_images, tmp_path):
     (tmp_path / "others" / "deeper").mkdir(parents=True)
     for seed in range(5):
         noise = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
@@ -185,3 +186,31 @@ def test_the_report_shows_what_is_promised_and_what_is_unknown(calibrated, artif
         assert (tmp_path / "report" / f"{name}.png").stat().st_size > 5_000
     refused = run(*command, "--model", artifact_path)
     assert (refused.exit_code, "--unknown needs a model with reference images: dhvt calibrate" in refused.stderr) == (1, True)
+    reference = run(*command[:3], "--model", calibrated, "--data", image_folder, "--unknown", tmp_path / "others")
+    assert "all of these images are reference images" in reference.stderr
+    for path in (tmp_path / "others" / "deeper").iterdir():
+        path.write_bytes(b"no image")
+    broken = run(*command, "--model", calibrated, "--on-broken", "skip")
+    assert (broken.exit_code, f"none of the images in {tmp_path / 'others'} can be read" in broken.stderr) == (1, True)
+
+
+def test_calibrating_again_removes_what_was_measured_of_the_old_reference(calibrated, new_images, tmp_path):
+    model = shutil.copytree(calibrated, tmp_path / "model")
+    assert run("evaluate", "--model", model, "--engine", "onnxruntime", "--data", new_images, "--record").exit_code == 0
+    assert "coverage" in load_artifact(model).card.metrics["test"]
+    result = run("calibrate", "--model", model, "--data", new_images)
+    assert "loses what was measured of its old reference: run dhvt evaluate --record again" in result.stderr
+    card = load_artifact(model).card
+    assert not {"coverage", "rejection", "calibration"} & card.metrics["test"].keys()
+    assert card.metrics["test"]["images"] == 90
+
+
+def test_exporting_more_keeps_the_reference(calibrated, checkpoint, image_folder, tmp_path):
+    model = shutil.copytree(calibrated, tmp_path / "model")
+    card = load_artifact(model).card
+    data = card.data | {"reference": {"digest": "of the training", "images": 5}}
+    write_card(model, replace(card, data=data))
+    lines = []
+    export_model(load_artifact(model), model, ("explain",), log=lambda message, **_: lines.append(message))
+    assert load_artifact(model).card.reference == card.reference
+    assert not [line for line in lines if "no reference images" in line]

@@ -51,6 +51,25 @@ def test_a_version_that_was_given_stays(artifact_copy, reference):
     assert write_reference(load_artifact(artifact_copy), reference, {}).card.version == "v1"
 
 
+def test_with_other_images_what_was_measured_of_the_reference_goes(artifact_copy, reference):
+    calibration = {"measured": 1.0, "most": 2.0, "images": 100}
+    measured = {"top1": 40.0, "engine": "openvino", "precision": "fp32"}
+    card = write_reference(load_artifact(artifact_copy), reference, {"digest": "a"}).card
+    write_card(artifact_copy, replace(card, metrics={"val_top1": 50.0, "test": measured | {"calibration": calibration}}))
+    same = write_reference(load_artifact(artifact_copy), reference, {"digest": "a"}).card
+    assert same.metrics["test"] == measured | {"calibration": calibration}
+    other = write_reference(load_artifact(artifact_copy), reference, {"digest": "b"}).card
+    assert other.metrics == {"val_top1": 50.0, "test": measured}
+
+
+def test_a_model_that_was_exported_meanwhile_does_not_get_the_reference(artifact_copy, reference):
+    artifact = load_artifact(artifact_copy)
+    other = write_card(artifact_copy, replace(artifact.card, temperature=9.0))
+    with pytest.raises(ArtifactError, match="has another model than when this command began"):
+        write_reference(artifact, reference, {})
+    assert load_artifact(artifact_copy).card == other
+
+
 def test_a_changed_or_foreign_file_is_refused(artifact_copy, reference):
     artifact = write_reference(load_artifact(artifact_copy), reference, {})
     path = artifact_copy / "reference.npz"
