@@ -100,6 +100,8 @@ def export(
             click.echo(warning, err=True)
     if isinstance(loaded, Artifact) and out is not None:
         raise ExportError(f"--out is for a checkpoint; what is exported goes into {source}, which is a model folder")
+    if source.name in ("", ".."):
+        source = source.resolve()  # which knows what it lies in
     folder = source if isinstance(loaded, Artifact) else out or source.parent / "artifact"
     variants = [name for name in targets if name in TARGETS]
     layouts = [name for name in targets if name in LAYOUTS]

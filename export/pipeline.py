@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from dhvt.artifact import REFERENCE_NAME, SIGNATURE_NAME, Artifact, ModelCard, load_artifact, write_card, writing_artifact
+from dhvt.artifact import CARD_NAME, SIGNATURE_NAME, Artifact, ModelCard, load_artifact, write_card, writing_artifact
 from dhvt.errors import ExportError
 from dhvt.evaluation.agreement import FP32
+from dhvt.files import read_object
 from dhvt.model.checkpoint import Checkpoint
 from dhvt.naming import is_made_version, make_version, name_of_data
 from export.golden import draw_inputs
@@ -78,7 +79,7 @@ def export_model(
     for name in chosen:
         if images is None and load_target(name).needs_images:
             raise ExportError(load_target(name).needs_images)
-    lost = _find_lost(out)
+    old_card, was_signed = read_object(out / CARD_NAME) or {}, (out / SIGNATURE_NAME).exists()
     with writing_artifact(out) as folder:
         card = model.card if existing is None else existing.card
         if existing is not None:
@@ -90,17 +91,17 @@ def export_model(
         before = None if existing is None else existing.card
         write_card(folder, _with_provenance(_identify(card, before, options), chosen, options, values, command))
     artifact = add_reference(load_artifact(out), options, log)
-    if "reference" in lost and not artifact.card.reference:
-        log("the reference images of the model that was here are gone: run dhvt calibrate again", err=True)
-    if "signature" in lost:
-        log("the signature of the model that was here is gone: run dhvt sign again", err=True)
+    _say_what_is_lost(old_card, was_signed, artifact.card, log)
     return artifact
 
 
-def _find_lost(out: Path) -> set[str]:
-    """What the model in this folder has and an export over it has not: the results of dhvt calibrate and dhvt sign."""
-    names = {"reference": REFERENCE_NAME, "signature": SIGNATURE_NAME}
-    return {what for what, name in names.items() if (out / name).exists()}
+def _say_what_is_lost(before: dict[str, Any], was_signed: bool, after: ModelCard, log: Callable[..., None]) -> None:
+    """The results of dhvt calibrate and dhvt sign, which a model had that an export was made over."""
+    reference = before.get("reference")
+    if reference and (not after.reference or reference.get("digest") != after.reference.get("digest")):
+        log("the reference images of the model that was here are gone: run dhvt calibrate again", err=True)
+    if was_signed:
+        log("the signature of the model that was here is gone: run dhvt sign again", err=True)
 
 
 def _choose_targets(targets: Sequence[str], existing: Artifact | None) -> list[str]:

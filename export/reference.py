@@ -13,7 +13,9 @@ from export.settings import ExportOptions
 
 
 def add_reference(artifact: Artifact, options: ExportOptions, log: Callable[..., Any]) -> Artifact:
-    """Measures the reference images in every precision that runs here; the same artifact where the training held out none.
+    """Measures the reference images that the training held out, in every precision that runs here.
+
+    The artifact is returned as it is where the training held out none, and where it has other ones of ``dhvt calibrate``.
 
     Args:
         log: called with a line about what was done, or why it was not.
@@ -25,11 +27,14 @@ def add_reference(artifact: Artifact, options: ExportOptions, log: Callable[...,
     from dhvt.engines import EngineOptions, EngineSettings, measure_reference
 
     card = artifact.card
-    if "reference" not in card.data:
-        return artifact
+    held_out = card.data.get("reference")
+    if held_out is None or (card.reference and card.reference.get("digest") != held_out["digest"]):
+        return artifact  # that of dhvt calibrate stays
     source = None
     if options.data is not None:
         source = reopen_reference(options.data, card.classes, card.data, card.recipe.get("seed", 0))
+    if source is None and card.reference:
+        return artifact
     if source is None:
         given = "there is no --data" if options.data is None else f"{options.data} has not got them"
         log(
@@ -51,4 +56,4 @@ def add_reference(artifact: Artifact, options: ExportOptions, log: Callable[...,
         log(f"no reference images: {error}", err=True)
         return artifact
     log(f"{len(reference)} reference images, in {', '.join(reference.measured)}")
-    return write_reference(artifact, reference, card.data["reference"])
+    return write_reference(artifact, reference, held_out)

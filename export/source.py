@@ -66,7 +66,10 @@ class CheckpointSource:
 
     def __init__(self, checkpoint: Checkpoint, resize_mode: str | None = None, name: str | None = None) -> None:
         if resize_mode is not None:
-            checkpoint = replace(checkpoint, preprocess=checkpoint.preprocess | {"resize_mode": resize_mode})
+            preprocess = checkpoint.preprocess | {"resize_mode": resize_mode}
+            if preprocess != checkpoint.preprocess:  # what was measured in validation is of the other mode
+                measured = {name: value for name, value in checkpoint.metrics.items() if not name.startswith("val_")}
+                checkpoint = replace(checkpoint, preprocess=preprocess, metrics=measured)
         self._preprocess = checkpoint.build_preprocess()
         self._model = InferenceModel(checkpoint.build_model(), self._preprocess).eval()
         self.reference: Predict = torch_predict(self._model)

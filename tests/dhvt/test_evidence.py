@@ -6,9 +6,11 @@ from dataclasses import replace
 from decimal import Decimal
 from importlib.metadata import version
 
+import numpy as np
 import pytest
 
 from dhvt.artifact import load_artifact, write_card
+from dhvt.confidence.reference import Measured, Reference, write_reference
 from dhvt.evidence import find_evidence
 from export.pipeline import export_model
 from export.settings import ExportOptions
@@ -68,8 +70,12 @@ def test_it_is_made_of_the_other_fields_when_a_card_is_written(artifact_copy, ha
 
 
 def test_an_export_over_a_model_says_what_of_it_is_gone(checkpoint, graphs_once, artifact_copy):
+    labels = np.zeros(30, np.int64)
+    measured = {"fp32": Measured.of(np.full((30, 3), 1 / 3, np.float32), labels)}
+    write_reference(
+        load_artifact(artifact_copy), Reference(labels=labels, hashes=labels.astype(np.uint64), measured=measured), {}
+    )
     (artifact_copy / "model.json.sig").write_text("signature")
-    (artifact_copy / "reference.npz").write_bytes(b"reference")
     lines = []
     export_model(checkpoint, artifact_copy, log=lambda message, **_: lines.append(message))
     assert "the reference images of the model that was here are gone: run dhvt calibrate again" in lines

@@ -31,7 +31,8 @@ def folder(checkpoint, tmp_path):
 
 
 def test_a_checkpoint_becomes_an_artifact(checkpoint, folder):
-    save_checkpoint(replace(checkpoint, temperature=20.0, metrics={"val_images": 6}), folder / "ckpt.pt")
+    metrics = {"val_images": 6, "val_top1": 50.0, "epoch": 3}
+    save_checkpoint(replace(checkpoint, temperature=20.0, metrics=metrics), folder / "ckpt.pt")
     result = dhvt("export", folder / "ckpt.pt", "--resize-mode", "squash", "--opset-version", "19")
     assert result.exit_code == 0, result.output
     where = shlex.quote(str(folder / "artifact"))
@@ -40,6 +41,7 @@ def test_a_checkpoint_becomes_an_artifact(checkpoint, folder):
     assert "20, the limit of what is fitted" in result.output
     assert "6 validation images are too few" in result.output
     assert (card.preprocess.resize_mode, card.versions["onnx_opset"]) == ("squash", "19")
+    assert card.metrics == {"epoch": 3}  # what was measured is of the training's mode
     (entry,) = card.provenance["exports"]
     assert (entry["targets"], entry["resize_mode"]) == (["onnx", "explain"], "squash")
     assert entry["command"] == shlex.join(
@@ -153,3 +155,12 @@ def test_the_card_holds_plain_values_alone(checkpoint, artifact_copy):
     assert json.loads(json.dumps(entry)) == entry
     assert entry["options"]["resize_mode"] == "pad"
     assert entry["settings"] == {"onnx": {"opset_version": 20}, "explain": {}}
+
+
+def test_from_inside_the_model_folder(checkpoint, artifact_copy, monkeypatch):
+    monkeypatch.chdir(artifact_copy)
+    refused = dhvt("export", ".", "--target", "explain")
+    assert (refused.exit_code, "is the current folder, which cannot be replaced" in refused.stderr) == (1, True)
+    assert dhvt("export", ".", "--target", "triton").exit_code == 0
+    assert not (artifact_copy / "triton").exists()
+    assert (artifact_copy.parent / "triton").is_dir()
