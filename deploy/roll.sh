@@ -12,7 +12,11 @@ haproxy() {
 for server in dhvt-1 dhvt-2 dhvt-3; do
     haproxy "set server dhvt/$server state drain" >/dev/null
     sleep 10
-    docker compose up -d --no-deps "$server"
+    docker compose up -d --no-deps "$server" || {
+        haproxy "set server dhvt/$server state ready" >/dev/null
+        echo "$server could not be replaced and goes on as it was, as do the others" >&2
+        exit 1
+    }
     haproxy "set server dhvt/$server health down" >/dev/null # until its health checks succeed
     haproxy "set server dhvt/$server state ready" >/dev/null
     echo "$server: waiting until it is ready"

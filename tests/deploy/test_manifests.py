@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import socket
 import subprocess
 from functools import cache
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
@@ -146,6 +149,37 @@ def test_haproxy_takes_its_configuration():
         pytest.skip("needs haproxy")
     result = subprocess.run([haproxy, "-c", "-f", str(DEPLOY / "haproxy.cfg")], check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_haproxy_refuses_reloads_and_metrics_in_any_spelling():
+    haproxy = shutil.which("haproxy")
+    if haproxy is None:
+        pytest.skip("needs haproxy")
+    ports = []
+    for _ in range(2):
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            ports.append(f"127.0.0.1:{found.getsockname()[1]}")
+    environ = {"LISTEN_ADDRESS": ports[0], "ADMIN_ADDRESS": f"ipv4@{ports[1]}", "PATH": os.environ["PATH"]}
+    proxy = subprocess.Popen([haproxy, "-db", "-f", str(DEPLOY / "haproxy.cfg")], env=environ, stderr=subprocess.DEVNULL)
+    try:
+        with httpx.Client(transport=httpx.HTTPTransport(retries=5), base_url=f"http://{ports[0]}") as client:
+            found = {path: client.get(path).status_code for path in ("/reload", "/relo%61d", "/%6detrics", "/info")}
+    finally:
+        proxy.terminate()
+        proxy.wait(10)
+    assert found == {"/reload": 404, "/relo%61d": 404, "/%6detrics": 404, "/info": 503}  # no server behind it
+
+
+def test_a_server_that_cannot_be_replaced_goes_on(tmp_path):
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/log\ncase "$*" in *" up "*) exit 1; esac\n')
+    docker.chmod(0o755)
+    sleep = tmp_path / "sleep"
+    sleep.symlink_to("/bin/true")
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    result = subprocess.run([DEPLOY / "roll.sh"], env=environ, check=False, capture_output=True, text=True, timeout=20)
+    assert (result.returncode, "dhvt-1 could not be replaced" in result.stderr) == (1, True)
+    assert "dhvt-1 state ready" in (tmp_path / "log").read_text().splitlines()[-1]
 
 
 def test_rules_name_metrics_that_the_server_has():
