@@ -43,6 +43,8 @@ def average(checkpoints: tuple[Path, ...], data: str, val: str | None, out: Path
 
     if out.exists():
         raise ConfigError(f"{out} exists; choose another --out")
+    if not out.parent.is_dir():
+        raise ConfigError(f"there is no folder {out.parent}; make it, or choose another --out")
     loaded = [load_checkpoint(path) for path in checkpoints]
     mean = average_checkpoints(loaded)
     found = reopen_validation(data if val is None else val, mean.classes, mean.data, mean.recipe.get("seed", 0))

@@ -15,6 +15,7 @@ from dhvt.evaluation.metrics import Evaluation, calibrate, collect_outputs
 from dhvt.model.checkpoint import Checkpoint, State
 from dhvt.model.inference import InferenceModel, torch_predict
 from dhvt.training.batchnorm import estimating_statistics, find_norms
+from dhvt.training.resume import identify_data
 
 BATCHNORM_IMAGES = 4096
 """Training images from which BatchNorm's statistics are recomputed; all where there are fewer."""
@@ -33,7 +34,10 @@ def average_checkpoints(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     checkpoints = sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
     last = checkpoints[-1]
     for name in ("name", "config", "classes", "preprocess", "data"):
-        if any(getattr(checkpoint, name) != getattr(last, name) for checkpoint in checkpoints):
+        values = [getattr(checkpoint, name) for checkpoint in checkpoints]
+        if name == "data":
+            values = [identify_data(value) for value in values]
+        if any(value != values[-1] for value in values):
             raise CheckpointError(f"the checkpoints differ in {name}; an average takes those of one run")
     states = [checkpoint.build_model().state_dict() for checkpoint in checkpoints]
     mean: State = {}

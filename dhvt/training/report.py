@@ -29,7 +29,7 @@ def write_run_report(run: Run, checkpoint: Checkpoint, validation: Validation) -
     try:
         path = write_report(
             run.options.out / "report",
-            title=f"{checkpoint.name}: validation after {run.recipe.epochs} epochs",
+            title=f"{checkpoint.name}: validation after {checkpoint.metrics['epoch']} epochs",
             source=run.images.val,
             preprocess=run.preprocess,
             outputs=validation.outputs,

@@ -34,13 +34,18 @@ def resume(run: Run, state: TrainState) -> RunRecord:
     _require_same_run(checkpoint, run)
     state.restore(checkpoint)
     commands = checkpoint.provenance["commands"]
-    if from_dict(Recipe, checkpoint.recipe) != run.recipe:
+    before = from_dict(Recipe, checkpoint.recipe)
+    best = checkpoint.best
+    if best and (before.class_weights, before.crop_pct) != (run.recipe.class_weights, run.recipe.crop_pct):
+        log(f"the validation loss is another from here on; the best epoch so far, {best['epoch']}, is not compared with it")
+        best = {}
+    if before != run.recipe:
         commands = [*commands, {"from_step": checkpoint.step, "command": run.command}]
     return RunRecord(
         commands=commands,
         model_name=run.options.name or checkpoint.model_name or run.options.model_name,
         metrics=checkpoint.metrics,
-        best=checkpoint.best,
+        best=best,
         epoch_metrics=checkpoint.epoch_metrics,
         temperature=checkpoint.temperature,
         train_seconds=float(checkpoint.provenance.get("train_seconds", 0.0)),
@@ -89,10 +94,10 @@ def _require_same_run(checkpoint: Checkpoint, run: Run) -> None:
             "give the same --data, --val, --val-fraction, --calibration-fraction, --group-by and --exclude, with the same "
             "readable images in them"
         )
-        require_equal("data", _describe_data(checkpoint.data), _describe_data(run.data), hint)
+        require_equal("data", identify_data(checkpoint.data), identify_data(run.data), hint)
 
 
-def _describe_data(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def identify_data(data: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Returns what must not change: how images were held out, which explains most differences, and the fingerprints."""
     validation = data.get("validation", {})
     held_out = {

@@ -181,3 +181,12 @@ def test_what_cannot_be_averaged_says_why(image_folder, ends, tmp_path):
     (other / "circle" / "00.png").unlink()
     assert "validated on" in average(other, tmp_path / "mean.pt", *ends).output
     assert not (tmp_path / "mean.pt").exists()
+
+
+def test_images_are_the_same_wherever_they_lie(image_folder, ends, tmp_path):
+    moved = load_checkpoint(ends[0])
+    for record in moved.data.values():
+        record["source"] = "/elsewhere"
+    assert averaging.average_checkpoints([moved, load_checkpoint(ends[1])]).step == 6
+    result = average(image_folder, tmp_path / "absent" / "mean.pt", *ends)
+    assert (result.exit_code, f"there is no folder {tmp_path / 'absent'}" in result.output, result.stdout) == (1, True, "")

@@ -56,6 +56,7 @@ def test_a_run_stops_where_the_validation_loss_no_longer_falls_and_keeps_the_bes
     assert last.metrics["val_chose_weights"]
     assert (best.ema, best.optimizers) == (None, [])
     assert "has not fallen since epoch 2" in result.output
+    assert "validation after 4 epochs" in (out / "report" / "report.md").read_text()
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["val_loss"] for row in rows] == [1.0, 0.5, 0.7, 0.5]
     assert {row["val_weights"] for row in rows} == {"averaged"}
@@ -128,6 +129,21 @@ def test_a_best_that_was_deleted_starts_again(image_folder, stopped, tmp_path):
     result = run(image_folder, tmp_path, *changed)
     assert "best.pt is no longer beside" in result.output
     assert load_checkpoint(tmp_path / "best.pt").metrics["epoch"] == 5
+
+
+def test_a_loss_that_is_weighted_otherwise_is_not_compared(image_folder, stopped, tmp_path):
+    for name in ("ckpt.pt", "best.pt"):
+        (tmp_path / name).write_bytes((stopped[1] / name).read_bytes())
+    changed = [*SMALL, "--epochs", "5", "--resume", "--change-recipe", "--class-weights", "balanced"]
+    result = run(image_folder, tmp_path, *changed)
+    assert "the best epoch so far, 2, is not compared with it" in result.output
+    assert load_checkpoint(tmp_path / "best.pt").metrics["epoch"] == 5
+
+
+def test_a_best_without_its_checkpoint_is_not_overwritten(image_folder, stopped, tmp_path):
+    (tmp_path / "best.pt").write_bytes((stopped[1] / "best.pt").read_bytes())
+    result = run(image_folder, tmp_path, *SMALL, "--epochs", "1")
+    assert (result.exit_code, "best.pt exists; go on with --resume" in result.output) == (1, True)
 
 
 @pytest.mark.parametrize(("others_are_out_of_patience", "is_finished"), [(1, True), (0, False)])
