@@ -22,7 +22,7 @@ from dhvt.data.preprocess import preprocess_image, resize
 from dhvt.data.sources import ImageSource
 from dhvt.engines import Engine, open_engine
 from dhvt.engines.settings import BUNDLED_MODEL, PREFERENCES, find_model
-from dhvt.errors import EngineError, ImageError
+from dhvt.errors import DataError, EngineError, ImageError
 from dhvt.evaluation.metrics import Evaluation, collect_outputs
 from dhvt.evaluation.metrics import evaluate as measure
 from dhvt.explanation.explainer import Explainer, Question
@@ -315,8 +315,13 @@ def evaluate(
         on_progress: called with the number of images in each batch done.
 
     Raises:
-        DataError: a broken image without ``on_error``, or none of them can be read.
+        DataError: a broken image without ``on_error``, none of them can be read, or the classes are not the model's.
     """
+    if tuple(source.classes) != tuple(classifier.classes):
+        raise DataError(
+            f"{source.origin} has the classes {', '.join(source.classes)}, in this order, and the model "
+            f"{', '.join(classifier.classes)}; open it with open_dataset(…, classifier.classes)"
+        )
     outputs = collect_outputs(
         classifier.predict,
         source,

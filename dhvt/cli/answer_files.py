@@ -112,11 +112,10 @@ def _open_parquet(path: Path, identity: Mapping[str, str]) -> Iterator[Writer]:
         if len(rows) == _ROWS:
             flush()
 
-    with replacing(path) as temporary:
-        try:
-            temporary.touch()
-        except OSError as error:
-            raise ConfigError(f"cannot write {path}: {error.strerror}; choose another file for --parquet") from error
-        with pq.ParquetWriter(temporary, schema) as file:
+    try:
+        with replacing(path) as temporary, pq.ParquetWriter(temporary, schema) as file:
             yield write
             flush()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"cannot write {path}: {reason}; choose another file for --parquet") from error

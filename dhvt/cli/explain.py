@@ -28,7 +28,7 @@ from dhvt.explanation.masking import DEFAULT_MASKS, LEAST_MASKS
     type=click.IntRange(min=LEAST_MASKS),
     help=f"Masked images to classify with masking; more give a map with less noise. Default: {DEFAULT_MASKS}.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the masks.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the masks.")
 @click.option("--json", "as_json", is_flag=True, help="Print the maps' values as JSON.")
 @click.option(
     "-o",

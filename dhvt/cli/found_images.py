@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,12 +29,12 @@ def find_images(names: Sequence[str]) -> list[Path]:
 
 def _expand(name: str) -> Iterator[Path]:
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(name):
         images = sorted(file for file in find_files(path) if file.suffix.lower() in SUFFIXES)
         if not images:
             raise click.UsageError(f"{path} has no images, files with endings {', '.join(sorted(SUFFIXES))}")
         yield from images
-    elif path.exists() or not glob.has_magic(name):
+    elif os.path.exists(name) or not glob.has_magic(name):
         yield path
     else:
         matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]

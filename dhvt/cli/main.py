@@ -6,6 +6,7 @@ import shlex
 import sys
 from difflib import get_close_matches
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -75,6 +76,9 @@ def main() -> None:
 
 def run() -> None:
     """The ``dhvt`` command as a process of its own."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":  # a file's name need not be text
+            stream.reconfigure(errors="backslashreplace")
     if sys.argv[1:2] == ["train"]:
         from dhvt.training.allocator import restart_with_allocator
 

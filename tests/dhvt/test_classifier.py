@@ -11,7 +11,7 @@ from PIL import Image
 
 from dhvt import Classifier, ImageError, evaluate, load_artifact, open_dataset
 from dhvt.engines import open_engine
-from dhvt.errors import ArtifactError, ConfigError, EngineError
+from dhvt.errors import ArtifactError, ConfigError, DataError, EngineError
 from dhvt.ranking import rank
 from tests.conftest import draw, encode
 
@@ -177,6 +177,14 @@ def test_evaluate(classifier, image_folder):
     seen = []
     result = evaluate(classifier, open_dataset(image_folder, classes=classifier.classes), on_progress=seen.append)
     assert (result.images, result.skipped, sum(seen)) == (60, 0, 60)
+
+
+def test_images_of_other_classes_or_in_another_order_are_not_measured(classifier, image_folder, tmp_path):
+    for label, name in enumerate(("x", "y", "z")):
+        (tmp_path / name).mkdir()
+        draw(label, 0).save(tmp_path / name / "a.png")
+    with pytest.raises(DataError, match="has the classes x, y, z, in this order, and the model circle"):
+        evaluate(classifier, open_dataset(tmp_path))
 
 
 def test_threads_do_not_call_the_engine_at_once_more_often_than_it_allows(artifact_path):

@@ -105,3 +105,19 @@ def test_where_a_parquet_file_cannot_be_is_said_before_anything_is_classified(cl
     assert (result.exit_code, result.stdout) == (1, "")
     assert "choose another file for --parquet" in result.stderr
     assert "give one of them" in classify("--csv", "--parquet", tmp_path / "classes.parquet", images).stderr
+
+
+def test_a_full_disk_is_one_line(classify, images, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("Error writing bytes to file")
+
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", fail)
+    result = classify("--parquet", tmp_path / "classes.parquet", images)
+    assert (result.exit_code, "Error writing bytes to file; choose another" in result.stderr) == (1, True)
+    assert not list(tmp_path.glob("*.parquet"))
+
+
+def test_a_name_that_is_too_long_loses_no_other(classify, images):
+    result = classify("--json", "a" * 300 + ".png", images / "a.png")
+    assert len(result.stdout.splitlines()) == 1, result.output
+    assert "File name too long" in result.stderr

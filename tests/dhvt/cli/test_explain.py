@@ -41,6 +41,7 @@ def test_the_maps_are_printed_as_json(explain):
         ([], 2, "give -o FILE.png, or --json"),
         (["--json", "--label", "cat"], 1, "the model's classes are circle, square, stripes"),
         (["--json", "--layer", "1"], 1, "masking takes none"),
+        (["--json", "--seed", "-1"], 2, "-1 is not in the range x>=0"),
         (["--json", "--method", "gradcam"], 2, "'gradcam' is not one of 'masking'"),
         (["-o", "/absent/why.png", "--masks", "2"], 1, "cannot write /absent/why.png: No such file"),
     ],

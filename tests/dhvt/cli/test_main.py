@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -125,3 +126,14 @@ def test_a_missing_model_is_one_line(dhvt, tmp_path):
     result = dhvt("classify", "--model", tmp_path / "absent", "cat.jpg")
     assert result.exit_code == 1
     assert "is no model folder" in result.output
+
+
+def test_a_name_that_is_no_text_is_printed_with_escapes():
+    script = (
+        "import contextlib, sys; from dhvt.cli.main import run; sys.argv = ['dhvt', '--version']\n"
+        "with contextlib.suppress(SystemExit): run()\n"
+        "print('caf\\udce9')"
+    )
+    environ = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    result = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "caf\\udce9"
