@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,7 +30,8 @@ class ParquetSource:
     themselves, numbered in their order. The encoded images are held in memory.
 
     Raises:
-        DataError: a file cannot be read, lacks a column or has other classes; or pyarrow is not installed.
+        DataError: a file cannot be read, lacks a column, or has other classes than another file or the model; or pyarrow is
+            not installed.
     """
 
     description: ClassVar = "a Parquet file, or a folder of them"
@@ -41,7 +43,7 @@ class ParquetSource:
         table = _join_tables(tables, paths[0])
         self._bytes = _image_column(table, paths[0])
         label_column = _pick_column(table, LABEL_COLUMNS, paths[0])
-        names = _class_names(tables[0].schema, label_column)
+        names = _common_class_names(tables, label_column, self._paths)
         table = _decode_dictionary(table, label_column)
         if _is_text(table[label_column].type):
             table, names = _number_labels(table, label_column, names or classes, paths[0])
@@ -210,6 +212,20 @@ def _read_labels(table: pa.Table, column: str, path: Path) -> np.ndarray[Any, np
         )
     numbers: np.ndarray[Any, np.dtype[np.int64]] = labels.to_numpy().astype(np.int64)
     return numbers
+
+
+def _common_class_names(tables: list[pa.Table], label_column: str, paths: Sequence[Path]) -> list[str] | None:
+    """The class names in the files' metadata, which must be the same in all; None where no file has any."""
+    first, *others = [_class_names(table.schema, label_column) or [] for table in tables]
+    for path, names in zip(paths[1:], others, strict=True):
+        for label, (one, other) in enumerate(zip_longest(first, names)):
+            if one != other:
+                found = [repr(name) if name else "without a name" for name in (one, other)]
+                raise DataError(
+                    f"label {label} is {found[0]} in {paths[0]} and {found[1]} in {path}; all files need the same class "
+                    "names in the same order: write them again with one list of names"
+                )
+    return first or None
 
 
 def _class_names(schema: pa.Schema, label_column: str) -> list[str] | None:
