@@ -19,7 +19,8 @@ class ListSource(FileSource):
     test split is ``clipart_test.txt`` beside it; given a folder, all such lists in it are joined.
 
     Raises:
-        DataError: a list cannot be read, has another layout, gives one label to two folders, or has other classes.
+        DataError: a list cannot be read, has another layout, gives one label to two folders or a folder two labels, or has
+            other classes.
     """
 
     description: ClassVar = "one of DomainNet's lists, or the folder of them"
@@ -28,11 +29,18 @@ class ListSource(FileSource):
         paths: list[Path] = []
         labels: list[int] = []
         names: dict[int, str] = {}
+        label_of: dict[str, int] = {}
         for path in lists:
             for number, line in enumerate(_read_lines(path), start=1):
                 image, label = _parse_line(line, path, number)
-                if names.setdefault(label, image.parent.name) != image.parent.name:
-                    raise DataError(f"{path} line {number} gives label {label} to {image.parent.name}; it was {names[label]}'s")
+                name = image.parent.name
+                if names.setdefault(label, name) != name:
+                    raise DataError(f"{path} line {number} gives label {label} to {name}; it was {names[label]}'s")
+                if label_of.setdefault(name, label) != label:
+                    raise DataError(
+                        f"{path} line {number} gives label {label} to {name}, which has label {label_of[name]}; a class is "
+                        "named after its images' folder: correct the label, or put each class's images into their own folder"
+                    )
                 paths.append(path.parent / image)
                 labels.append(label)
         if not labels:
