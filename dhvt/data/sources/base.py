@@ -61,15 +61,16 @@ class ImageSource(Protocol):
         """The file that holds this image and nothing else; None where there is no such file."""
         ...
 
-    def groups(self, by: str) -> list[str]:
+    def groups(self, by: str, indices: NDArray[np.int64] | None = None) -> list[str]:
         """The group of each image, such as a person, which splits must not divide.
 
         Args:
             by: a regular expression, searched in each :meth:`name`, whose first group or else whole match is the group's
                 name; of Parquet files the name of a column.
+            indices: of the images that are asked for, in their order; None asks for all. Others need no group.
 
         Raises:
-            DataError: an image has no group, or the files no such column.
+            DataError: one of these images has no group, or the files no such column.
             ConfigError: ``by`` is no regular expression.
         """
         ...
@@ -137,8 +138,9 @@ class FileSource:
     def path(self, index: int) -> Path | None:
         return self._paths[index]
 
-    def groups(self, by: str) -> list[str]:
-        return groups_of_names([self.name(index) for index in range(len(self))], by, self.origin)
+    def groups(self, by: str, indices: NDArray[np.int64] | None = None) -> list[str]:
+        chosen = range(len(self)) if indices is None else indices.tolist()
+        return groups_of_names([self.name(index) for index in chosen], by, self.origin)
 
 
 class Subset:
@@ -164,9 +166,8 @@ class Subset:
     def path(self, index: int) -> Path | None:
         return self._source.path(int(self._indices[index]))
 
-    def groups(self, by: str) -> list[str]:
-        groups = self._source.groups(by)
-        return [groups[index] for index in self._indices]
+    def groups(self, by: str, indices: NDArray[np.int64] | None = None) -> list[str]:
+        return self._source.groups(by, self._indices if indices is None else self._indices[indices])
 
 
 def groups_of_names(names: Sequence[str], by: str, origin: str) -> list[str]:
@@ -181,7 +182,8 @@ def groups_of_names(names: Sequence[str], by: str, origin: str) -> list[str]:
     if without:
         raise DataError(
             f"--group-by {by!r} finds no group in the names of {len(without)} of {len(names)} images in {origin}, such as "
-            f"{without[0]}; it must match every name, and its first group, or all that it matches, not be empty"
+            f"{without[0]}; it must match every name, and its first group, or all that it matches, not be empty: correct it, "
+            "or leave these images out with --exclude"
         )
     return [str(group) for group in groups]
 

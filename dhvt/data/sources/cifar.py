@@ -107,7 +107,7 @@ class CIFARSource:
     def path(self, index: int) -> Path | None:
         return None
 
-    def groups(self, by: str) -> list[str]:
+    def groups(self, by: str, indices: NDArray[np.int64] | None = None) -> list[str]:
         raise DataError(f"the images in {self.origin} have no names to group by; omit --group-by")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dhvt.data.sources.base import ImageSource, is_hidden, split_of_file
 from dhvt.errors import DataError, ImageError
@@ -87,18 +88,22 @@ class ParquetSource:
     def path(self, index: int) -> Path | None:
         return None
 
-    def groups(self, by: str) -> list[str]:
+    def groups(self, by: str, indices: NDArray[np.int64] | None = None) -> list[str]:
         import pyarrow.parquet as pq
 
-        groups: list[Any] = []
+        values: list[Any] = []
         for path in self._paths:
             columns = pq.read_schema(path).names
             if by not in columns:
                 raise DataError(f"--group-by {by}: {path} has no column of that name; it has {', '.join(columns)}")
-            groups += pq.read_table(path, columns=[by])[by].to_pylist()
-        if None in groups:
-            raise DataError(f"--group-by {by}: {self.locate(groups.index(None))} has no value in that column")
-        return [str(group) for group in groups]
+            values += pq.read_table(path, columns=[by])[by].to_pylist()
+        chosen = range(len(self)) if indices is None else indices.tolist()
+        without = next((index for index in chosen if values[index] is None), None)
+        if without is not None:
+            raise DataError(
+                f"--group-by {by}: {self.locate(without)} has no value in that column; add one, or leave it out with --exclude"
+            )
+        return [str(values[index]) for index in chosen]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -201,7 +206,7 @@ def _number_labels(table: pa.Table, column: str, classes: Sequence[str] | None, 
     return table.set_column(table.column_names.index(column), column, numbers), names
 
 
-def _read_labels(table: pa.Table, column: str, path: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _read_labels(table: pa.Table, column: str, path: Path) -> NDArray[np.int64]:
     import pyarrow as pa
 
     labels = table[column]
@@ -210,7 +215,7 @@ def _read_labels(table: pa.Table, column: str, path: Path) -> np.ndarray[Any, np
         raise DataError(
             f"{path}, column {column!r}: labels must be whole numbers from 0 or names, one in each row; found {found}"
         )
-    numbers: np.ndarray[Any, np.dtype[np.int64]] = labels.to_numpy().astype(np.int64)
+    numbers: NDArray[np.int64] = labels.to_numpy().astype(np.int64)
     return numbers
 
 
@@ -237,7 +242,7 @@ def _class_names(schema: pa.Schema, label_column: str) -> list[str] | None:
 
 
 def _choose_classes(
-    own: list[str] | None, wanted: Sequence[str] | None, labels: np.ndarray[Any, np.dtype[np.int64]], path: Path
+    own: list[str] | None, wanted: Sequence[str] | None, labels: NDArray[np.int64], path: Path
 ) -> tuple[str, ...]:
     """The wanted class names, else the file's own, else numbers."""
     low, top = int(labels.min()), int(labels.max())

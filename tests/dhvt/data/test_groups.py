@@ -1,9 +1,13 @@
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dhvt.data.exclusion import ExcludeList, keep
 from dhvt.data.groups import shared_groups
+from dhvt.data.inspection.inspection import inspect
 from dhvt.data.record import record_training_data
 from dhvt.data.reopen import reopen_training_data, reopen_validation
 from dhvt.data.sources import open_dataset
@@ -104,6 +108,34 @@ def test_a_column_of_parquet(tmp_path):
     write("train-1.parquet", [3] * 5 + [None])
     with pytest.raises(DataError, match=r"--group-by owner: .*train-1\.parquet row 5 has no value in that column"):
         open_dataset(tmp_path, "train").groups("owner")
+
+
+def test_images_without_a_group_can_be_left_out(people, tmp_path):
+    """A subset asked all images of its source for their groups."""
+    data = shutil.copytree(people, tmp_path / "data")
+    shutil.copy(data / "circle" / "p0_0.png", data / "circle" / "stray.png")
+    (tmp_path / "bad.txt").write_text("circle/stray.png\n")
+    exclude = ExcludeList(tmp_path / "bad.txt")
+    parts = open_training_data(data, select=lambda source: exclude.leave_out(source)[0], group_by=BY, calibration_fraction=0.2)
+    groups = [groups_of(part) for part in (parts.train, parts.val, parts.reference)]
+    assert sorted(set().union(*groups)) == sorted(f"p{number}" for number in range(10))
+    assert sum(map(len, groups)) == 10  # each on one side only
+    assert len(inspect(str(data), group_by=BY, exclude=exclude).images) == 90
+    with pytest.raises(DataError, match=r"names of 1 of 91 images in .*, such as circle/stray\.png; .* with --exclude"):
+        inspect(str(data), group_by=BY)
+
+
+def test_rows_of_parquet_without_a_group_can_be_left_out(tmp_path):
+    images = [encode(draw(index % 3, index, (8, 8))) for index in range(6)]
+    for number, owners in enumerate(([None, 1, 2], [3, None, 4])):
+        columns = {"image": images[:3], "label": [0, 1, 2], "owner": owners}
+        pq.write_table(pa.table(columns), tmp_path / f"train-{number}.parquet")
+    source = open_dataset(tmp_path, "train")
+    some = keep(source, [5, 4, 3, 1])
+    assert keep(some, [0, 3]).groups("owner") == ["4", "1"]
+    assert source.groups("owner", np.array([2, 3])) == ["2", "3"]
+    with pytest.raises(DataError, match=r"train-1\.parquet row 1 has no value in that column; .* --exclude"):
+        some.groups("owner")
 
 
 def test_validation_images_of_groups_that_are_trained_on_are_refused(people, tmp_path):
