@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
 _MAGIC = b"PAR1"
+_MAX_NUMBERED = 1000
+_MAX_SPARSITY = 10
+"""Labels without names may make more classes than ``_MAX_NUMBERED``, if at most so many times the classes with images."""
 _log = logging.getLogger(__name__)
 
 
@@ -169,9 +172,8 @@ def _image_column(table: pa.Table, path: Path) -> pa.ChunkedArray:
     column = table[name]
     if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
         column = pa.chunked_array([chunk.field("bytes") for chunk in column.chunks])
-    kind = column.type
-    if pa.types.is_struct(kind) or _is_text(kind):
-        raise DataError(f"{path}, column {name!r}: expected encoded images, as bytes or {{bytes, path}}; found {kind}")
+    if not _is_binary(column.type):
+        raise DataError(f"{path}, column {name!r}: expected encoded images, as bytes or {{bytes, path}}; found {column.type}")
     return column
 
 
@@ -189,6 +191,13 @@ def _is_text(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    return any(test(kind) for test in tests)
 
 
 def _number_labels(table: pa.Table, column: str, classes: Sequence[str] | None, path: Path) -> tuple[pa.Table, list[str]]:
@@ -237,8 +246,8 @@ def _class_names(schema: pa.Schema, label_column: str) -> list[str] | None:
     metadata = (schema.metadata or {}).get(b"huggingface")
     if metadata is None:
         return None
-    feature: dict[str, Any] = json.loads(metadata).get("info", {}).get("features", {}).get(label_column, {})
-    return feature.get("names")
+    feature = json.loads(metadata).get("info", {}).get("features", {}).get(label_column)
+    return feature.get("names") if isinstance(feature, dict) else None  # of several labels in a row it is a list
 
 
 def _choose_classes(
@@ -246,9 +255,21 @@ def _choose_classes(
 ) -> tuple[str, ...]:
     """The wanted class names, else the file's own, else numbers."""
     low, top = int(labels.min()), int(labels.max())
+    if not (wanted or own):
+        _refuse_identifiers(labels, path)
     classes = tuple(wanted or own or (str(label) for label in range(top + 1)))
     if low < 0 or top >= len(classes):
         raise DataError(f"{path} has labels from {low} to {top}, but there are {len(classes)} classes")
     if wanted is not None and own and tuple(own) != tuple(wanted):
         raise DataError(f"{path} has classes {', '.join(own[:5])}…, the model {', '.join(wanted[:5])}…")
     return classes
+
+
+def _refuse_identifiers(labels: NDArray[np.int64], path: Path) -> None:
+    """Refuses numbers that leave most classes without an image: each up to the highest would be a class."""
+    low, top, different = int(labels.min()), int(labels.max()), len(np.unique(labels))
+    if top + 1 > max(_MAX_NUMBERED, _MAX_SPARSITY * different):
+        raise DataError(
+            f"{path} has labels from {low} to {top}, but only {different} different ones and no class names; number the "
+            "classes from 0, without gaps, or give their names as labels"
+        )

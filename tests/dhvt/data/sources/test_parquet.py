@@ -33,3 +33,42 @@ def test_files_with_other_class_names_are_refused(tmp_path, names, message):
     write(tmp_path / "train-c.parquet", feature=names and {"names": names})
     with pytest.raises(DataError, match=message):
         open_dataset(tmp_path, "train")
+
+
+@pytest.mark.parametrize("top", [50_001, 10**12])
+def test_labels_that_are_identifiers_are_refused(tmp_path, top):
+    """They made a class of every number up to the highest."""
+    data = write(tmp_path / "a.parquet", [50_000, top])
+    with pytest.raises(DataError, match=rf"labels from 50000 to {top}, but only 2 different ones and no class names; number"):
+        open_dataset(data)
+    assert len(open_dataset(write(data, [0, 999])).classes) == 1000  # few images of many classes
+    assert len(open_dataset(write(data, [0, 1999], feature={"names": list(map(str, range(2000)))})).classes) == 2000
+
+
+@pytest.mark.parametrize("feature", [[{"names": ["cat", "dog"]}], {"feature": {"names": ["cat", "dog"]}, "_type": "List"}])
+def test_several_labels_in_a_row_are_refused(tmp_path, feature):
+    data = write(tmp_path / "a.parquet", [[0], [0, 1]], feature=feature)
+    with pytest.raises(DataError, match=r"labels must be whole numbers from 0 or names, .*; found values of type list"):
+        open_dataset(data)
+
+
+@pytest.mark.parametrize(
+    ("image", "kind"),
+    [
+        ([7, 10**9], "int64"),
+        ([{"bytes": 7}, {"bytes": 8}], "int64"),
+        ([[1, 2], [3]], "list<.*int64>"),
+        ([1.5, 2], "double"),
+        ([None, None], "null"),
+    ],
+)
+def test_an_image_column_without_bytes_is_refused(tmp_path, image, kind):
+    """A number was read as so many zeros."""
+    with pytest.raises(DataError, match=rf"column 'image': expected encoded images, as bytes or .*; found {kind}$"):
+        open_dataset(write(tmp_path / "a.parquet", image=image))
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(3), pa.binary_view()])
+def test_every_kind_of_bytes_is_read(tmp_path, kind):
+    data = write(tmp_path / "a.parquet", image=pa.array([b"one", b"two"], kind))
+    assert [open_dataset(data).read(index) for index in range(2)] == [b"one", b"two"]
