@@ -31,7 +31,7 @@ class ListSource(FileSource):
         names: dict[int, str] = {}
         label_of: dict[str, int] = {}
         for path in lists:
-            for number, line in enumerate(_read_lines(path), start=1):
+            for number, line in _read_lines(path):
                 image, label = _parse_line(line, path, number)
                 name = image.parent.name
                 if names.setdefault(label, name) != name:
@@ -81,13 +81,15 @@ def _test_list(training_list: Path) -> Path:
 def _parse_line(line: str, path: Path, number: int) -> tuple[Path, int]:
     name, _, label = line.rpartition(" ")
     image = Path(name)
-    if not name or not label.isdigit() or len(image.parts) < 2 or image.is_absolute():
+    if not name or not (label.isascii() and label.isdecimal()) or len(image.parts) < 2 or image.is_absolute():
         raise DataError(f"{path} line {number} is {line!r}; expected <domain>/<class>/<image> <label>")
     return image, int(label)
 
 
-def _read_lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines that are not empty, with their numbers."""
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows writes a mark before it
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path} as a list of images: {error}") from error
+    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]

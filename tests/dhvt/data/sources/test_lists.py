@@ -24,3 +24,27 @@ def test_a_folder_with_two_labels_is_refused(tmp_path, lines, message):
     """They were two classes of one name."""
     with pytest.raises(DataError, match=message):
         open_dataset(write(tmp_path, *lines), "train")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["clipart/cat/1.jpg 0", "clipart/dog/2.jpg 1", "", ""],
+        ["clipart/cat/1.jpg 0", " ", "clipart/dog/2.jpg 1\r"],
+        ["\ufeffclipart/cat/1.jpg 0", "clipart/dog/2.jpg 1"],
+    ],
+)
+def test_empty_lines_and_a_byte_order_mark_are_ignored(tmp_path, lines):
+    source = open_dataset(write(tmp_path, *lines), "train")
+    assert [source.name(index) for index in range(len(source))] == ["clipart/cat/1.jpg", "clipart/dog/2.jpg"]
+    assert source.classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("label", ["²", "٣", "-1", "1.0"])
+def test_a_label_of_other_characters_than_digits_is_refused(tmp_path, label):
+    line = f"clipart/dog/2.jpg {label}"
+    for number, lines in ((1, [line]), (3, ["clipart/cat/1.jpg 0", "", line])):
+        with pytest.raises(
+            DataError, match=rf"line {number} is 'clipart/dog/2\.jpg {label}'; expected <domain>/<class>/<image> "
+        ):
+            open_dataset(write(tmp_path, *lines), "train")
