@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 from dhvt.data.formats import SUFFIXES
 from dhvt.data.sources.base import is_hidden
@@ -172,18 +172,43 @@ def _raise_passing(path: str, error: Exception) -> None:
         raise PassingError(f"{path} cannot be read now: {_say(error)}") from error
 
 
+class _Header(tarfile.TarInfo):
+    """A member's header; a damaged or cut one is an error, where tarfile takes it for the archive's end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if any(buf):  # zeros are the end
+                raise tarfile.ReadError(f"a header is damaged or cut, or other data follow the end: {error}") from error
+            raise
+
+
 def _read_tar(unit: Unit) -> Iterator[Item]:
+    """An archive's images, and those of archives that were appended to it as files."""
     import fsspec
 
     path = unit.paths[0]
     compression = {"gz": "gzip", "tgz": "gzip", "zst": "zstd"}.get(path.rpartition(".")[2])
-    with fsspec.open(path, "rb", compression=compression) as file, tarfile.open(fileobj=file, mode="r|") as archive:
+    with (
+        fsspec.open(path, "rb", compression=compression) as file,
+        tarfile.open(fileobj=file, mode="r|", ignore_zeros=True, tarinfo=_Header) as archive,
+    ):
+        end = 0
         for member in archive:
-            if not member.isfile() or PurePosixPath(member.name).suffix.lower() not in SUFFIXES:
+            end = archive.offset
+            if PurePosixPath(member.name).suffix.lower() not in SUFFIXES:
                 continue
-            content = archive.extractfile(member)
-            assert content is not None
-            yield f"{path}/{member.name}", content.read()
+            key = f"{path}/{member.name}"
+            if member.islnk():
+                yield key, ImageError(f"{key} is a hard link, which is not followed; pack with tar --hard-dereference")
+            elif member.isfile():
+                content = archive.extractfile(member)
+                assert content is not None
+                yield key, content.read()
+        if archive.offset == end:
+            raise tarfile.ReadError("the zeros at its end are missing, so that it may have been cut")
 
 
 def _read_rows(unit: Unit) -> Iterator[Item]:

@@ -1,6 +1,7 @@
 """What ``dhvt bulk`` reads, and in which units."""
 
 import errno
+import gzip
 import io
 import os
 import tarfile
@@ -16,6 +17,7 @@ from dhvt.errors import DataError, ImageError
 from tests.conftest import draw, encode
 
 IMAGES = [encode(draw(seed % 3, seed)) for seed in range(5)]
+DAMAGED = "a header is damaged or cut, or other data follow the end"
 
 
 def write_tar(path, names, mode="w"):
@@ -108,6 +110,58 @@ def test_an_archive_that_ends_too_early_gives_what_was_before_and_an_error(tmp_p
     assert first == (f"{path}/0.png", IMAGES[0])
     assert last[0] == str(path)
     assert "cannot be read further" in str(last[1])
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data, start: data[:start] + b"\xff" * 10 + data[start + 10 :], f"{DAMAGED}: bad checksum"),
+        (lambda data, start: data[: start + 100], f"{DAMAGED}: truncated header"),
+        (lambda data, start: data[:start], "the zeros at its end are missing"),
+        (lambda data, start: data[:start] + bytes(1024) + b"x" * 512, f"{DAMAGED}: invalid header"),
+    ],
+    ids=["damaged", "cut in a header", "cut between members", "other data after the end"],
+)
+def test_a_damaged_archive_gives_what_was_before_and_an_error(tmp_path, ending, change, message):
+    """At the third header, wherever tarfile would take the damage for the archive's end."""
+    whole, path = tmp_path / "whole.tar", tmp_path / f"shard.{ending}"
+    write_tar(whole, [f"{number}.png" for number in range(5)])
+    with tarfile.open(whole) as archive:
+        start = archive.getmembers()[2].offset
+    data = change(whole.read_bytes(), start)
+    path.write_bytes(gzip.compress(data) if ending == "tar.gz" else data)
+    *before, (key, error) = read(path)
+    assert before == [(f"{path}/{number}.png", IMAGES[number]) for number in range(2)]
+    assert key == str(path)
+    assert f"{path} cannot be read further: ReadError: {message}" in str(error)
+
+
+@pytest.mark.parametrize(("ending", "mode"), [("tar", "w"), ("tar.gz", "w:gz")])
+def test_archives_one_after_the_other_in_a_file(tmp_path, ending, mode):
+    path = tmp_path / f"shard.{ending}"
+    write_tar(path, [f"{number}.png" for number in range(5)], mode)
+    path.write_bytes(path.read_bytes() * 2)
+    assert [data for _, data in read(path)] == IMAGES * 2
+
+
+def test_an_archive_without_images_has_no_rows(tmp_path):
+    write_tar(tmp_path / "shard.tar", [])
+    assert read(tmp_path / "shard.tar") == []
+
+
+def test_a_hard_link_in_an_archive_is_an_error(tmp_path):
+    path = tmp_path / "shard.tar"
+    write_tar(path, ["a.png"])
+    with tarfile.open(path, "a") as archive:
+        for name in ("b.png", "b.txt"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.LNKTYPE, "a.png"
+            archive.addfile(link)
+    first, (key, error) = read(path)
+    assert first == (f"{path}/a.png", IMAGES[0])
+    assert key == f"{path}/b.png"
+    assert "is a hard link, which is not followed" in str(error)
 
 
 def test_each_row_group_of_a_parquet_file_is_a_unit(tmp_path):
