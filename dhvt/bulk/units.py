@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 from dhvt.data.formats import SUFFIXES
@@ -71,7 +72,7 @@ def find_units(source: str) -> list[Unit]:
         DataError: there is no image, or it cannot be read.
     """
     try:
-        paths = _list(source)
+        paths = _list(_absolute(source))
         units = list(_divide(paths))
     except DataError:
         raise
@@ -83,13 +84,31 @@ def find_units(source: str) -> list[Unit]:
     return units
 
 
+def _is_url(path: str) -> bool:
+    return "://" in path
+
+
+def _absolute(path: str) -> str:
+    """A local path as it is from any folder."""
+    return path if _is_url(path) else str(Path(os.path.expanduser(path)).absolute())
+
+
+def _open(path: str, mode: str = "rb", **options: Any) -> AbstractContextManager[Any]:
+    """A file to read, local unless ``path`` is a URL: fsspec alone would take any ``::`` for a chain of URLs."""
+    import fsspec
+
+    if _is_url(path):
+        return fsspec.open(path, mode, **options)
+    return fsspec.core.OpenFile(fsspec.filesystem("file"), path, mode, **options)
+
+
 def _list(source: str) -> list[str]:
     import fsspec
 
     if source.endswith(".txt"):
-        with fsspec.open(source, "rt", encoding="utf-8", errors="surrogateescape") as file:
+        with _open(source, "rt", encoding="utf-8", errors="surrogateescape") as file:
             return [line.strip() for line in file if line.strip()]
-    system, path = fsspec.core.url_to_fs(source)
+    system, path = fsspec.core.url_to_fs(source) if _is_url(source) else (fsspec.filesystem("file"), source)
     if system.isdir(path):
         found = [name for name in system.find(path) if not _is_hidden(name, path)]
     elif system.exists(path):
@@ -124,10 +143,9 @@ def _divide(paths: Sequence[str]) -> Iterator[Unit]:
 
 def _count_rows(path: str) -> list[int]:
     """Of each row group."""
-    import fsspec
     import pyarrow.parquet as pq
 
-    with fsspec.open(path, "rb") as file:
+    with _open(path) as file:
         metadata = pq.ParquetFile(file).metadata
         return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
 
@@ -151,11 +169,9 @@ def read_unit(unit: Unit) -> Iterator[Item]:
 
 
 def _read_files(unit: Unit) -> Iterator[Item]:
-    import fsspec
-
     for path in unit.paths:
         try:
-            with fsspec.open(path, "rb") as file:
+            with _open(path) as file:
                 data = file.read()
         except Exception as error:
             _raise_passing(path, error)
@@ -187,12 +203,10 @@ class _Header(tarfile.TarInfo):
 
 def _read_tar(unit: Unit) -> Iterator[Item]:
     """An archive's images, and those of archives that were appended to it as files."""
-    import fsspec
-
     path = unit.paths[0]
     compression = {"gz": "gzip", "tgz": "gzip", "zst": "zstd"}.get(path.rpartition(".")[2])
     with (
-        fsspec.open(path, "rb", compression=compression) as file,
+        _open(path, compression=compression) as file,
         tarfile.open(fileobj=file, mode="r|", ignore_zeros=True, tarinfo=_Header) as archive,
     ):
         end = 0
@@ -212,11 +226,10 @@ def _read_tar(unit: Unit) -> Iterator[Item]:
 
 
 def _read_rows(unit: Unit) -> Iterator[Item]:
-    import fsspec
     import pyarrow.parquet as pq
 
     path = unit.paths[0]
-    with fsspec.open(path, "rb") as opened:
+    with _open(path) as opened:
         file = pq.ParquetFile(opened)
         image = next((name for name in IMAGE_COLUMNS if name in file.schema_arrow.names), None)
         if image is None:

@@ -10,6 +10,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from dhvt.bulk import units
 from dhvt.bulk.units import find_units, read_unit
@@ -64,6 +65,18 @@ def test_names_may_be_patterns_or_no_utf_8(folder, tmp_path):
     assert sorted(data for _, data in read_unit(unit)) == sorted(IMAGES)
 
 
+def test_local_names_may_have_the_sign_of_fsspec_s_chained_urls(folder, tmp_path):
+    odd = folder.rename(tmp_path / "dir::x")
+    (odd / "0.png").rename(odd / "a::b.png")
+    write_tar(odd / "s::t.tar.gz", ["x.png"], "w:gz")
+    pq.write_table(pa.table({"img": IMAGES[:1], "key": ["p"]}), odd / "q::r.parquet")
+    (odd / "list.txt").write_text(f"{odd}/a::b.png\n")
+    expected = {f"{odd}/s::t.tar.gz/x.png": IMAGES[0], "p": IMAGES[0], f"{odd}/a::b.png": IMAGES[0]}
+    assert expected.items() <= dict(read(odd)).items()
+    for source in ("a::b.png", "?::b.png", "list.txt"):
+        assert read(odd / source) == [(f"{odd}/a::b.png", IMAGES[0])]
+
+
 @pytest.mark.parametrize("error", [ConnectionResetError(), TimeoutError(), OSError(errno.EIO, "I/O error")])
 def test_what_may_pass_is_no_answer(folder, monkeypatch, error):
     """The unit stays undone, so that the same command reads it again."""
@@ -73,7 +86,7 @@ def test_what_may_pass_is_no_answer(folder, monkeypatch, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(fsspec, "open", fail)
+    monkeypatch.setattr(LocalFileSystem, "open", fail)
     for unit in (files, archive):
         with pytest.raises(DataError, match=r"(png|tar) cannot be read now"):
             list(read_unit(unit))
