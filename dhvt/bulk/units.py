@@ -6,16 +6,17 @@ they may be local or at ``s3://``, ``gs://``, ``hf://`` and others whose package
 
 from __future__ import annotations
 
+import glob
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from dhvt.data.formats import SUFFIXES
-from dhvt.data.sources.base import is_hidden
+from dhvt.data.sources.base import find_files, is_hidden
 from dhvt.data.sources.parquet import IMAGE_COLUMNS
 from dhvt.errors import DataError, ImageError
 
@@ -109,16 +110,22 @@ def _list(source: str) -> list[str]:
         with _open(source, "rt", encoding="utf-8", errors="surrogateescape") as file:
             return [line.strip() for line in file if line.strip()]
     system, path = fsspec.core.url_to_fs(source) if _is_url(source) else (fsspec.filesystem("file"), source)
-    if system.isdir(path):
+    local = "file" in system.protocol
+    if system.isdir(path) and local:  # fsspec follows no linked folders
+        found = list(map(str, find_files(Path(path), _refuse)))
+    elif system.isdir(path):
         found = [name for name in system.find(path) if not _is_hidden(name, path)]
     elif system.exists(path):
         return [source]
-    elif any(sign in path for sign in "*?["):
-        found = system.glob(path)
+    elif glob.has_magic(path):
+        found = glob.glob(path, recursive=True) if local else system.glob(path)
     else:
         raise DataError(f"{source} does not exist")
-    local = "file" in system.protocol
     return [name if local else str(system.unstrip_protocol(name)) for name in sorted(found)]
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
 
 
 def _is_hidden(name: str, folder: str) -> bool:

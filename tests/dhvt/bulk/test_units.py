@@ -54,6 +54,30 @@ def test_a_folder_is_read_in_the_order_of_its_paths(folder):
     assert [data for _, data in found] == [IMAGES[number] for number in (0, 2, 4, 1, 3)]
 
 
+def test_linked_folders_are_read(folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "5.png").write_bytes(IMAGES[0])
+    (folder / "linked").symlink_to(other, target_is_directory=True)
+    (folder / "deep" / "back").symlink_to(folder, target_is_directory=True)
+    names = ["0.png", "2.png", "4.png", "deep/er/1.png", "deep/er/3.png", "linked/5.png"]
+    assert [key for key, _ in read(folder)] == [f"{folder}/{name}" for name in names]
+    assert [key for key, _ in read(f"{folder}/l*/*.png")] == [f"{folder}/linked/5.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(folder, monkeypatch):
+    scan = os.scandir
+
+    def scan_unlocked(path):
+        if str(path).endswith("er"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scan_unlocked)
+    with pytest.raises(DataError, match=r"cannot read the folder .*er: Permission denied"):
+        find_units(str(folder))
+
+
 def test_names_may_be_patterns_or_no_utf_8(folder, tmp_path):
     """And a job's list of them is read back as it was."""
     strange = folder.rename(tmp_path / "photos [2024]")
