@@ -74,7 +74,7 @@ def find_units(source: str) -> list[Unit]:
     """
     try:
         paths = _list(_absolute(source))
-        units = list(_divide(paths))
+        units = list(_divide(paths, listed=source.endswith(".txt")))
     except DataError:
         raise
     except Exception as error:  # whatever the file system's package raises
@@ -107,8 +107,8 @@ def _list(source: str) -> list[str]:
     import fsspec
 
     if source.endswith(".txt"):
-        with _open(source, "rt", encoding="utf-8", errors="surrogateescape") as file:
-            return [line.strip() for line in file if line.strip()]
+        with _open(source, "rt", encoding="utf-8-sig", errors="surrogateescape") as file:
+            return [_absolute(line.strip()) for line in file if line.strip()]
     system, path = fsspec.core.url_to_fs(source) if _is_url(source) else (fsspec.filesystem("file"), source)
     local = "file" in system.protocol
     if system.isdir(path) and local:  # fsspec follows no linked folders
@@ -132,8 +132,8 @@ def _is_hidden(name: str, folder: str) -> bool:
     return any(is_hidden(part) for part in PurePosixPath(name.removeprefix(folder)).parts)
 
 
-def _divide(paths: Sequence[str]) -> Iterator[Unit]:
-    """Other files, as notes beside the images, are left out."""
+def _divide(paths: Sequence[str], *, listed: bool) -> Iterator[Unit]:
+    """Other files, as notes beside the images, are left out, unless the paths were ``listed`` one by one."""
     images = []
     for path in paths:
         if path.endswith(TAR_SUFFIXES):
@@ -141,7 +141,7 @@ def _divide(paths: Sequence[str]) -> Iterator[Unit]:
         elif path.endswith(".parquet"):
             for group, rows in enumerate(_count_rows(path)):
                 yield Unit("parquet", (path,), group, rows)
-        elif PurePosixPath(path).suffix.lower() in SUFFIXES:
+        elif listed or PurePosixPath(path).suffix.lower() in SUFFIXES:
             images.append(path)
     for start in range(0, len(images), PATHS):
         part = tuple(images[start : start + PATHS])

@@ -130,6 +130,30 @@ def test_a_pattern_and_a_list(folder, tmp_path):
     assert isinstance(found[1][1], ImageError)
 
 
+def test_every_path_of_a_list_is_taken_whatever_its_ending(folder, tmp_path):
+    (folder / "0.png").rename(folder / "photo")
+    write_tar(folder / "s.tar", ["x.png"])
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{folder}/photo\n{folder}/s.tar\n{folder}/notes.md\n{folder}/2.png\n", encoding="utf-8-sig")
+    assert dict(read(listed)) == {
+        f"{folder}/photo": IMAGES[0],
+        f"{folder}/s.tar/x.png": IMAGES[0],
+        f"{folder}/notes.md": b"x",
+        f"{folder}/2.png": IMAGES[2],
+    }
+
+
+def test_relative_paths_are_those_of_where_the_job_was_begun(folder, tmp_path, monkeypatch):
+    """So that it can be gone on with from another folder."""
+    (tmp_path / "list.txt").write_text("images/0.png\nmemory://bucket/b/0.png\n")
+    write_tar(folder / "s.tar", ["x.png"])
+    monkeypatch.chdir(tmp_path)
+    sources = ("list.txt", "images", "images/0.png", "images/*.png", "images/s.tar")
+    found = [path for source in sources for unit in find_units(source) for path in unit.paths]
+    assert found[:2] == [f"{folder}/0.png", "memory://bucket/b/0.png"]
+    assert all(path.startswith(f"{folder}/") for path in found[2:])
+
+
 @pytest.mark.parametrize(("ending", "mode"), [("tar", "w"), ("tar.gz", "w:gz")])
 def test_archives(tmp_path, ending, mode):
     path = tmp_path / f"shard.{ending}"
