@@ -152,9 +152,12 @@ def _count_rows(path: str) -> list[int]:
     """Of each row group."""
     import pyarrow.parquet as pq
 
-    with _open(path) as file:
-        metadata = pq.ParquetFile(file).metadata
-        return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    try:
+        with _open(path) as file:
+            metadata = pq.ParquetFile(file).metadata
+    except Exception as error:  # of the file system or the Parquet file, whose classes are many
+        raise DataError(f"{path} cannot be read: {_say(error)}") from error
+    return [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
 
 
 def read_unit(unit: Unit) -> Iterator[Item]:

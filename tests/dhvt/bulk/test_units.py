@@ -240,6 +240,13 @@ def test_each_row_group_of_a_parquet_file_is_a_unit(tmp_path):
     assert "it has no column img or image; it has pixels" in str(read(path)[0][1])
 
 
+def test_a_parquet_file_that_cannot_be_read_is_named(tmp_path):
+    pq.write_table(pa.table({"img": IMAGES}), tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").write_bytes(b"PAR1, but no more")
+    with pytest.raises(DataError, match=r"b\.parquet cannot be read: ArrowInvalid"):
+        find_units(str(tmp_path))
+
+
 def test_another_file_system(folder):
     system = fsspec.filesystem("memory")
     system.put(f"{folder}/0.png", "/bucket/a/0.png")
