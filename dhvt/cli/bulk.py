@@ -27,7 +27,12 @@ _share = click.FloatRange(0, 1, min_open=True, max_open=True)
     help="Folder for Parquet files; it is made.",
 )
 @click.option("--address", help="Ray cluster to use, as ray://head:10001, or auto on one of its nodes. Default: this machine.")
-@click.option("--threads", default=0, help="Processors of each engine. Default: all of the smallest node.")
+@click.option(
+    "--threads",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Processors of each engine. Default: all of the smallest node.",
+)
 @click.option("--top-k", default=5, show_default=True, type=click.IntRange(min=1), help="Classes in each row.")
 @click.option("--coverage", type=_share, metavar="SHARE", help="Also the prediction set, as for dhvt classify.")
 @click.option("--by-class", is_flag=True, help="--coverage shall hold within each class, and not only on average over all.")

@@ -131,6 +131,7 @@ def test_another_job_is_not_mixed_in(finished, model, source, tmp_path):
     [
         (["--coverage", "0.9", "--reject", "0.01"], "has no novelty scores"),
         (["--by-class"], "--by-class needs --coverage"),
+        (["--threads", "-1"], "Invalid value for '--threads'"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_before_anything_begins(model, source, tmp_path, more, message):
