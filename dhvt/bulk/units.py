@@ -98,9 +98,12 @@ def _open(path: str, mode: str = "rb", **options: Any) -> AbstractContextManager
     """A file to read, local unless ``path`` is a URL: fsspec alone would take any ``::`` for a chain of URLs."""
     import fsspec
 
+    opened: AbstractContextManager[Any]
     if _is_url(path):
-        return fsspec.open(path, mode, **options)
-    return fsspec.core.OpenFile(fsspec.filesystem("file"), path, mode, **options)
+        opened = fsspec.open(path, mode, **options)
+    else:
+        opened = fsspec.core.OpenFile(fsspec.filesystem("file"), path, mode, **options)
+    return opened
 
 
 def _list(source: str) -> list[str]:
