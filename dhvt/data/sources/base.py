@@ -170,6 +170,20 @@ class Subset:
         return self._source.groups(by, self._indices if indices is None else self._indices[indices])
 
 
+def refuse_identifiers(labels: NDArray[np.int64], origin: str) -> None:
+    """Refuses numbers that leave most classes without an image, since each up to the highest would be a class.
+
+    Raises:
+        DataError: they make more than 1,000 classes, and more than ten times those with images.
+    """
+    low, top, different = int(labels.min()), int(labels.max()), len(np.unique(labels))
+    if top + 1 > max(1000, 10 * different):
+        raise DataError(
+            f"{origin} has labels from {low} to {top}, but only {different} different ones and no class names; number the "
+            "classes from 0, without gaps, or give their names as labels"
+        )
+
+
 def groups_of_names(names: Sequence[str], by: str, origin: str) -> list[str]:
     """The groups that a regular expression finds in images' names, see :meth:`ImageSource.groups`."""
     try:

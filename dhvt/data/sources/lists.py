@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from dhvt.data.sources.base import FileSource, ImageSource, is_hidden
+import numpy as np
+
+from dhvt.data.sources.base import FileSource, ImageSource, is_hidden, refuse_identifiers
 from dhvt.errors import DataError
 
 _TRAIN, _TEST = "_train.txt", "_test.txt"
@@ -45,6 +47,8 @@ class ListSource(FileSource):
                 labels.append(label)
         if not labels:
             raise DataError(f"{lists[0]} lists no images")
+        if classes is None:
+            refuse_identifiers(np.array(labels), str(lists[0]))
         classes = tuple(classes or (names.get(label, str(label)) for label in range(max(labels) + 1)))
         wrong = next((label for label, name in names.items() if classes[label : label + 1] != (name,)), None)
         if wrong is not None:

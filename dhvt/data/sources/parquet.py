@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dhvt.data.sources.base import ImageSource, is_hidden, split_of_file
+from dhvt.data.sources.base import ImageSource, is_hidden, refuse_identifiers, split_of_file
 from dhvt.errors import DataError, ImageError
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
 _MAGIC = b"PAR1"
-_MAX_NUMBERED = 1000
-_MAX_SPARSITY = 10
-"""Labels without names may make more classes than ``_MAX_NUMBERED``, if at most so many times the classes with images."""
 _log = logging.getLogger(__name__)
 
 
@@ -256,20 +253,10 @@ def _choose_classes(
     """The wanted class names, else the file's own, else numbers."""
     low, top = int(labels.min()), int(labels.max())
     if not (wanted or own):
-        _refuse_identifiers(labels, path)
+        refuse_identifiers(labels, str(path))
     classes = tuple(wanted or own or (str(label) for label in range(top + 1)))
     if low < 0 or top >= len(classes):
         raise DataError(f"{path} has labels from {low} to {top}, but there are {len(classes)} classes")
     if wanted is not None and own and tuple(own) != tuple(wanted):
         raise DataError(f"{path} has classes {', '.join(own[:5])}…, the model {', '.join(wanted[:5])}…")
     return classes
-
-
-def _refuse_identifiers(labels: NDArray[np.int64], path: Path) -> None:
-    """Refuses numbers that leave most classes without an image: each up to the highest would be a class."""
-    low, top, different = int(labels.min()), int(labels.max()), len(np.unique(labels))
-    if top + 1 > max(_MAX_NUMBERED, _MAX_SPARSITY * different):
-        raise DataError(
-            f"{path} has labels from {low} to {top}, but only {different} different ones and no class names; number the "
-            "classes from 0, without gaps, or give their names as labels"
-        )

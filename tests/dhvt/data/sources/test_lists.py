@@ -26,6 +26,11 @@ def test_a_folder_with_two_labels_is_refused(tmp_path, lines, message):
         open_dataset(write(tmp_path, *lines), "train")
 
 
+def test_labels_that_are_identifiers_are_refused(tmp_path):
+    with pytest.raises(DataError, match="has labels from 7 to 1000000000, but only 2 different ones"):
+        open_dataset(write(tmp_path, "a/cat/1.jpg 1000000000", "a/dog/1.jpg 7"), "train")
+
+
 @pytest.mark.parametrize(
     "lines",
     [
