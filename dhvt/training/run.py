@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor
 
 from dhvt.data.preprocess import Preprocess
@@ -34,7 +33,6 @@ from dhvt.training.workers import choose_workers
 CHECKPOINT_NAME = "ckpt.pt"
 BEST_NAME = "best.pt"
 LOG_NAME = "metrics.jsonl"
-_LOCK_NAME = ".lock"
 _UNFINISHED = re.compile(r"\.((ckpt\.pt|best\.pt|config\.toml)\.\d+|nodes-[0-9a-f]+)\.tmp")
 
 
@@ -45,7 +43,6 @@ class Run:
     Args:
         command: the command line, for the record.
         is_writer: whether this process writes the checkpoints and the log.
-        lock: held by that process, so that no other command writes into the folder.
         images: to train and to validate on.
         data: what the checkpoint records of them.
         broken: messages about images that cannot be read and were left out.
@@ -58,7 +55,6 @@ class Run:
     command: str
     accelerator: Accelerator
     is_writer: bool
-    lock: BaseFileLock
     images: TrainingData
     data: dict[str, dict[str, Any]]
     broken: list[str]
@@ -102,7 +98,6 @@ def _open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
         require_published_weights(options.variant)
     accelerator = open_accelerator(options.device, options.amp, options.wait_minutes, **tracking_options(options))
     is_writer = writes_files(accelerator, options.out)
-    lock = _lock(options.out, is_writer)
     if options.resume:
         share_newest(accelerator, is_writer, options.out / CHECKPOINT_NAME, options.out / BEST_NAME)
     images, data, broken, white = open_images(options, recipe.seed, accelerator)
@@ -122,7 +117,6 @@ def _open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
         command=command,
         accelerator=accelerator,
         is_writer=is_writer,
-        lock=lock,
         images=images,
         data=data,
         broken=broken,
@@ -166,23 +160,9 @@ def _folder_made(options: RunOptions) -> Iterator[None]:
         yield
     except BaseException:
         with suppress(OSError):  # another process has removed one, or written into it
-            if missing:
-                (options.out / _LOCK_NAME).unlink(missing_ok=True)
             for folder in missing:
                 folder.rmdir()
         raise
-
-
-def _lock(folder: Path, is_writer: bool) -> BaseFileLock:
-    lock = FileLock(folder / _LOCK_NAME)
-    if is_writer:
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise TrainError(f"another training writes into {folder}; wait for it, or choose another --out") from error
-        except NotImplementedError:
-            log(f"{folder} is on a file system without locks: nothing keeps another training from writing into it")
-    return lock
 
 
 def _remove_unfinished(folder: Path) -> None:

@@ -67,13 +67,6 @@ def train(options: RunOptions, recipe: Recipe | None = None, *, command: str = "
 
 def _train(options: RunOptions, recipe: Recipe, command: str) -> Checkpoint:
     run = open_run(options, recipe, command)
-    try:
-        return _train_run(run)
-    finally:
-        run.lock.release()
-
-
-def _train_run(run: Run) -> Checkpoint:
     options = run.options
     sampler = build_sampler(run)
     loader = build_loader(run, sampler)

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-from filelock import FileLock
 
 from dhvt.model.checkpoint import load_checkpoint
 from dhvt.training import trainer
@@ -133,11 +132,3 @@ def test_a_stop_of_one_process_after_the_validation_stops_all(image_folder, tmp_
     assert "stopped; go on with the same command and --resume" in result.stdout, result.stderr
     saved = load_checkpoint(tmp_path / "ckpt.pt")
     assert (saved.step, saved.metrics["epoch"]) == (3, 1)
-
-
-def test_two_trainings_do_not_write_into_one_folder(image_folder, tmp_path):
-    with FileLock(tmp_path / ".lock"):  # as the other one holds it
-        result = run(image_folder, tmp_path, *SMALL, "--epochs", "1")
-    assert (result.exit_code, f"another training writes into {tmp_path}" in result.output) == (1, True)
-    assert run(image_folder, tmp_path, *SMALL, "--epochs", "1").exit_code == 0
-    assert run(image_folder, tmp_path, *SMALL, "--epochs", "1", "--resume").exit_code == 0  # it is released
