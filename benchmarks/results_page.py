@@ -270,7 +270,7 @@ def operation() -> list[str]:
 
 def drift() -> list[str]:
     """False alarms of the test for drift, and how many images it takes to find each disturbance."""
-    lines = [json.loads(line) for line in (RESULTS / "drift.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = load_lines("drift")
     alarms, delays = select(lines, measure="false alarms"), select(lines, measure="delay")
     cost = select(lines, measure="cost")[0]["us_per_image"]
     counted = [
@@ -301,7 +301,7 @@ def drift() -> list[str]:
 
 def explanations() -> list[str]:
     """How faithful each map is, and how much of it is left where the weights are shuffled."""
-    lines = [json.loads(line) for line in (RESULTS / "explanations.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = load_lines("explanations")
     curves, random = select(lines, measure="curves"), select(lines, measure="random")
     areas = [
         [

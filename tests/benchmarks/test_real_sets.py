@@ -94,8 +94,11 @@ def rate(model, images_per_s):
 
 
 def give_lines(monkeypatch, **lines):
-    """Has the page written from these measurements and no others."""
-    monkeypatch.setattr(results_page, "load_lines", lambda name="real_models": lines.get(name, []))
+    """Has the page written from these measurements in place of the committed ones."""
+    committed = results_page.load_lines
+    monkeypatch.setattr(
+        results_page, "load_lines", lambda name="real_models": lines[name] if name in lines else committed(name)
+    )
 
 
 @pytest.mark.parametrize(
