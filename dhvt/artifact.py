@@ -118,16 +118,17 @@ class Artifact:
                 raise ArtifactError(f"{path} is not the exported file (SHA-256 differs); export the model again")
 
     def reload_card(self) -> ModelCard:
-        """The card as it is in the folder now, with what was recorded in it meanwhile.
+        """The card as it is in the folder now, with what was recorded in it meanwhile; its files are compared again.
 
         Raises:
-            ArtifactError: the folder has another model by now, or its card cannot be read.
+            ArtifactError: the folder has another model by now, a file of it is another, or its card cannot be read.
         """
         card = _read_card(self.path, None)
         if card.digest != self.digest:
             raise ArtifactError(
                 f"{self.path} has another model than when this command began, so nothing is changed; run it again"
             )
+        replace(self, card=card).check_files()
         return card
 
 

@@ -120,7 +120,7 @@ class Assessor:
         elif by_class and self._smallest_class < least:
             found["prediction_set_note"] = (
                 f"coverage {coverage:g} by class needs {least} reference images of each class, and one has "
-                f"{self._smallest_class}: for classes with fewer it holds on average"
+                f"{self._smallest_class}: for classes with fewer it holds on average over these classes"
             )
         return found
 
@@ -130,7 +130,7 @@ class Assessor:
             return None
         return {
             "images": len(self.reference),
-            "largest_coverage": round(len(self.reference) / (len(self.reference) + 1), 6),
+            "largest_coverage": sets.largest_coverage(len(self.reference)),
             "smallest_reject": None if self._index is None else math.ceil(1e6 / (len(self.reference) + 1)) / 1e6,
             "precision": self.precision,
             "measured_in": self.measured_in,

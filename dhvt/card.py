@@ -188,6 +188,12 @@ class ModelCard:
                 return variant
         return None
 
+    def find_run(self, engine: str, precision: str) -> Variant | None:
+        """The variant that an engine runs in a precision; None where it converts the float32 graph, as OpenVINO for bf16."""
+        if engine == "tensorrt":
+            return self.find_variant(format=TENSORRT, precision=precision)
+        return self.find_variant(format=ONNX if precision == "fp32" else OPENVINO, precision=precision)
+
     def with_variant(self, added: Variant) -> ModelCard:
         """A card with one more variant, in the place of those that have its format and precision, or one of its files."""
         kept = [

@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from dhvt.card import ModelCard, Variant
+from dhvt.data.record import is_seen
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://in-toto.io/attestation/eval-result/v0.1"
@@ -39,6 +40,7 @@ _METRICS = {"coverage": "coverage@{}", "rejection": "false_rejection_rate@{}", "
 def find_evidence(card: ModelCard) -> list[dict[str, Any]]:
     """One statement for each comparison of a variant with PyTorch, and for each recorded evaluation with promises.
 
+    None for an evaluation on images that the model has seen, where no promise is made.
     What was measured without a limit (an accuracy) is in the card's ``metrics`` alone.
     """
     return [*_compare(card), *_evaluate(card)]
@@ -63,7 +65,7 @@ def _compare(card: ModelCard) -> Iterator[dict[str, Any]]:
 
 def _evaluate(card: ModelCard) -> Iterator[dict[str, Any]]:
     for entry in card.metrics.values():
-        if not isinstance(entry, dict):
+        if not isinstance(entry, dict) or is_seen(entry):
             continue
         claims, images = [], 0
         for name, asked, comparator, limit in _PROMISES:
@@ -73,7 +75,7 @@ def _evaluate(card: ModelCard) -> Iterator[dict[str, Any]]:
                 claims.append(_claim(metric, comparator, promise[limit], promise["measured"]))
                 images = promise["images"]
         if claims:
-            variant = card.find_variant(precision=entry["precision"]) or card.variants[0]  # bf16 is computed from float32's
+            variant = card.find_run(entry["engine"], entry["precision"]) or card.variants[0]
             runtime = f"{entry['engine']}:{entry['precision']}"
             yield _state(card, variant, claims, images, runtime, entry.get(HARNESS), entry.get("digest"))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dhvt.artifact import ModelCard
 from dhvt.data.preprocess import Preprocess
-from dhvt.data.record import TOLERATED_OVERLAP
+from dhvt.data.record import is_seen
 from dhvt.model.config import VARIANTS
 from dhvt.naming import fit_name
 
@@ -143,8 +143,8 @@ def find_results(card: ModelCard) -> list[EvalResult]:
 
 
 def _unseen(measured: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What was measured; nothing where the model has seen the images, which tells nothing of it."""
-    return {} if max(measured.get("overlap", {}).values(), default=0.0) > TOLERATED_OVERLAP else measured
+    """What was measured; nothing where the model has seen the images."""
+    return {} if is_seen(measured) else measured
 
 
 def _name_dataset(card: ModelCard, kind: str) -> str:

@@ -73,6 +73,8 @@ def export_model(
         raise ExportError(f"{out} has its resize mode already; --resize-mode needs --target {BASE}, from a checkpoint")
     fallback = name_of_data(options.data) if options.data else None
     model = ArtifactSource(source) if isinstance(source, Artifact) else CheckpointSource(source, options.resize_mode, fallback)
+    if isinstance(source, Checkpoint) and model.card.preprocess != source.build_preprocess():
+        log("the temperature is of the training's resize mode; dhvt evaluate shows the calibration in this one")
     if existing is not None:
         require_same_model(existing, model)
     images = open_card_images(model.card, options, log)

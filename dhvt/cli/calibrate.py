@@ -38,6 +38,7 @@ def calibrate(model: str | None, data: str, split: str | None, on_broken: str, e
     but say nothing about coverage. A run that was trained with --calibration-fraction needs no such step.
     """
     from dhvt.confidence.reference import choose_images, write_reference
+    from dhvt.confidence.sets import largest_coverage
     from dhvt.data.record import SEEN, require_unseen
     from dhvt.data.splits import open_test_data
     from dhvt.engines import EngineSettings
@@ -60,7 +61,7 @@ def calibrate(model: str | None, data: str, split: str | None, on_broken: str, e
     click.echo(
         f"{artifact.card.name} {artifact.card.version} has {len(reference)} reference images, in "
         f"{', '.join(reference.measured)}; with them sets are possible up to a coverage of "
-        f"{len(reference) / (len(reference) + 1):.4g}"
+        f"{largest_coverage(len(reference)):g}"
     )
 
 

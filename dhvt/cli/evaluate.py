@@ -162,7 +162,7 @@ def _measure_promises(
     from dhvt.confidence.reference import load_reference
     from dhvt.confidence.rejection import measure_detection
     from dhvt.data.batches import iterate_batches
-    from dhvt.evaluation.promises import Promised, Promises, check_promises, leave_out_reference
+    from dhvt.evaluation.promises import ONLY_REFERENCE, Promised, Promises, check_promises, leave_out_reference
 
     reference = load_reference(artifact)
     card = artifact.card
@@ -170,7 +170,7 @@ def _measure_promises(
     if reference is None or others is None:
         return Promises(), None
     if not len(others.labels):
-        click.echo("all of these images are reference images, so that they say nothing of the model's promises", err=True)
+        click.echo(ONLY_REFERENCE, err=True)
         return Promises(), None
     promises = check_promises(others, card.temperature, reference, running.precision)
     for line in promises.describe():

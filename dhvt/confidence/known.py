@@ -25,6 +25,7 @@ MOST_INDEXED = 2_000
 MOST_NUMBERS = 1_000_000
 """Logits that the index holds at most, 4 MB."""
 
+_MANY = 1e18  # more images than there are, where 1 / reject is infinite
 _ROUNDING = 1e-9  # 1 / 0.01 - 1 is meant to be 99
 _CHUNK = 1_000
 
@@ -126,4 +127,4 @@ def p_values(reference: NDArray[np.float64], novelty: NDArray[np.float64]) -> ND
 
 def least_images(reject: float) -> int:
     """The fewest reference images that a rejected share needs: 99 for 0.01, of which the p-value is at least 1 in 100."""
-    return max(int(np.ceil(1 / reject - 1 - _ROUNDING)), 1)
+    return max(int(np.ceil(min(1 / reject, _MANY) - 1 - _ROUNDING)), 1)

@@ -54,6 +54,11 @@ class Rejection:
         )
 
 
+def possible_rejects(known: int, rejects: tuple[float, ...] = STATED) -> list[float]:
+    """Those of the shares for which so many reference images are enough."""
+    return [reject for reject in rejects if known >= least_images(reject)]
+
+
 def measure_rejection(
     novelty: NDArray[np.float64],
     index: NDArray[np.float32],
@@ -67,8 +72,8 @@ def measure_rejection(
         logits: ``(N, classes)``, of other images.
     """
     images, known = len(logits), len(novelty)
-    possible = [reject for reject in rejects if images and known >= least_images(reject)]
-    if not possible:
+    possible = possible_rejects(known, rejects)
+    if not images or not possible:
         return []
     values = p_values(np.sort(novelty), NoveltyIndex(index).score_many(logits))
     found = []
@@ -98,7 +103,8 @@ class Detection:
     def describe(self) -> str:
         """One line."""
         shares = ", ".join(f"{share:.1%} at reject {reject:g}" for reject, share in self.found.items())
-        return f"of {self.images:,} images of other kinds are called unknown: {shares}; AUROC {self.auroc:.1%}"
+        called = f"are called unknown: {shares or 'unmeasured, the reference has too few images'}"
+        return f"of {self.images:,} images of other kinds {called}; AUROC {self.auroc:.1%}"
 
 
 def measure_detection(
@@ -121,6 +127,6 @@ def measure_detection(
     below, up_to = (np.searchsorted(ours, others, side=side) for side in ("left", "right"))
     return Detection(
         images=len(others),
-        found={reject: float((values <= reject).mean()) for reject in rejects},
+        found={reject: float((values <= reject).mean()) for reject in possible_rejects(len(novelty), rejects)},
         auroc=float((below + up_to).mean() / 2 / len(ours)),
     )

@@ -41,6 +41,11 @@ def least_images(coverage: float) -> int:
     return max(math.ceil(coverage / (1 - coverage) - _ROUNDING), 1)
 
 
+def largest_coverage(images: int) -> float:
+    """The largest coverage for which so many reference images are enough, rounded down to six digits."""
+    return math.floor(1e6 * images / (images + 1)) / 1e6
+
+
 def find_threshold(scores: NDArray[np.float64], coverage: float) -> float:
     """The nonconformity up to which labels are in the set; infinite where the images are too few for this coverage.
 
@@ -57,15 +62,18 @@ def find_class_thresholds(
 ) -> NDArray[np.float64]:
     """A threshold for each class, ``(classes,)``, so that the coverage holds within each (Vovk 2012, arXiv 1209.2673).
 
-    Classes with too few reference images for that have the threshold of all images, which holds on average.
+    Classes with too few reference images for that share one, of their images together; it is infinite where these are too few.
+    So the coverage holds on average over these classes, and over all. With the threshold of all images it would not: where
+    frequent classes have lower ones of their own, what they were covered beyond the promise no longer makes up for the others.
 
     Args:
         scores: ``(N,)``, of the reference images' right labels.
         labels: ``(N,)``, these labels.
     """
-    of_all = find_threshold(np.sort(scores), coverage)
-    own = (np.sort(scores[labels == label]) for label in range(classes))
-    return np.array([of_all if len(some) < least_images(coverage) else find_threshold(some, coverage) for some in own])
+    is_small = np.bincount(labels, minlength=classes) < least_images(coverage)
+    shared = find_threshold(np.sort(scores[is_small[labels]]), coverage)
+    own = (find_threshold(np.sort(scores[labels == label]), coverage) for label in range(classes))
+    return np.where(is_small, shared, list(own))
 
 
 def choose_labels(scores: NDArray[np.float64], thresholds: NDArray[np.float64] | float) -> NDArray[np.intp]:

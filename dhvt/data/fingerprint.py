@@ -91,6 +91,13 @@ def overlap(one: Fingerprint, other: Fingerprint) -> float:
     return len(np.intersect1d(first, second, assume_unique=True)) / smaller if smaller else 0.0
 
 
+def count_compared(one: Fingerprint, other: Fingerprint) -> int:
+    """How many images of the smaller set :func:`overlap` is estimated from."""
+    first, second = _read_sketch(one.sketch), _read_sketch(other.sketch)
+    covered = min(_last_covered(first), _last_covered(second))
+    return int(min((first <= covered).sum(), (second <= covered).sum()))
+
+
 def is_significant(one: Fingerprint, other: Fingerprint) -> bool:
     """Whether :func:`overlap` is exact, or was estimated from :data:`LEAST_SHARED` shared images or all of a smaller set."""
     first, second = _read_sketch(one.sketch), _read_sketch(other.sketch)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dhvt.data.fingerprint import LEAST_SHARED, Fingerprint, fingerprint, is_significant, overlap
+from dhvt.data.fingerprint import LEAST_SHARED, Fingerprint, count_compared, fingerprint, is_significant, overlap
 from dhvt.data.sources import ImageSource
 from dhvt.data.splits import TrainingData
 from dhvt.errors import DataError
@@ -16,6 +16,9 @@ SEEN = ("training", "validation", "calibration")
 
 TOLERATED_OVERLAP = 0.01
 """Share of the images: data sets that were collected apart have a few in common, which change no figure much."""
+
+_FEW_COMPARED = 10
+"""Of larger sets a part is remembered, and fewer images than these that lie in it show little."""
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +74,11 @@ def find_overlaps(images: Fingerprint, record: Record, kinds: Sequence[str] = SE
     return {kind: share for kind, share in shares.items() if share > 0}
 
 
+def is_seen(measured: Mapping[str, Any]) -> bool:
+    """Whether an entry of a card's ``metrics`` is of images that the model has seen, which tells nothing of others."""
+    return max(measured.get("overlap", {}).values(), default=0.0) > TOLERATED_OVERLAP
+
+
 def require_unseen(
     images: Fingerprint, record: Record, kinds: Sequence[str] = SEEN, *, what: str = "the images", hint: str = "give others"
 ) -> dict[str, float]:
@@ -94,6 +102,10 @@ def require_unseen(
         raise DataError(f"{describe_overlaps(overlaps, what)}; what is measured on them says nothing of new images: {hint}")
     if above:
         _log.warning("%s, as estimated from fewer than %d of them", describe_overlaps(overlaps, what), LEAST_SHARED)
+    for kind in kinds:
+        compared = count_compared(images, Fingerprint.from_dict(record[kind])) if kind in record else images.images
+        if compared < min(_FEW_COMPARED, images.images):
+            _log.warning("only %d of %s are compared with the %s images: see that they are none", compared, what, kind)
     return overlaps
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dhvt.artifact import ONNX, OPENVINO, TENSORRT, ModelCard, Variant
+from dhvt.artifact import ModelCard, Variant
 
 LARGEST_TOP1_LOSS = 0.2
 """Percentage points of top-1 that a precision may cost; where export compared few images, one of them more."""
@@ -39,7 +39,7 @@ def largest_top1_loss(images: int) -> float:
 def accuracy_cost(card: ModelCard, candidate: str) -> AccuracyCost:
     """The recorded cost of a candidate, such as ``openvino:int8``."""
     name, _, precision = candidate.partition(":")
-    variant = _find_variant(card, name, precision)
+    variant = card.find_run(name, precision)
     if variant is None:
         return AccuracyCost()
     recorded = variant.parity.get("comparisons") or []
@@ -49,15 +49,6 @@ def accuracy_cost(card: ModelCard, candidate: str) -> AccuracyCost:
     top1, reference = found.get("top1"), found.get("top1_reference")
     loss = None if top1 is None or reference is None else round(reference - top1, 6)
     return AccuracyCost(top1_loss=loss, agreement=found.get("top1_agreement"), bound=_bound(variant, found))
-
-
-def _find_variant(card: ModelCard, name: str, precision: str) -> Variant | None:
-    """The variant that a candidate runs; None where it converts the float32 graph itself, as OpenVINO for bf16."""
-    if name == "tensorrt":
-        return card.find_variant(format=TENSORRT, precision=precision)
-    if precision == "fp32":
-        return card.find_variant(format=ONNX, precision=precision)
-    return card.find_variant(format=OPENVINO, precision=precision)
 
 
 def _bound(variant: Variant, comparison: dict[str, Any]) -> float:

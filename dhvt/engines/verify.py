@@ -20,7 +20,7 @@ from dhvt.engines.speed import Speed
 from dhvt.errors import EngineError, EngineUnavailable
 from dhvt.evaluation.agreement import FP32, TOLERANCES, Comparison, Tolerance, compare, compare_logits
 from dhvt.evaluation.metrics import Outputs, collect_outputs
-from dhvt.evaluation.promises import Promises, check_promises, leave_out_reference
+from dhvt.evaluation.promises import ONLY_REFERENCE, Promises, check_promises, leave_out_reference
 
 ODD_BATCH_SIZE = 7
 REFERENCE = "onnxruntime:fp32"
@@ -44,6 +44,7 @@ class Verification:
         images: comparison with the reference on the labelled images; None without them.
         images_per_s: rate on these, with decoding.
         promises: what was measured of them on these, where the model has reference images.
+        only_reference: whether all of these are reference images, on which no promise can be measured.
         speed: of the engine alone; None if it fails its probe.
     """
 
@@ -54,6 +55,7 @@ class Verification:
     images: Comparison | None = None
     images_per_s: float | None = None
     promises: Promises = field(default_factory=Promises)
+    only_reference: bool = False
     speed: Speed | None = None
 
     def describe(self) -> list[str]:
@@ -70,6 +72,8 @@ class Verification:
                 f"{_figures(self.images)}, top-1 {self.images.top1:.2f} % (fp32 {self.images.top1_reference:.2f} %), "
                 f"{self.images_per_s:.0f} images/s with decoding"
             )
+        if self.only_reference:
+            lines.append(ONLY_REFERENCE)
         return [*lines, *self.promises.describe(), "passes" if self.fault is None else f"FAILS: {self.fault}"]
 
 
@@ -119,6 +123,7 @@ def verify_engines(
             assert source is not None  # or there would be no outputs
             if kept is not None:
                 others = leave_out_reference(outputs, source, kept)
+                found = replace(found, only_reference=not len(others.labels))
                 promises = check_promises(others, artifact.card.temperature, kept, _precision(candidate))
                 found = replace(found, promises=promises, fault=found.fault or promises.fault)
         yield found

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dhvt.data.batches import Predict, iterate_batches
 from dhvt.data.preprocess import Preprocess
 from dhvt.data.sources import ImageSource
-from dhvt.errors import DataError, ImageError
+from dhvt.errors import DataError, EngineError, ImageError
 from dhvt.evaluation.calibration import (
     calibration_error_interval,
     cross_fit_temperatures,
@@ -101,12 +101,15 @@ def collect_outputs(
 
     Raises:
         DataError: an image cannot be read and ``on_error`` is None, or none of them can be.
+        EngineError: the logits of an image are not finite, so that nothing can be measured with them.
     """
     logits: list[NDArray[np.float32]] = [np.zeros((0, len(source.classes)), np.float32)]
     labels: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     indices: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     for batch in iterate_batches(source, preprocess, batch_size, on_error, pixels):
         logits.append(predict(batch.images))
+        if not (finite := np.isfinite(logits[-1]).all(axis=1)).all():
+            raise EngineError(f"the logits of {source.locate(int(batch.indices[finite.argmin()]))} are not finite")
         labels.append(batch.labels)
         indices.append(batch.indices)
         if on_progress is not None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dhvt.confidence.coverage import STATED
 from dhvt.confidence.known import NoveltyIndex, p_values
 from dhvt.confidence.rejection import STATED as REJECTS
+from dhvt.confidence.rejection import possible_rejects
 from dhvt.confidence.sets import find_rank, find_threshold, nonconformity
 from dhvt.confidence.shares import wilson_interval
 from dhvt.evaluation.calibration import softmax
@@ -53,19 +54,21 @@ def _draw_known(promised: Promised, reference: NDArray[np.float64], index: Novel
         {} if promised.unknown is None else {"of other kinds": promised.unknown}
     )
     novelty = {name: index.score_many(logits) for name, logits in groups.items()}
+    possible = possible_rejects(len(ordered))
     figure = Figure(figsize=(6, 3.4))
     axes = figure.subplots()
     edges = np.linspace(0, np.quantile(np.concatenate(list(novelty.values())), 0.995), 50).tolist()
     for (name, values), color in zip(novelty.items(), ("C0", "C3"), strict=False):
         p = p_values(ordered, values)
-        shares = ", ".join(f"{(p <= reject).mean():.1%} at {reject:g}" for reject in REJECTS)
+        shares = (
+            ", ".join(f"{(p <= reject).mean():.1%} at {reject:g}" for reject in possible) or "none, too few reference images"
+        )
         weights = np.full(len(values), 1 / len(values))
         label = f"{len(values):,} images {name}: rejected {shares}"
         axes.hist(np.minimum(values, edges[-1]), edges, weights=weights, alpha=0.6, color=color, label=label)
-    for reject, style in zip(REJECTS, ("-", "--"), strict=True):
-        rank = int(np.floor(reject * (len(ordered) + 1)))  # as many reference images may be as strange
-        if rank:
-            axes.axvline(ordered[-rank], color="0.3", linestyle=style, linewidth=1)
+    for reject in possible:
+        rank = int(np.floor(reject * (len(ordered) + 1) + 1e-9))  # as many reference images may be as strange
+        axes.axvline(ordered[-rank], color="0.3", linestyle="-" if reject == REJECTS[0] else "--", linewidth=1)
     axes.set(xlabel="novelty, higher for stranger images (lines: above these reject=0.01 and 0.05 reject)", ylabel="share")
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98))
     return figure

@@ -17,6 +17,8 @@ from dhvt.data.sources import ImageSource, Subset
 from dhvt.evaluation.calibration import reliability, softmax
 from dhvt.evaluation.metrics import Outputs
 
+ONLY_REFERENCE = "all of these images are reference images, so that they say nothing of the model's promises"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Promises:

@@ -51,7 +51,9 @@ def add_tensorrt(job: Job, card: ModelCard, settings: TensorRTSettings) -> Model
     (job.folder / ENGINE_NAME).write_bytes(engine)
     hardware = describe_hardware(flavour, settings) | {"onnx_sha256": card.files[GRAPH_NAME]}
     comparisons = [comparison.to_dict() for comparison in compared]
-    parity = {"tolerance": tolerance.to_dict(), "comparisons": comparisons} | describe_compared(job.images)
+    parity = {"tolerance": tolerance.on_sample(len(images)).to_dict(), "comparisons": comparisons} | describe_compared(
+        job.images
+    )
     job.log(f"{flavour} {hardware['version']}, {precision}: {ENGINE_NAME}")
     files = (ENGINE_NAME,)
     return card.with_variant(Variant(format=TENSORRT, precision=precision, files=files, hardware=hardware, parity=parity))

@@ -249,3 +249,11 @@ def test_what_changes_an_answer_changes_the_digest(artifact_copy, change):
     assert load_artifact(artifact_copy).digest == before.digest
     write_card(artifact_copy, replace(before.card, **change))
     assert load_artifact(artifact_copy).digest != before.digest
+
+
+def test_recording_in_a_folder_with_a_damaged_file_is_refused(artifact_copy):
+    artifact = load_artifact(artifact_copy)
+    graph = artifact_copy / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtifactError, match="is not the exported file"):
+        artifact.reload_card()

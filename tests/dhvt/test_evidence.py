@@ -9,7 +9,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 
-from dhvt.artifact import load_artifact, write_card
+from dhvt.artifact import Variant, load_artifact, write_card
 from dhvt.confidence.reference import Measured, Reference, write_reference
 from dhvt.evidence import find_evidence
 from export.pipeline import export_model
@@ -81,3 +81,34 @@ def test_an_export_over_a_model_says_what_of_it_is_gone(checkpoint, graphs_once,
     assert "the reference images of the model that was here are gone: run dhvt calibrate again" in lines
     assert "the signature of the model that was here is gone: run dhvt sign again" in lines
     assert not (artifact_copy / "model.json.sig").exists()
+
+
+def record(card, engine, precision, **more):
+    promise = {"coverage": 0.95, "measured": 0.96, "least": 0.9, "images": 100}
+    entry = {"engine": engine, "precision": precision, "coverage": [promise], **more}
+    (*_, statement) = find_evidence(replace(card, metrics={"test": entry}))
+    return statement["subject"][0]["name"], [claim["metric"] for claim in statement["predicate"]["claims"]]
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "name"),
+    [
+        ("tensorrt", "bf16", "model.engine"),
+        ("openvino", "bf16", "model.onnx"),
+        ("openvino", "fp32", "model.onnx"),
+        ("openvino", "int8", "model.int8.xml"),
+    ],
+)
+def test_the_subject_is_what_was_measured(artifact_path, engine, precision, name):
+    card = load_artifact(artifact_path).card
+    added = [Variant(format="tensorrt", precision="bf16", files=("model.engine",))]
+    added += [Variant(format="openvino", precision="int8", files=("model.int8.xml",))]
+    files = card.files | {"model.engine": "0", "model.int8.xml": "1"}
+    card = replace(card, variants=(*card.variants, *added), files=files)
+    assert record(card, engine, precision) == (name, ["coverage@0.95"])
+
+
+def test_nothing_is_stated_of_images_that_the_model_has_seen(artifact_path):
+    card = load_artifact(artifact_path).card
+    assert "coverage@0.95" in record(card, "onnxruntime", "fp32", overlap={"training": 0.001})[1]
+    assert "coverage@0.95" not in record(card, "onnxruntime", "fp32", overlap={"training": 0.9})[1]

@@ -52,3 +52,5 @@ def test_detection_counts_pairs_and_what_is_rejected():
     assert found.auroc == pytest.approx((others[:, None] > ours).mean())
     p = p_values(np.sort(novelty), others)
     assert found.found == {reject: (p <= reject).mean() for reject in (0.01, 0.05)}
+    few, index = measure_novelty(draw_logits(rng, 50))
+    assert list(measure_detection(few, index, known, unknown).found) == [0.05]

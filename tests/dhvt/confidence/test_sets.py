@@ -123,10 +123,29 @@ def test_each_class_is_covered_by_a_threshold_of_its_own():
     assert together < 0.85
 
 
-def test_a_class_with_too_few_images_has_the_threshold_of_all():
-    scores, labels = np.linspace(0, 1, 40), np.array([0] * 22 + [1] * 18)
-    thresholds = find_class_thresholds(scores, labels, 3, 0.95)
-    assert thresholds.tolist() == [scores[21], *[find_threshold(scores, 0.95)] * 2]
+def test_classes_with_too_few_images_share_a_threshold():
+    scores, labels = np.linspace(0, 1, 40), np.array([0] * 20 + [1] * 10 + [2] * 10)
+    thresholds = find_class_thresholds(scores, labels, 4, 0.95)
+    assert thresholds.tolist() == [scores[19], *[find_threshold(scores[20:], 0.95)] * 3]
+    assert find_class_thresholds(scores[:35], labels[:35], 3, 0.95).tolist() == [scores[19], np.inf, np.inf]
+
+
+def test_an_easy_class_does_not_cost_rare_hard_ones_their_coverage():
+    """With the threshold of all images, rare classes would be covered as if the easy one still made up for them."""
+    rng = np.random.default_rng(0)
+
+    def draw_images(images):
+        labels = np.where(rng.random(images) < 0.82, 0, rng.integers(1, 11, images))
+        return labels, np.where(labels == 0, rng.beta(1, 8, images), rng.beta(3, 3, images))
+
+    shares = []
+    for _ in range(100):
+        labels, scores = draw_images(600)
+        thresholds = find_class_thresholds(scores, labels, 11, 0.95)
+        labels, scores = draw_images(2000)
+        covered = scores <= thresholds[labels]
+        shares.append([covered.mean(), covered[labels > 0].mean()])
+    assert (np.mean(shares, axis=0) >= 0.945).all()
 
 
 def test_labels_are_chosen_each_by_its_own_threshold():

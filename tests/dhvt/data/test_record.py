@@ -87,6 +87,9 @@ def test_an_estimate_of_few_images_warns_and_of_more_refuses(caplog):
         require_unseen(fingerprint(Numbers(*in_sketch[:3], *others)), known)
     with pytest.raises(DataError):
         require_unseen(fingerprint(Numbers(*in_sketch[:1])), known)  # all of one
+    caplog.clear()
+    require_unseen(fingerprint(Numbers(*range(60_000, 60_100))), known)
+    assert "of the images are compared with the training images" in caplog.text
 
 
 def test_what_was_held_out_is_found_again_elsewhere(image_folder, tmp_path):

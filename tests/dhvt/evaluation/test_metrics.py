@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 
-from dhvt.evaluation.metrics import Outputs, balanced_accuracy, confusion_matrix, evaluate, macro_f1
+from dhvt.data.preprocess import Preprocess
+from dhvt.data.splits import open_test_data
+from dhvt.errors import EngineError
+from dhvt.evaluation.metrics import Outputs, balanced_accuracy, collect_outputs, confusion_matrix, evaluate, macro_f1
 
 
 def outputs_of(labels, predicted, classes):
@@ -31,3 +34,16 @@ def test_a_class_that_is_predicted_without_an_image_lowers_f1_alone():
     matrix = confusion_matrix(outputs.logits, outputs.labels)
     assert balanced_accuracy(matrix) == 50
     assert macro_f1(matrix) == pytest.approx(100 * (2 / 3) / 2)
+
+
+def test_logits_that_are_not_finite_name_their_image(image_folder):
+    source, _ = open_test_data(image_folder, None)
+
+    def predict(images):
+        logits = np.zeros((len(images), len(source.classes)), np.float32)
+        logits[3, 1] = np.inf
+        return logits
+
+    with pytest.raises(EngineError, match="are not finite") as error:
+        collect_outputs(predict, source, Preprocess(size=(32, 32)))
+    assert source.locate(3) in str(error.value)
