@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
@@ -15,6 +16,7 @@ from serving.bento import find_bento
 __all__ = ["ACCESS_LOG_LEVELS", "BUNDLED_MODEL", "MODEL_VARIABLE", "PREFIX", "Settings", "count_workers"]
 
 MODEL_VARIABLE = f"{PREFIX}MODEL"
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+")
 ACCESS_LOG_LEVELS = ("off", "errors", "all")
 
 
@@ -64,8 +66,8 @@ class Settings(EngineSettings):
     )
     cors_origins: str = setting(
         "",
-        "Origins whose pages may call the server, separated by commas, or `*`; they may read `X-Request-ID`, `Retry-After` and "
-        "`X-Model-Digest`.",
+        "Origins whose pages may call the server, as https://shop.example:8443, separated by commas, or `*`; they may read "
+        "`X-Request-ID`, `Retry-After`, `X-Model-Digest` and `X-Engine`.",
     )
     sample_folder: str = setting(
         "",
@@ -113,10 +115,21 @@ class Settings(EngineSettings):
             raise ConfigError(
                 f"{PREFIX}DRIFT_FALSE_ALARM is {settings.drift_false_alarm}; it must be between 0 and 1, such as 0.01"
             )
+        if settings.explain_masks == 1:
+            raise ConfigError(f"{PREFIX}EXPLAIN_MASKS is 1; an explanation takes at least 2, and 0 turns them off")
+        for origin in settings.origins():
+            if not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    f"{PREFIX}CORS_ORIGINS has {origin!r}; browsers send origins as https://shop.example:8443, and no more"
+                )
         token = settings.token.strip()  # files of secrets often end in a new line
         if not token.isprintable():
             raise ConfigError(f"{PREFIX}TOKEN has a character in it that no header can carry, such as a new line")
         return replace(settings, token=token)
+
+    def origins(self) -> list[str]:
+        """The origins of ``cors_origins``."""
+        return [origin.strip() for origin in self.cors_origins.split(",") if origin.strip()]
 
     def asks_for_token(self) -> bool:
         """Whether clients must send a token."""

@@ -125,7 +125,8 @@ class AccessLog:
         """Logs a request that has been answered."""
         if self.level == "off" or (self.level == "errors" and request.status < 400):
             return
-        if request.error_code and not self._limit.allow(request.error_code):
+        code = request.error_code or (str(request.status) if request.status >= 400 else "")  # Starlette's refusals have none
+        if code and not self._limit.allow(code):
             self._report_soon()
             return
         client = request.scope.get("client") or ("unknown",)

@@ -51,7 +51,7 @@ class RequestLifecycle:
         self.in_flight = 0
         self._endpoints: Endpoints | None = None
         self._routes: Mapping[str, Route] = {}
-        origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+        origins = settings.origins()
         self._app: ASGIApp = self._dispatch
         if origins:
             self._app = CORSMiddleware(
@@ -132,6 +132,8 @@ class RequestLifecycle:
         assert self._endpoints is not None
         if self.in_flight >= self.settings.max_in_flight:
             return Overloaded(f"{self.settings.max_in_flight} requests are being answered already; try again in a second")
+        if (called_s := self._endpoints.longest_call_s()) > self.settings.request_timeout_s:
+            return Overloaded(f"the engine has not answered for {called_s:.0f} s; restart the server")
         waited_s = self._endpoints.oldest_wait_s()
         if 0 < self.settings.max_queue_ms < waited_s * 1000:
             return Overloaded(f"images wait for {waited_s:.1f} s already; try again", retry_after_s=math.ceil(waited_s))

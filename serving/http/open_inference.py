@@ -15,7 +15,7 @@ from typing import Any
 
 from dhvt.ranking import Ranking
 from serving.errors import NotFound, NotReady, RequestError, UnsupportedMedia
-from serving.http.request import RequestContext, parse_options, read_body
+from serving.http.request import RequestContext, parse_top_k, read_body
 from serving.http.response import Response, error_response, model_headers, to_json
 from serving.inference.model import ServedModel
 from serving.inference.multi import OfferSample
@@ -112,7 +112,7 @@ async def infer(request: RequestContext, model: ServedModel, settings: Settings,
         await read_body(request, limit, f"the request is larger than {limit:,} bytes; send several"),  # not kept
         json_length, model.artifact.card.preprocess.size, settings,
     )  # fmt: skip
-    top_k = parse_options(request, asked.fields).top_k
+    top_k = parse_top_k(request, asked.fields)
     rankings = await _classify_all(model, asked.images)
     for image, ranking in zip(asked.images, rankings, strict=True):
         if isinstance(image, bytes):

@@ -56,7 +56,8 @@ _BY_CLASS = {
     "name": "by_class",
     "in": "query",
     "description": "Whether `coverage` shall hold within each class, and not only on average over all. Sets become larger. "
-    "Classes with too few reference images, 19 for 0.95, have it on average, and `prediction_set_note` says so.",
+    "Classes with too few reference images, 19 for 0.95, have it on average over these classes; "
+    "`prediction_set_note` says so.",
     "schema": {"type": "boolean", "default": False},
 }
 _REJECT = {
@@ -120,6 +121,10 @@ _IMAGE_ERRORS = (errors.BadRequest, errors.InvalidImage, errors.TooLarge, errors
 _COMMON_ERRORS = (errors.Unauthorized, errors.InternalError, errors.TimedOut)
 
 
+def _without_top_k(schema: dict[str, Any]) -> dict[str, Any]:
+    return schema | {"properties": {"image": schema["properties"]["image"]}}
+
+
 @cache
 def openapi_document() -> dict[str, Any]:
     """Returns the OpenAPI 3.1 document."""
@@ -171,7 +176,11 @@ def openapi_document() -> dict[str, Any]:
                     {**_MODEL, **_EXPLANATION},
                     (*_IMAGE_ERRORS, errors.NotFound, errors.Overloaded),
                     parameters=[_LABEL, _METHOD, _LAYER, _MASKS],
-                    body={"multipart/form-data": {"schema": _ONE_FILE}, JSON: {"schema": _JSON_IMAGE}, **images},
+                    body={
+                        "multipart/form-data": {"schema": _without_top_k(_ONE_FILE)},
+                        JSON: {"schema": _without_top_k(_JSON_IMAGE)},
+                        **images,
+                    },
                     also={PNG: {"schema": _BINARY}},
                 )
             },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -64,6 +64,7 @@ class RequestContext:
         # Not a secret, so no system call, which would release the GIL.
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         request = scope[SCOPE_KEY] = cls(scope, receive, headers, request_id, perf_counter())
+        request.body_is_complete = not headers.keys() & {b"content-length", b"transfer-encoding"}  # RFC 9112: it has none
         return request
 
     @property
@@ -157,7 +158,7 @@ def parse_options(request: RequestContext, fields: dict[str, str]) -> AnswerOpti
         BadRequest: ``top_k`` is not a whole number of at least 1, or another is not what it must be or has another name.
     """
     given = _parse_query(request, ("top_k", "coverage", "by_class", "reject"))
-    top_k = _parse_top_k(([fields["top_k"]] if "top_k" in fields else []) + given.get("top_k", []))
+    top_k = _parse_top_k(fields, given)
     if not given.keys() & {"coverage", "by_class", "reject"}:
         return AnswerOptions(top_k)
     coverage, reject = (_parse_share(given, name) for name in ("coverage", "reject"))
@@ -165,6 +166,15 @@ def parse_options(request: RequestContext, fields: dict[str, str]) -> AnswerOpti
     if by_class and coverage is None:
         raise BadRequest(f"by_class needs coverage, as {EXAMPLES['coverage']}")
     return AnswerOptions(top_k, Asked(coverage=coverage, by_class=by_class, reject=reject))
+
+
+def parse_top_k(request: RequestContext, fields: dict[str, str]) -> int:
+    """Returns ``top_k`` alone, where there is no other parameter.
+
+    Raises:
+        BadRequest: it is not a whole number of at least 1, or there is another.
+    """
+    return _parse_top_k(fields, _parse_query(request, ("top_k",)))
 
 
 def parse_question(request: RequestContext) -> Question:
@@ -199,8 +209,16 @@ def _parse_count(name: str, text: str) -> int:
     return int(text.lstrip("0")[:9])
 
 
-def _parse_top_k(given: list[str]) -> int:
-    counts = [_parse_count("top_k", text) for text in given]
+def refuse_fields(fields: Iterable[str], names: tuple[str, ...]) -> None:
+    """Raises BadRequest for a field of the body that would be as if it were not given."""
+    if unknown := next((name for name in fields if name not in names), None):
+        taken = f"{' and '.join(names)} beside the image" if names else "the image alone"
+        raise BadRequest(f"the form has a field {unknown[:100]!r}; it takes {taken}, and the URL the other options")
+
+
+def _parse_top_k(fields: dict[str, str], given: dict[str, list[str]]) -> int:
+    refuse_fields(fields, ("top_k",))
+    counts = [_parse_count("top_k", text) for text in [*fields.values(), *given.get("top_k", [])]]
     return counts[-1] if counts else DEFAULT_TOP_K
 
 

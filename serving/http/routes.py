@@ -16,7 +16,7 @@ from serving.errors import BadRequest, NotFound, Unauthorized
 from serving.http import open_inference
 from serving.http.openapi import openapi_document, product_version
 from serving.http.page import PAGE_ROUTES, page_response
-from serving.http.request import RequestContext, parse_options, parse_question, read_body, stream_body
+from serving.http.request import RequestContext, parse_options, parse_question, read_body, refuse_fields, stream_body
 from serving.http.response import JSON_LINES, PNG, TIMING_HEADER, Response, model_headers, to_json
 from serving.http.results import collect_json, json_lines
 from serving.inference.explanations import ExplanationQueue
@@ -136,6 +136,10 @@ class Endpoints:
         """How long the image that was submitted first has waited, 0 when none waits."""
         return self.model.scheduler.oldest_wait_s()
 
+    def longest_call_s(self) -> float:
+        """How long the engine call that began first has run, 0 when none runs."""
+        return self.model.scheduler.longest_call_s()
+
     async def classify(self, request: RequestContext) -> Response:
         """``POST /classify``: one image."""
         reader = UploadReader(request.content_type, self.settings.max_upload_bytes)
@@ -178,8 +182,10 @@ class Endpoints:
     async def explain(self, request: RequestContext) -> Response:
         """``POST /explain``: maps of what in an image an answer depends on, as JSON, or drawn where the client accepts PNG."""
         question = parse_question(request)
+        self._explanations.require(self.model, question)  # before the upload, as overload is
         reader = UploadReader(request.content_type, self.settings.max_upload_bytes)
         upload = await reader.parse(await read_body(request, reader.max_body_bytes, reader.too_large))
+        refuse_fields(upload.fields, ())
         model = self.model
         with model.scheduler.hold():  # also while others have their turn
             answer = asyncio.ensure_future(self._explanations.explain(model, upload.image, question))

@@ -44,9 +44,7 @@ class ExplanationQueue:
             EngineFailed: the engine failed on the image, or the attention cannot be computed.
             InvalidImage, TooLarge, UnsupportedMedia: the image cannot be decoded.
         """
-        question = self._check(model, question)
-        if self._waiting >= MOST_WAITING:
-            raise Overloaded(f"{self._waiting} requests wait for an explanation already; try again", retry_after_s=5)
+        question = self.require(model, question)
         self._waiting += 1
         try:
             await self._turn.acquire()
@@ -57,7 +55,12 @@ class ExplanationQueue:
         finally:
             self._turn.release()
 
-    def _check(self, model: ServedModel, question: Question) -> Question:
+    def require(self, model: ServedModel, question: Question) -> Question:
+        """The question with its number of masks; for the errors that need no image, also before there is one.
+
+        Raises:
+            NotFound, BadRequest, Overloaded: see :meth:`explain`.
+        """
         most = self._settings.explain_masks
         if not most:
             raise NotFound("explanations are off: DHVT_EXPLAIN_MASKS is 0")
@@ -67,6 +70,8 @@ class ExplanationQueue:
             model.explainer.require(question)
         except ConfigError as error:
             raise BadRequest(str(error)) from None
+        if self._waiting >= MOST_WAITING:
+            raise Overloaded(f"{self._waiting} requests wait for an explanation already; try again", retry_after_s=5)
         if question.method == MASKING and question.masks is None:
             return replace(question, masks=min(DEFAULT_MASKS, most))
         return question

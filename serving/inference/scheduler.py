@@ -24,7 +24,7 @@ from dhvt.data.preprocess import preprocess_image
 from dhvt.engines import Engine
 from dhvt.errors import ImageError
 from dhvt.ranking import Ranking, rank
-from serving.errors import EngineFailed, InternalError, RequestError, from_image_error
+from serving.errors import EngineFailed, InternalError, Overloaded, RequestError, from_image_error
 from serving.inference.timing import Timing
 from serving.metrics import Metrics
 
@@ -40,24 +40,26 @@ def ignore(rankings: Sequence[Ranking]) -> None:
 
 
 class _Job:
-    """An image on its way. ``pixels`` is ``(H, W, 3)`` once it is decoded."""
+    """An image on its way. ``pixels`` is ``(H, W, 3)`` once it is decoded, ``waits_since`` None while it is being decoded."""
 
-    __slots__ = ("data", "future", "pixels", "submitted", "timing")
+    __slots__ = ("data", "future", "pixels", "submitted", "timing", "waits_since")
 
     data: bytes
     pixels: NDArray[np.uint8]
+    waits_since: float | None
 
     def __init__(self, data: bytes, future: asyncio.Future[Ranking], timing: Timing) -> None:
-        self.data, self.future, self.timing, self.submitted = data, future, timing, perf_counter()
+        self.data, self.future, self.timing = data, future, timing
+        self.submitted = self.waits_since = perf_counter()
 
 
 class _Chunk:
     """A few preprocessed images that are run alone, after what came before them, and uncounted; see :meth:`Scheduler.run`."""
 
-    __slots__ = ("future", "pixels")
+    __slots__ = ("future", "pixels", "waits_since")
 
     def __init__(self, pixels: NDArray[np.uint8], future: asyncio.Future[NDArray[np.float32]]) -> None:
-        self.pixels, self.future = pixels, future
+        self.pixels, self.future, self.waits_since = pixels, future, perf_counter()
 
 
 _Queue = SimpleQueue[_Job | _Chunk | None]  # None ends the thread that takes it
@@ -93,8 +95,9 @@ class Scheduler:
         self.failures_in_a_row = 0
         self._calls: set[float] = set()  # when those engine calls began that are running
         self._loop = asyncio.get_running_loop()
-        # When each was submitted, in this order; touched by the loop's thread alone.
-        self._pending: dict[asyncio.Future[Any], float] = {}
+        # In the order in which they were submitted; touched by the loop's thread alone.
+        self._pending: dict[asyncio.Future[Any], _Job | _Chunk] = {}
+        self._is_closed = False
         self._held: set[asyncio.Future[None]] = set()
         self._encoded: _Queue = SimpleQueue()
         self._decoded: _Queue = SimpleQueue()
@@ -130,18 +133,23 @@ class Scheduler:
         and no test for drift counts them.
         """
         future: asyncio.Future[NDArray[np.float32]] = self._loop.create_future()
-        self._pending[future] = perf_counter()
-        future.add_done_callback(self._pending.__delitem__)
-        self._decoded.put(_Chunk(pixels, future))
+        chunk = _Chunk(pixels, future)
+        self._enter(chunk)
+        self._decoded.put(chunk)
         return future
 
     def _add(self, data: bytes, timing: Timing | None = None) -> _Job:
         """A new image, which waits until its future is done."""
         future: asyncio.Future[Ranking] = self._loop.create_future()
         job = _Job(data, future, timing or Timing())
-        self._pending[future] = job.submitted
-        future.add_done_callback(self._pending.__delitem__)
+        self._enter(job)
         return job
+
+    def _enter(self, job: _Job | _Chunk) -> None:
+        if self._is_closed:  # no thread would ever take it
+            raise Overloaded("the model has been replaced meanwhile; send the request again")
+        self._pending[job.future] = job
+        job.future.add_done_callback(self._pending.__delitem__)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -155,8 +163,12 @@ class Scheduler:
             held.set_result(None)
 
     def oldest_wait_s(self) -> float:
-        """How long the image that was submitted first has been here, 0 when there is none."""
-        return next((perf_counter() - submitted for submitted in self._pending.values()), 0.0)
+        """How long the image that was submitted first has waited for a thread or the engine, 0 when none waits.
+
+        One that is being decoded waits for nothing, however long that takes.
+        """
+        since = next((since for job in self._pending.values() if (since := job.waits_since) is not None), None)
+        return 0.0 if since is None else perf_counter() - since
 
     def longest_call_s(self) -> float:
         """How long the longest engine call that is running has run, 0 when none is."""
@@ -172,11 +184,14 @@ class Scheduler:
             unfinished: list[asyncio.Future[Any]] = [*self._pending, *self._held]
             await asyncio.wait(unfinished)
             await asyncio.sleep(0)  # for the callbacks that take them out
+        self._is_closed = True
         for queue, threads in ((self._encoded, self._decoders), (self._decoded, self._callers)):
             for _ in threads:
                 queue.put(None)
-            for thread in threads:
-                await self._loop.run_in_executor(None, thread.join)
+            while any(thread.is_alive() for thread in threads):
+                await asyncio.sleep(
+                    0.01
+                )  # joined in an executor, a thread whose engine hangs would keep the process from ending
 
     def _decode_loop(self) -> None:
         """A decoding thread. Whatever goes wrong with one image, the next is taken."""
@@ -186,20 +201,22 @@ class Scheduler:
                 self._decode(job)
             except Exception:
                 logger.exception("decoding failed unexpectedly")
-                self._settle_soon([job], [InternalError("the image could not be decoded; see the server's log")])
+                self._finish([job], [InternalError("the image could not be decoded; see the server's log")])
             del job  # or an idle thread would keep the last image
 
     def _decode(self, job: _Job) -> None:
         """Decodes one image, and puts it into the engine's queue."""
         if job.future.done():  # nobody waits for it any more
             return
-        start = perf_counter()
+        start, job.waits_since = perf_counter(), None
         try:
             job.pixels = preprocess_image(job.data, self.card.preprocess, max_pixels=self.max_pixels)
         except ImageError as error:
             self._finish([job], [from_image_error(error)])
             return
+        job.data = b""  # the engine may be long in coming
         job.timing.decode_s = perf_counter() - start
+        job.waits_since = job.submitted + job.timing.decode_s
         self.metrics.decode_seconds.observe(job.timing.decode_s)
         self._decoded.put(job)
 

@@ -50,11 +50,12 @@ async def _read_form(body: AsyncIterator[bytes], boundary: str, settings: Settin
     count = 0
     async for chunk in body:
         for part in parser.feed(chunk):
-            if part.is_file:
-                count += 1
-                if count > settings.max_batch_images:
-                    raise TooLarge(f"the form has more than {settings.max_batch_images:,} files; send several")
-                yield UploadedImage(part.filename, image_too_large(settings.max_upload_bytes) if part.is_cut else part.data)
+            if not part.is_file:
+                raise BadRequest(f"the form has a field {part.name[:100]!r} that is no file; give options in the URL")
+            count += 1
+            if count > settings.max_batch_images:
+                raise TooLarge(f"the form has more than {settings.max_batch_images:,} files; send several")
+            yield UploadedImage(part.filename, image_too_large(settings.max_upload_bytes) if part.is_cut else part.data)
     parser.finish()
     if not count:
         raise BadRequest(f"the form has no file {FIELD!r}; {_HINT}")

@@ -21,3 +21,16 @@ def test_settings():
                 Settings.from_environ({name: value})
     with pytest.raises(ConfigError, match="unknown setting DHVT_MODL; there are DHVT_MODEL"):
         Settings.from_environ({"DHVT_MODL": "x"})
+    with pytest.raises(ConfigError, match="DHVT_EXPLAIN_MASKS is 1"):
+        Settings.from_environ({"DHVT_EXPLAIN_MASKS": "1"})
+
+
+def test_origins_are_as_browsers_send_them():
+    assert Settings.from_environ({"DHVT_CORS_ORIGINS": "https://a.example, http://b:80"}).origins() == [
+        "https://a.example",
+        "http://b:80",
+    ]
+    assert Settings.from_environ({"DHVT_CORS_ORIGINS": "*"}).origins() == ["*"]
+    for origin in ("https://a.example/", "a.example", "https://a.example/page"):
+        with pytest.raises(ConfigError, match=f"DHVT_CORS_ORIGINS has '{origin}'"):
+            Settings.from_environ({"DHVT_CORS_ORIGINS": origin})

@@ -113,6 +113,13 @@ def test_top_k(server, expected):
         assert_error(httpx.post(url, params={"top_k": bad}, files={"image": PNG}), 400, "bad_request", "top_k")
 
 
+@pytest.mark.parametrize("route", ["/classify", "/classify/batch", "/explain"])
+@pytest.mark.parametrize("name", ["coverage", "topk", "label"])
+def test_an_option_in_a_form_is_not_ignored(server, route, name):
+    response = httpx.post(f"{server}{route}", files={"image": PNG}, data={name: "1"})
+    assert_error(response, 400, "bad_request", f"a field {name!r}")
+
+
 def multipart(body, boundary="x"):
     return {"content": body, "headers": {"Content-Type": f"multipart/form-data; boundary={boundary}"}}
 

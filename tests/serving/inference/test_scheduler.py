@@ -1,5 +1,6 @@
 import asyncio
 import sys
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ from dhvt.assessment import Assessor
 from dhvt.data.preprocess import preprocess_image
 from dhvt.engines import Choice
 from dhvt.ranking import Ranking, rank
-from serving.errors import EngineFailed, InternalError, InvalidImage
+from serving.errors import EngineFailed, InternalError, InvalidImage, Overloaded
 from serving.inference.model import UNHEALTHY_AFTER, ServedModel
 from serving.inference.scheduler import Scheduler
 from serving.metrics import metrics
@@ -235,3 +236,34 @@ def test_logits_that_are_not_finite_are_an_error_of_that_image_alone(engine, art
     outcomes, failures = asyncio.run(run([WHITE]))
     assert isinstance(outcomes[0], EngineFailed)
     assert failures == 1
+
+
+def test_an_image_that_is_being_decoded_waits_for_nothing(engine, artifact, images, monkeypatch):
+    """A slow one would else have the server refuse others, which three more threads decode."""
+    started, may_end = threading.Event(), threading.Event()
+
+    def decode(data, *args, **options):
+        if data == BROKEN:
+            started.set()
+            may_end.wait(30)
+            raise MemoryError
+        return preprocess_image(data, *args, **options)
+
+    monkeypatch.setattr("serving.inference.scheduler.preprocess_image", decode)
+
+    async def run():
+        scheduler = Scheduler(engine, artifact.card, decoders=2, max_batch_size=16, max_pixels=10**6, metrics=metrics())
+        slow = scheduler.submit(BROKEN)
+        await asyncio.to_thread(started.wait, 30)
+        await scheduler.submit(images[0])
+        assert scheduler.oldest_wait_s() == 0
+        before = metrics().images.labels("internal_error")._value.get()
+        may_end.set()
+        with pytest.raises(InternalError):
+            await slow
+        assert metrics().images.labels("internal_error")._value.get() == before + 1
+        await scheduler.close()
+        with pytest.raises(Overloaded, match="has been replaced"):
+            scheduler.submit(images[0])
+
+    asyncio.run(asyncio.wait_for(run(), 60))
