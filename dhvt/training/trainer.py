@@ -167,6 +167,7 @@ class Trainer:
         is_due = self._any_process(stops or self.is_finished or self.checkpoints.is_due_after_epoch)
         checkpoint = self.checkpoints.save() if is_due else self.checkpoints.build()
         if stops:
+            self.run.accelerator.wait_for_everyone()  # who ends first makes torchrun and Slurm signal the one that still writes
             raise KeyboardInterrupt
         return checkpoint
 

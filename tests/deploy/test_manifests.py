@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
+import time
 from functools import cache
 from pathlib import Path
 
@@ -108,8 +110,8 @@ def test_a_pod_is_locked_down():
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert pod()["securityContext"]["runAsNonRoot"]
     assert pod()["enableServiceLinks"] is False
-    assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
-    assert {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe")} == {"/readyz"}
+    probes = ("startupProbe", "readinessProbe", "livenessProbe")
+    assert {container[probe]["httpGet"]["path"] for probe in probes} == {"/readyz"}
 
 
 def test_the_worst_requests_fit_into_a_pod():
@@ -180,6 +182,20 @@ def test_a_server_that_cannot_be_replaced_goes_on(tmp_path):
     result = subprocess.run([DEPLOY / "roll.sh"], env=environ, check=False, capture_output=True, text=True, timeout=20)
     assert (result.returncode, "dhvt-1 could not be replaced" in result.stderr) == (1, True)
     assert "dhvt-1 state ready" in (tmp_path / "log").read_text().splitlines()[-1]
+
+
+def test_an_interrupted_roll_out_leaves_no_server_drained(tmp_path):
+    docker = tmp_path / "docker"
+    docker.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/log\n')
+    docker.chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    script = subprocess.Popen([DEPLOY / "roll.sh"], env=environ, start_new_session=True)
+    log = tmp_path / "log"
+    while not log.exists() or "state drain" not in log.read_text():
+        time.sleep(0.05)
+    os.killpg(script.pid, signal.SIGINT)  # as Ctrl-C: also to its sleep
+    assert script.wait(20) == 130
+    assert "dhvt-1 state ready" in log.read_text().splitlines()[-1]
 
 
 def test_rules_name_metrics_that_the_server_has():
