@@ -51,7 +51,9 @@ async def _read_form(body: AsyncIterator[bytes], boundary: str, settings: Settin
     async for chunk in body:
         for part in parser.feed(chunk):
             if not part.is_file:
-                raise BadRequest(f"the form has a field {part.name[:100]!r} that is no file; give options in the URL")
+                raise BadRequest(
+                    f"the form has a field {part.name[:100]!r}, which is no file {FIELD!r}; give options in the URL"
+                )
             count += 1
             if count > settings.max_batch_images:
                 raise TooLarge(f"the form has more than {settings.max_batch_images:,} files; send several")

@@ -193,7 +193,7 @@ def test_an_interrupted_roll_out_leaves_no_server_drained(tmp_path):
     log = tmp_path / "log"
     while not log.exists() or "state drain" not in log.read_text():
         time.sleep(0.05)
-    os.killpg(script.pid, signal.SIGINT)  # as Ctrl-C: also to its sleep
+    os.killpg(script.pid, signal.SIGTERM)  # also to its sleep, as Ctrl-C
     assert script.wait(20) == 130
     assert "dhvt-1 state ready" in log.read_text().splitlines()[-1]
 

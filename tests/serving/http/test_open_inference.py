@@ -164,7 +164,7 @@ def test_bad_requests_get_an_error_of_the_protocol(server, card, body, text):
 def test_an_option_that_an_answer_cannot_carry_is_refused(server, card):
     body = {"inputs": [tensor()]}
     response = httpx.post(f"{server}/v2/models/{card.name}/infer?coverage=0.9", json=body)
-    assert (response.status_code, response.json()) == (400, {"error": "no parameter 'coverage'; there are top_k"})
+    assert (response.status_code, response.json()) == (400, {"error": "bad_request: no parameter 'coverage'; there are top_k"})
 
 
 @pytest.mark.parametrize(
