@@ -72,18 +72,20 @@ class Metrics:
             found = self._children[route, status] = self.requests.labels(route, status), self.request_seconds.labels(route)
         return found
 
-    def observe_batch(self, seconds: float, images: Sequence[tuple[float, Ranking]], card: ModelCard) -> None:
+    def observe_batch(self, seconds: float, images: Sequence[tuple[float | None, Ranking]], card: ModelCard) -> None:
         """Counts one engine call.
 
         Args:
             seconds: that it took.
-            images: for each, the seconds from its arrival to the start of the call, and its result.
+            images: for each, the seconds from its arrival to the start of the call, and its result. None for those of a batch,
+                which is kept waiting on purpose and would tell nothing of how single images fare.
             card: of its model.
         """
         self.engine_seconds.observe(seconds)
         self.batch_size.observe(len(images))
         for wait, ranking in images:
-            self.queue_seconds.observe(wait)
+            if wait is not None:
+                self.queue_seconds.observe(wait)
             self.score.observe(ranking.scores[0])
             self.predictions.labels(card.classes[ranking.indices[0]]).inc()
 

@@ -99,7 +99,7 @@ class MultiImageClassifier:
             metrics().images.labels(image.data.code).inc()
             return {"name": image.name, **image.data.to_dict()}
         try:
-            ranking = await model.scheduler.submit(image.data)
+            ranking = await model.scheduler.submit(image.data, is_of_batch=True)
         except RequestError as error:
             return {"name": image.name, **error.to_dict()}
         self._offer_sample(image.data, ranking, model.artifact.card)

@@ -42,14 +42,14 @@ def ignore(rankings: Sequence[Ranking]) -> None:
 class _Job:
     """An image on its way. ``pixels`` is ``(H, W, 3)`` once it is decoded, ``waits_since`` None while it is being decoded."""
 
-    __slots__ = ("data", "future", "pixels", "submitted", "timing", "waits_since")
+    __slots__ = ("data", "future", "is_of_batch", "pixels", "submitted", "timing", "waits_since")
 
     data: bytes
     pixels: NDArray[np.uint8]
     waits_since: float | None
 
-    def __init__(self, data: bytes, future: asyncio.Future[Ranking], timing: Timing) -> None:
-        self.data, self.future, self.timing = data, future, timing
+    def __init__(self, data: bytes, future: asyncio.Future[Ranking], timing: Timing, is_of_batch: bool) -> None:
+        self.data, self.future, self.timing, self.is_of_batch = data, future, timing, is_of_batch
         self.submitted = self.waits_since = perf_counter()
 
 
@@ -106,7 +106,7 @@ class Scheduler:
         for thread in self._decoders + self._callers:
             thread.start()
 
-    def submit(self, data: bytes, timing: Timing | None = None) -> asyncio.Future[Ranking]:
+    def submit(self, data: bytes, timing: Timing | None = None, *, is_of_batch: bool = False) -> asyncio.Future[Ranking]:
         """Returns the future ranking of an encoded image; cancelling it takes the image out of the queue.
 
         Its exception is a RequestError: the image cannot be decoded, or the engine failed on it.
@@ -114,8 +114,9 @@ class Scheduler:
         Args:
             data: the file's bytes.
             timing: is filled in by the time the ranking is there.
+            is_of_batch: whether it is one of a request's many, whose wait is not counted.
         """
-        job = self._add(data, timing)
+        job = self._add(data, timing, is_of_batch)
         self._encoded.put(job)
         return job.future
 
@@ -138,10 +139,10 @@ class Scheduler:
         self._decoded.put(chunk)
         return future
 
-    def _add(self, data: bytes, timing: Timing | None = None) -> _Job:
+    def _add(self, data: bytes, timing: Timing | None = None, is_of_batch: bool = False) -> _Job:
         """A new image, which waits until its future is done."""
         future: asyncio.Future[Ranking] = self._loop.create_future()
-        job = _Job(data, future, timing or Timing())
+        job = _Job(data, future, timing or Timing(), is_of_batch)
         self._enter(job)
         return job
 
@@ -294,8 +295,11 @@ class Scheduler:
         self.failures_in_a_row = self.failures_in_a_row + 1 if has_failed else 0
         self._finish(batch, outcomes)
         if not has_failed:
-            good = [(start - job.submitted, outcome) for job, outcome in zip(batch, outcomes, strict=True)
-                    if isinstance(outcome, Ranking)]  # fmt: skip
+            good = [
+                (None if job.is_of_batch else start - job.submitted, outcome)
+                for job, outcome in zip(batch, outcomes, strict=True)
+                if isinstance(outcome, Ranking)
+            ]
             self.metrics.observe_batch(seconds, good, self.card)
             self._observe([ranking for _, ranking in good])
 

@@ -267,3 +267,18 @@ def test_an_image_that_is_being_decoded_waits_for_nothing(engine, artifact, imag
             scheduler.submit(images[0])
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_the_wait_of_a_requests_many_images_is_not_counted(engine, artifact, images):
+    def counted():
+        return sum(bucket.get() for bucket in metrics().queue_seconds._buckets)
+
+    async def run():
+        scheduler = Scheduler(engine, artifact.card, decoders=2, max_batch_size=16, max_pixels=10**6, metrics=metrics())
+        before = counted()
+        await scheduler.submit(images[0], is_of_batch=True)
+        await scheduler.submit(images[0])
+        await scheduler.close()
+        return counted() - before
+
+    assert asyncio.run(asyncio.wait_for(run(), 60)) == 1
