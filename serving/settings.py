@@ -11,6 +11,7 @@ from typing import Self
 from dhvt.data.decode import DEFAULT_MAX_PIXELS
 from dhvt.engines.settings import BUNDLED_MODEL, PREFIX, EngineSettings, setting
 from dhvt.errors import ConfigError
+from dhvt.explanation.masking import LEAST_MASKS
 from serving.bento import find_bento
 
 __all__ = ["ACCESS_LOG_LEVELS", "BUNDLED_MODEL", "MODEL_VARIABLE", "PREFIX", "Settings", "count_workers"]
@@ -115,8 +116,11 @@ class Settings(EngineSettings):
             raise ConfigError(
                 f"{PREFIX}DRIFT_FALSE_ALARM is {settings.drift_false_alarm}; it must be between 0 and 1, such as 0.01"
             )
-        if settings.explain_masks == 1:
-            raise ConfigError(f"{PREFIX}EXPLAIN_MASKS is 1; an explanation takes at least 2, and 0 turns them off")
+        if 0 < settings.explain_masks < LEAST_MASKS:
+            raise ConfigError(
+                f"{PREFIX}EXPLAIN_MASKS is {settings.explain_masks}; an explanation takes at least {LEAST_MASKS}, "
+                "and 0 turns them off"
+            )
         for origin in settings.origins():
             if not _ORIGIN.fullmatch(origin):
                 raise ConfigError(

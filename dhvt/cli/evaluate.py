@@ -78,7 +78,7 @@ def evaluate(
 
     from tqdm import tqdm
 
-    from dhvt.data.record import TOLERATED_OVERLAP
+    from dhvt.data.record import is_seen
     from dhvt.data.splits import WHOLE, open_test_data
     from dhvt.evaluation.metrics import collect_outputs
     from dhvt.evaluation.metrics import evaluate as measure
@@ -123,8 +123,8 @@ def evaluate(
             "digest": images.digest,
             HARNESS: version(HARNESS),
         }
-        is_test = measured_split == WHOLE and max(overlaps.values(), default=0.0) <= TOLERATED_OVERLAP
         entry = measured | ({"overlap": overlaps} if overlaps else {})
+        is_test = measured_split == WHOLE and not is_seen(entry)
         _record(artifact, "test" if is_test else measured_split, entry, images, source)
 
 

@@ -84,18 +84,14 @@ def overlap(one: Fingerprint, other: Fingerprint) -> float:
     hashes lie in the range that both sketches cover: of sets of 50,000 and 10,000 images, 205 of the smaller set.
     An image that was saved again, scaled or renamed inside its bytes is another image.
     """
-    first, second = _read_sketch(one.sketch), _read_sketch(other.sketch)
-    covered = min(_last_covered(first), _last_covered(second))
-    first, second = first[first <= covered], second[second <= covered]
+    first, second = _read_covered(one, other)
     smaller = min(len(first), len(second))
     return len(np.intersect1d(first, second, assume_unique=True)) / smaller if smaller else 0.0
 
 
 def count_compared(one: Fingerprint, other: Fingerprint) -> int:
     """How many images of the smaller set :func:`overlap` is estimated from."""
-    first, second = _read_sketch(one.sketch), _read_sketch(other.sketch)
-    covered = min(_last_covered(first), _last_covered(second))
-    return int(min((first <= covered).sum(), (second <= covered).sum()))
+    return min(map(len, _read_covered(one, other)))
 
 
 def is_significant(one: Fingerprint, other: Fingerprint) -> bool:
@@ -165,6 +161,13 @@ def _sketch(hashes: set[int]) -> str:
 
 def _read_sketch(sketch: str) -> NDArray[np.uint64]:
     return np.frombuffer(base64.b64decode(sketch), dtype="<u8")
+
+
+def _read_covered(one: Fingerprint, other: Fingerprint) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The hashes of each that lie in the range that both sketches cover."""
+    first, second = _read_sketch(one.sketch), _read_sketch(other.sketch)
+    covered = min(_last_covered(first), _last_covered(second))
+    return first[first <= covered], second[second <= covered]
 
 
 def _last_covered(hashes: NDArray[np.uint64]) -> int:

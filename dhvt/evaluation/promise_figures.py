@@ -67,8 +67,9 @@ def _draw_known(promised: Promised, reference: NDArray[np.float64], index: Novel
         label = f"{len(values):,} images {name}: rejected {shares}"
         axes.hist(np.minimum(values, edges[-1]), edges, weights=weights, alpha=0.6, color=color, label=label)
     for reject in possible:
-        rank = int(np.floor(reject * (len(ordered) + 1) + 1e-9))  # as many reference images may be as strange
-        axes.axvline(ordered[-rank], color="0.3", linestyle="-" if reject == REJECTS[0] else "--", linewidth=1)
+        axes.axvline(
+            find_threshold(ordered, 1 - reject), color="0.3", linestyle="-" if reject == REJECTS[0] else "--", linewidth=1
+        )
     axes.set(xlabel="novelty, higher for stranger images (lines: above these reject=0.01 and 0.05 reject)", ylabel="share")
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98))
     return figure

@@ -132,8 +132,8 @@ class RequestLifecycle:
         assert self._endpoints is not None
         if self.in_flight >= self.settings.max_in_flight:
             return Overloaded(f"{self.settings.max_in_flight} requests are being answered already; try again in a second")
-        if (called_s := self._endpoints.longest_call_s()) > self.settings.request_timeout_s:
-            return Overloaded(f"the engine has not answered for {called_s:.0f} s; restart the server")
+        if self._endpoints.hangs():
+            return Overloaded(f"the engine has not answered for {self.settings.request_timeout_s} s; restart the server")
         waited_s = self._endpoints.oldest_wait_s()
         if 0 < self.settings.max_queue_ms < waited_s * 1000:
             return Overloaded(f"images wait for {waited_s:.1f} s already; try again", retry_after_s=math.ceil(waited_s))

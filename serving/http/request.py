@@ -213,7 +213,7 @@ def refuse_fields(fields: Iterable[str], names: tuple[str, ...]) -> None:
     """Raises BadRequest for a field of the body that would be as if it were not given."""
     if unknown := next((name for name in fields if name not in names), None):
         taken = f"{' and '.join(names)} beside the image" if names else "the image alone"
-        raise BadRequest(f"the form has a field {unknown[:100]!r}; it takes {taken}, and the URL the other options")
+        raise BadRequest(f"the body has a field {unknown[:100]!r}; it takes {taken}, and the URL the other options")
 
 
 def _parse_top_k(fields: dict[str, str], given: dict[str, list[str]]) -> int:

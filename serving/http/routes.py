@@ -136,9 +136,9 @@ class Endpoints:
         """How long the image that was submitted first has waited, 0 when none waits."""
         return self.model.scheduler.oldest_wait_s()
 
-    def longest_call_s(self) -> float:
-        """How long the engine call that began first has run, 0 when none runs."""
-        return self.model.scheduler.longest_call_s()
+    def hangs(self) -> bool:
+        """Whether an engine call takes longer than a request may."""
+        return self.model.hangs()
 
     async def classify(self, request: RequestContext) -> Response:
         """``POST /classify``: one image."""

@@ -124,6 +124,10 @@ class ServedModel:
         await self.scheduler.close()
         self.announce(0)
 
+    def hangs(self) -> bool:
+        """Whether an engine call takes longer than a request may."""
+        return self.scheduler.longest_call_s() > self.request_timeout_s
+
     async def is_healthy(self) -> bool:
         """Whether the engine works; after :data:`UNHEALTHY_AFTER` failed batches in a row, an image of the
         self-test is tried, which no metric and no test for drift counts.
@@ -131,7 +135,7 @@ class ServedModel:
         An engine that hangs does not work: a call should take much less time than a request may. Neither does a scheduler
         of which a thread has ended.
         """
-        if not self.scheduler.is_alive() or self.scheduler.longest_call_s() > self.request_timeout_s:
+        if not self.scheduler.is_alive() or self.hangs():
             return False
         if self.scheduler.failures_in_a_row < UNHEALTHY_AFTER:
             return True

@@ -30,6 +30,7 @@ from serving.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
+_NOT_DECODED = "the image could not be decoded; see the server's log"
 Outcome = Ranking | RequestError
 Observe = Callable[[Sequence[Ranking]], None]
 """Takes the answers of one batch; returns at once."""
@@ -190,9 +191,8 @@ class Scheduler:
             for _ in threads:
                 queue.put(None)
             while any(thread.is_alive() for thread in threads):
-                await asyncio.sleep(
-                    0.01
-                )  # joined in an executor, a thread whose engine hangs would keep the process from ending
+                # Joined in an executor, a thread whose engine hangs would keep the process from ending.
+                await asyncio.sleep(0.01)
 
     def _decode_loop(self) -> None:
         """A decoding thread. Whatever goes wrong with one image, the next is taken."""
@@ -202,7 +202,7 @@ class Scheduler:
                 self._decode(job)
             except Exception:
                 logger.exception("decoding failed unexpectedly")
-                self._finish([job], [InternalError("the image could not be decoded; see the server's log")])
+                self._settle_soon([job], [InternalError(_NOT_DECODED)])
             del job  # or an idle thread would keep the last image
 
     def _decode(self, job: _Job) -> None:
@@ -214,6 +214,10 @@ class Scheduler:
             job.pixels = preprocess_image(job.data, self.card.preprocess, max_pixels=self.max_pixels)
         except ImageError as error:
             self._finish([job], [from_image_error(error)])
+            return
+        except Exception:
+            logger.exception("an image could not be decoded")
+            self._finish([job], [InternalError(_NOT_DECODED)])
             return
         job.data = b""  # the engine may be long in coming
         job.timing.decode_s = perf_counter() - start
