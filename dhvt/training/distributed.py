@@ -18,6 +18,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor, distributed, nn
 
 from dhvt.errors import ConfigError, DataError
+from dhvt.training.bf16 import multiplies_bf16
 
 
 def is_main_process() -> bool:
@@ -68,7 +69,7 @@ def open_accelerator(device: str = "auto", amp: str = "auto", wait_minutes: floa
     if amp == "auto" and "ACCELERATE_MIXED_PRECISION" in os.environ:
         precision = None
     elif amp == "auto":
-        precision = "bf16" if _multiplies_bf16(chosen) else "no"
+        precision = "bf16" if multiplies_bf16(chosen) else "no"
     else:
         precision = "no" if amp == "off" else amp
     AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier training in this process
@@ -90,15 +91,6 @@ def _pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
-
-
-def _multiplies_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if not hasattr(torch.cpu, "get_capabilities"):  # as in PyTorch 2.9; a CPU with AMX has AVX-512 for bf16 too
-        return bool(torch.cpu._is_avx512_bf16_supported())
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 class _SumOverProcesses(torch.autograd.Function):

@@ -1,7 +1,7 @@
 """Muon: momentum, orthogonalised by Newton–Schulz iterations (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
 timm and torch have it too, one matrix at a time. This one hands timm's iterations the matrices of equal shape as a stack, of
-which a transformer has one per block, and has them computed in float32 on other devices than CUDA.
+which a transformer has one per block, and has them computed in bfloat16 only where the processor multiplies it natively.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import torch
 from timm.optim.muon import zeropower_via_newtonschulz
 from torch import Tensor
 
+from dhvt.training.bf16 import multiplies_bf16
+
 _COEFFICIENTS = (  # one (a, b, c) per iteration; Keller Jordan's modded-nanogpt, after @leloykun's search
     (4.0848, -6.8946, 2.9270),
     (3.9505, -6.3029, 2.6377),
@@ -25,9 +27,9 @@ _COEFFICIENTS = (  # one (a, b, c) per iteration; Keller Jordan's modded-nanogpt
 
 def orthogonalize(stack: Tensor) -> Tensor:
     """Replaces each matrix of ``(n, rows, columns)`` by roughly its nearest semi-orthogonal one."""
-    dtype = torch.bfloat16 if stack.is_cuda else torch.float32
+    dtype = torch.bfloat16 if multiplies_bf16(stack.device) else torch.float32
     result: Tensor = zeropower_via_newtonschulz(stack, len(_COEFFICIENTS), list(_COEFFICIENTS), dtype=dtype)
-    return result
+    return result.to(stack.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -63,8 +65,6 @@ class Muon(torch.optim.Optimizer):
         ahead = torch._foreach_lerp(gradients, buffers, momentum)  # Nesterov
         stack = orthogonalize(torch.stack([update.reshape(shape) for update in ahead]))
         scale = 0.2 * max(shape) ** 0.5
-        updates = [
-            update.reshape(param.shape) for param, update in zip(params, stack.to(params[0].dtype).unbind(), strict=True)
-        ]
+        updates = [update.reshape(param.shape) for param, update in zip(params, stack.unbind(), strict=True)]
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(params, updates, alpha=-group["lr"] * scale)
