@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from dhvt.training.class_weights import weigh_classes
 from dhvt.training.config import Recipe, RunOptions
 from dhvt.training.distributed import any_process, open_accelerator, require_same_images
 from dhvt.training.fields import UNCHOSEN
+from dhvt.training.hold import hold_folder
 from dhvt.training.nodes import share_newest, writes_files
 from dhvt.training.open_images import open_images
 from dhvt.training.progress import log
@@ -83,21 +84,27 @@ class Run:
         return {kind: record["digest"] for kind, record in self.data.items()}
 
 
-def open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
-    """Opens the images, makes the folder and joins the other processes, if a launcher started some.
+@contextmanager
+def open_run(options: RunOptions, recipe: Recipe, command: str) -> Iterator[Run]:
+    """Opens the images, makes the folder, keeps others out of it, and joins the other processes, if a launcher started some.
 
     Raises:
         ConfigError, DataError, CheckpointError, TrainError: something is missing, or in the way.
     """
-    with _folder_made(options):
-        return _open_run(options, recipe, command)
+    with _folder_made(options), ExitStack() as opening:
+        run = _open_run(options, recipe, command, opening)
+        held = opening.pop_all()
+    with held:
+        yield run
 
 
-def _open_run(options: RunOptions, recipe: Recipe, command: str) -> Run:
+def _open_run(options: RunOptions, recipe: Recipe, command: str, held: ExitStack) -> Run:
     if options.pretrained:
         require_published_weights(options.variant)
     accelerator = open_accelerator(options.device, options.amp, options.wait_minutes, **tracking_options(options))
     is_writer = writes_files(accelerator, options.out)
+    if is_writer:
+        held.enter_context(hold_folder(options.out))
     if options.resume:
         share_newest(accelerator, is_writer, options.out / CHECKPOINT_NAME, options.out / BEST_NAME)
     images, data, broken, white = open_images(options, recipe.seed, accelerator)

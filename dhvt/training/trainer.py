@@ -66,25 +66,25 @@ def train(options: RunOptions, recipe: Recipe | None = None, *, command: str = "
 
 
 def _train(options: RunOptions, recipe: Recipe, command: str) -> Checkpoint:
-    run = open_run(options, recipe, command)
-    options = run.options
-    sampler = build_sampler(run)
-    loader = build_loader(run, sampler)
-    state = create_state(run, sampler)
-    record = resume(run, state) if options.resume else new_record(run)
-    if options.freeze and options.init is None and not options.pretrained and not state.step:
-        raise ConfigError("--freeze without a checkpoint to resume needs --init or --pretrained")
-    if run.is_writer:
-        kept_name = None if record.model_name == options.model_name else record.model_name  # of the command that is resumed
-        write_config(options.out / CONFIG_NAME, replace(options, name=options.name or kept_name), run.recipe)
-    trainer = Trainer(run, state, record, loader, sampler)
-    checkpoint = trainer.train()
-    if trainer.validation is not None and run.accelerator.is_main_process:
-        write_run_report(run, checkpoint, trainer.validation)
-        if (warning := describe_limit(trainer.validation.temperature, trainer.validation.evaluation.images)) is not None:
-            log(warning)
-    run.accelerator.end_training()
-    return checkpoint
+    with open_run(options, recipe, command) as run:
+        options = run.options
+        sampler = build_sampler(run)
+        loader = build_loader(run, sampler)
+        state = create_state(run, sampler)
+        record = resume(run, state) if options.resume else new_record(run)
+        if options.freeze and options.init is None and not options.pretrained and not state.step:
+            raise ConfigError("--freeze without a checkpoint to resume needs --init or --pretrained")
+        if run.is_writer:
+            kept_name = None if record.model_name == options.model_name else record.model_name  # of the command that is resumed
+            write_config(options.out / CONFIG_NAME, replace(options, name=options.name or kept_name), run.recipe)
+        trainer = Trainer(run, state, record, loader, sampler)
+        checkpoint = trainer.train()
+        if trainer.validation is not None and run.accelerator.is_main_process:
+            write_run_report(run, checkpoint, trainer.validation)
+            if (warning := describe_limit(trainer.validation.temperature, trainer.validation.evaluation.images)) is not None:
+                log(warning)
+        run.accelerator.end_training()
+        return checkpoint
 
 
 def create_state(run: Run, sampler: EpochSampler) -> TrainState:

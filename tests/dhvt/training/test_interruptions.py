@@ -27,6 +27,20 @@ def test_killed_in_mid_epoch_and_resumed_is_as_if_never_stopped(image_folder, un
         assert all(torch.equal(expected[name], got[name]) for name in expected), kind
 
 
+def test_a_second_training_in_the_folder_is_refused_while_the_first_runs(image_folder, tmp_path):
+    process = start(image_folder, tmp_path, *SMALL, "--epochs", "500", "--checkpoint-minutes", "0")
+    assert wait_until((tmp_path / "ckpt.pt").exists), "no checkpoint appeared"
+    refused = run(image_folder, tmp_path, *SMALL, "--epochs", "500", "--resume")
+    assert refused.exit_code == 1
+    assert f"another process trains into {tmp_path}" in refused.output
+    assert interrupt_in_mid_epoch(process, tmp_path / "ckpt.pt", signal.SIGINT) == 130, "the first was disturbed"
+    stopped = load_checkpoint(tmp_path / "ckpt.pt").step
+    epochs = str(stopped // 3 + 1)
+    assert run(image_folder, tmp_path, *SMALL, "--epochs", epochs, "--resume", "--change-recipe").exit_code == 0
+    assert load_checkpoint(tmp_path / "ckpt.pt").step > stopped
+    assert not (tmp_path / ".lock").exists()
+
+
 def test_ctrl_c_leaves_a_usable_checkpoint(image_folder, tmp_path):
     process = start(image_folder, tmp_path, "--epochs", "50", "--checkpoint-minutes", "0")
     assert interrupt_in_mid_epoch(process, tmp_path / "ckpt.pt", signal.SIGINT) == 130
