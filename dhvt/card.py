@@ -125,7 +125,7 @@ class ModelCard:
         reference: of the images of ``reference.npz``, see :class:`dhvt.confidence.reference.Reference`: their fingerprint,
             ``source``, and the ``precisions`` that were measured; empty without that file.
         metrics: of the checkpoint, on its validation images, as ``val_top1`` (with ``val_chose_weights`` these images also
-            chose the epoch, and their figures are a little too good); under ``test`` what ``dhvt evaluate --record`` measured
+            chose the weights, and their figures are a little too good); under ``test`` what ``dhvt evaluate --record`` measured
             on a test split or on undivided images, under ``val`` or ``train`` on such a split, and under ``all`` on undivided
             images of which the model has seen more than 1 %.
         recipe: how it was trained.

@@ -61,7 +61,7 @@ from.
 """
 
 CHOSEN = (
-    "The validation images also chose the epoch of these weights, so that the figures on them are a little too good; those on "
+    "The validation images also helped to choose these weights, so that the figures on them are a little too good; those on "
     "a test split are not."
 )
 

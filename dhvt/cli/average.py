@@ -71,7 +71,8 @@ def average(checkpoints: tuple[Path, ...], data: str, val: str | None, out: Path
     best = max(measured, key=lambda name: (measured[name][0].top1, -measured[name][0].nll))
     if len(candidates) > 1:
         click.echo(f"kept: {best}")
-    save_checkpoint(_with_measurement(candidates[best], *measured[best]), out)
+    was_chosen = len(candidates) > 1 or any(checkpoint.metrics.get("val_chose_weights") for checkpoint in loaded)
+    save_checkpoint(_with_measurement(candidates[best], *measured[best], was_chosen), out)
     click.echo(f"next: {shlex.join(['dhvt', 'export', str(out), '--data', data, *([] if val is None else ['--val', val])])}")
 
 
@@ -89,9 +90,11 @@ def _measure(
     return result, temperature
 
 
-def _with_measurement(mean: Checkpoint, result: Evaluation, temperature: float) -> Checkpoint:
-    """The average with what was measured of it, and this command."""
+def _with_measurement(mean: Checkpoint, result: Evaluation, temperature: float, was_chosen: bool) -> Checkpoint:
+    """The average with what was measured of it, whether that chose anything of it, and this command."""
     command = {"from_step": mean.step, "command": click.get_current_context().find_root().obj}
     provenance = mean.provenance | {"commands": [*mean.provenance.get("commands", []), command]}
     metrics = {f"val_{name}": value for name, value in result.to_dict().items() if name != "skipped"}
+    if was_chosen:
+        metrics["val_chose_weights"] = True
     return replace(mean, temperature=temperature, metrics=metrics, provenance=provenance)

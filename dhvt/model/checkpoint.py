@@ -205,7 +205,7 @@ def _is_other_archive(path: Path) -> bool:
         return False
 
 
-def from_authors(state: Mapping[str, Any], *, ema: bool = False) -> State:
+def from_authors(state: Any, *, ema: bool = False) -> State:
     """The authors' state dict as ours. The keys agree; wrappers around them are removed.
 
     Args:
@@ -216,11 +216,14 @@ def from_authors(state: Mapping[str, Any], *, ema: bool = False) -> State:
         CheckpointError: there is no state dict in it.
     """
     key = "model_ema" if ema else "model"
+    wrong = CheckpointError("expected the authors' state dict: tensors by name, or such a dict under 'model'")
+    if not isinstance(state, Mapping):
+        raise wrong
     inner = state.get(key, state)
     if ema and key not in state:
         raise CheckpointError(f"the authors' file has no {key}; it has {', '.join(list(state)[:5])}")
     if not isinstance(inner, Mapping) or not all(isinstance(value, Tensor) for value in inner.values()):
-        raise CheckpointError("expected the authors' state dict: tensors by name, or such a dict under 'model'")
+        raise wrong
     return {name.removeprefix("module."): value for name, value in inner.items()}
 
 

@@ -87,6 +87,8 @@ class CheckpointWriter:
         checkpoint = self.build()
         if self.run.is_writer:
             if self._best is not None:
+                if not self.path.exists():  # a best one alone could not be resumed
+                    save_checkpoint(checkpoint, self.path)
                 save_checkpoint(self._best, self.path.with_name(BEST_NAME))
             save_checkpoint(checkpoint, self.path)
         self._best = None

@@ -128,7 +128,9 @@ class RunOptions:
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps.")
     amp: Literal["auto", "bf16", "fp16", "off"] = option(
-        "auto", "Precision of the arithmetic; auto is bf16 where the processor multiplies it natively, else off."
+        "auto",
+        "Precision of the arithmetic; auto is bf16 where the processor multiplies it natively, else off; under accelerate "
+        "launch it is what that was told.",
     )
     accumulate: int = option(
         1, "Split each batch into so many micro-batches, which need less memory; the batch size stays.", minimum=1

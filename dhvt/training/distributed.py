@@ -16,9 +16,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, gather_object, patch_environment
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dhvt.errors import ConfigError, DataError
-from dhvt.training.bf16 import multiplies_bf16
 
 
 def is_main_process() -> bool:
@@ -60,16 +60,16 @@ def open_accelerator(device: str = "auto", amp: str = "auto", wait_minutes: floa
         options: more arguments of ``Accelerator``.
 
     Raises:
-        ConfigError: the device or precision is not available here.
+        ConfigError: the device or precision is not available here, or the processes would compute in different ones.
     """
     chosen = _pick_device(device)
     launched = "LOCAL_RANK" in os.environ
-    if launched and chosen.index is not None:
+    if launched and ":" in device:
         raise ConfigError(f"--device {device} with a launcher of several processes; omit the number")
     if amp == "auto" and "ACCELERATE_MIXED_PRECISION" in os.environ:
         precision = None
     elif amp == "auto":
-        precision = "bf16" if multiplies_bf16(chosen) else "no"
+        precision = "bf16" if _multiplies_bf16(chosen) else "no"
     else:
         precision = "no" if amp == "off" else amp
     AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier training in this process
@@ -77,20 +77,36 @@ def open_accelerator(device: str = "auto", amp: str = "auto", wait_minutes: floa
     try:
         with patch_environment(**environment):
             timeout = InitProcessGroupKwargs(timeout=timedelta(minutes=wait_minutes))
-            return Accelerator(cpu=chosen.type == "cpu", mixed_precision=precision, kwargs_handlers=[timeout], **options)
+            accelerator = Accelerator(cpu=chosen.type == "cpu", mixed_precision=precision, kwargs_handlers=[timeout], **options)
     except (ValueError, ImportError) as error:
         raise ConfigError(f"cannot train in {precision} on {chosen}: {error}") from error
+    if accelerator.num_processes > 1 and len(found := set(gather_object([accelerator.mixed_precision]))) > 1:
+        raise ConfigError(
+            f"the processes' processors differ: --amp auto is {' and '.join(sorted(found))}; give --amp off, or bf16 to all"
+        )
+    return accelerator
 
 
 def _pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        device = torch.device(name)
+        rank = os.environ.get("LOCAL_RANK") if name == "cuda" else None  # each process looks at its own GPU
+        device = torch.device(name if rank is None else f"cuda:{rank}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
     return device
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if not hasattr(torch.cpu, "get_capabilities"):  # as in PyTorch 2.9; a CPU with AMX has AVX-512 for bf16 too
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -149,6 +165,6 @@ def synchronize_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = CPUSyncBatchNorm2d
-        elif isinstance(module, nn.BatchNorm2d) and not isinstance(module, CPUSyncBatchNorm2d):
+        elif isinstance(module, _BatchNorm) and not isinstance(module, CPUSyncBatchNorm2d):
             raise ConfigError(f"{type(module).__name__} cannot be synchronised between processes on {device.type}")
     return model

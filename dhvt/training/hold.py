@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from dhvt.errors import TrainError
 
@@ -25,24 +26,37 @@ def hold_folder(folder: Path) -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    import fcntl
-
     path = folder / LOCK_NAME
-    try:
-        file = path.open("w")
-    except OSError as error:
-        raise TrainError(f"cannot write into {folder}: {error.strerror}; choose another --out") from error
-    with file:  # a lock of fcntl's, unlike one of flock's, is not inherited by the loader's workers, which outlive a kill -9
-        busy = TrainError(f"another process trains into {folder}; wait for it, stop it, or choose another --out")
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise busy from error
-        except OSError:  # the file system has no locks
-            pass
-        if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            raise busy  # who held it has just ended and removed the file; a third may have made another
+    with _lock(path):
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # a file that is left is no lock
+                path.unlink()
+
+
+def _lock(path: Path) -> IO[str]:
+    """The file, locked until it is closed.
+
+    A lock of ``lockf``, unlike one of ``flock``, is not inherited by the loader's workers, which outlive a kill -9.
+    """
+    import fcntl
+
+    busy = TrainError(f"another process trains into {path.parent}; wait for it, stop it, or choose another --out")
+    for _ in range(3):
+        try:
+            file = path.open("w")
+        except OSError as error:
+            raise TrainError(f"cannot write {path}: {error.strerror}; remove it, or choose another --out") from error
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            file.close()
+            raise busy from error
+        except OSError:  # the file system has no locks
+            return file
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # who held it has removed it in this moment
+    raise busy

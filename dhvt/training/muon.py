@@ -1,7 +1,7 @@
 """Muon: momentum, orthogonalised by Newton–Schulz iterations (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 
 timm and torch have it too, one matrix at a time. This one hands timm's iterations the matrices of equal shape as a stack, of
-which a transformer has one per block, and has them computed in bfloat16 only where the processor multiplies it natively.
+which a transformer has one per block, and computes in bfloat16 only where it is told to.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import torch
 from timm.optim.muon import zeropower_via_newtonschulz
 from torch import Tensor
 
-from dhvt.training.bf16 import multiplies_bf16
-
 _COEFFICIENTS = (  # one (a, b, c) per iteration; Keller Jordan's modded-nanogpt, after @leloykun's search
     (4.0848, -6.8946, 2.9270),
     (3.9505, -6.3029, 2.6377),
@@ -25,9 +23,8 @@ _COEFFICIENTS = (  # one (a, b, c) per iteration; Keller Jordan's modded-nanogpt
 )
 
 
-def orthogonalize(stack: Tensor) -> Tensor:
-    """Replaces each matrix of ``(n, rows, columns)`` by roughly its nearest semi-orthogonal one."""
-    dtype = torch.bfloat16 if multiplies_bf16(stack.device) else torch.float32
+def orthogonalize(stack: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Replaces each matrix of ``(n, rows, columns)`` by roughly its nearest semi-orthogonal one, computed in ``dtype``."""
     result: Tensor = zeropower_via_newtonschulz(stack, len(_COEFFICIENTS), list(_COEFFICIENTS), dtype=dtype)
     return result.to(stack.dtype)
 
@@ -36,13 +33,20 @@ class Muon(torch.optim.Optimizer):
     """Muon for weights of two or more dimensions; those beyond the second are flattened into it.
 
     Updates are scaled to AdamW's usual size (root mean square 0.2 × lr, Liu et al. 2025, arXiv 2502.16982),
-    so both optimizers take the same learning rate and weight decay.
+    so both optimizers take the same learning rate and weight decay. The iterations are computed in ``dtype``, which is not
+    part of the state: of bfloat16's updates the cosine to float32's is above 0.99, and all processes need the same.
     """
 
     def __init__(
-        self, params: Iterable[Tensor] | Iterable[dict[str, Any]], lr: float, weight_decay: float, momentum: float = 0.95
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        weight_decay: float,
+        momentum: float = 0.95,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no closure
@@ -63,7 +67,7 @@ class Muon(torch.optim.Optimizer):
         buffers = [self.state[param]["momentum_buffer"] for param in params]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, buffers, momentum)  # Nesterov
-        stack = orthogonalize(torch.stack([update.reshape(shape) for update in ahead]))
+        stack = orthogonalize(torch.stack([update.reshape(shape) for update in ahead]), self._dtype)
         scale = 0.2 * max(shape) ** 0.5
         updates = [update.reshape(param.shape) for param, update in zip(params, stack.unbind(), strict=True)]
         torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])

@@ -23,8 +23,11 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     return recipe.min_lr + (peak - recipe.min_lr) * remaining
 
 
-def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: nn.Module, recipe: Recipe, *, bf16: bool = False) -> list[torch.optim.Optimizer]:
     """AdamW, or Muon for the weight matrices inside the network and AdamW for the rest.
+
+    Args:
+        bf16: whether Muon's iterations are computed in bfloat16, as the rest of the training is.
 
     Not decayed are biases, weights of one dimension (norms), and what the model's ``no_weight_decay`` names: of a DHVT the
     class token and the head tokens' and position embeddings. The scale and shift of SOPE's affine layers, which are
@@ -33,23 +36,25 @@ def build_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optim
     matrices: list[Tensor] = []
     classifier = getattr(model, "get_classifier", nn.Identity)()  # timm's convention
     last_layer = {id(parameter) for parameter in classifier.parameters()}
+    skip: set[str] = getattr(model, "no_weight_decay", set)()
     if recipe.optimizer == "muon":
         matrices = [
             parameter
-            for parameter in model.parameters()
+            for name, parameter in model.named_parameters()
             if parameter.requires_grad
             and parameter.ndim >= 2
             and min(parameter.shape[:2]) > 1
             and id(parameter) not in last_layer
+            and name not in skip  # position embeddings and tables of position biases, which are no matrices
         ]
-    skip: set[str] = getattr(model, "no_weight_decay", set)()
     taken = {id(parameter) for parameter in matrices}
     groups = param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=skip)
     for group in groups:
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in taken]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=recipe.lr, fused=_fuses(model))]
     if matrices:
-        optimizers.append(Muon(matrices, lr=recipe.lr, weight_decay=recipe.weight_decay))
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        optimizers.append(Muon(matrices, lr=recipe.lr, weight_decay=recipe.weight_decay, dtype=dtype))
     return optimizers
 
 

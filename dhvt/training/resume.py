@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,12 @@ from accelerate.utils import broadcast_object_list
 
 from dhvt.configuration import from_dict
 from dhvt.data.levels import FULL_FLOAT, FULL_INTEGER
+from dhvt.errors import CheckpointError
 from dhvt.model.checkpoint import Checkpoint, load_checkpoint, require_equal
 from dhvt.training.checkpoints import RunRecord
 from dhvt.training.config import Recipe
 from dhvt.training.progress import log
-from dhvt.training.run import BEST_NAME, CHECKPOINT_NAME, Run
+from dhvt.training.run import BEST_NAME, CHECKPOINT_NAME, Run, use_best
 from dhvt.training.step import TrainState
 
 
@@ -33,6 +35,11 @@ def resume(run: Run, state: TrainState) -> RunRecord:
         return new_record(run)
     _require_same_run(checkpoint, run)
     state.restore(checkpoint)
+    if state.step > state.total_steps:
+        raise CheckpointError(
+            f"{path} is of step {state.step}, which is beyond {run.recipe.epochs} epochs of {state.steps_per_epoch} steps; "
+            f"give --epochs {math.ceil(state.step / state.steps_per_epoch)} or more"
+        )
     commands = checkpoint.provenance["commands"]
     before = from_dict(Recipe, checkpoint.recipe)
     best = checkpoint.best
@@ -58,9 +65,16 @@ def new_record(run: Run) -> RunRecord:
 
 
 def _load_last(run: Run, path: Path) -> Checkpoint | None:
-    """The main process's checkpoint, in every process: other machines may have none. None where it has none."""
+    """The main process's checkpoint, in every process: other machines may have none. None where it has none.
+
+    Raises:
+        CheckpointError: there is a best one alone, which the new run's would replace.
+    """
+    best = path.with_name(BEST_NAME)
+    if run.accelerator.is_main_process and best.exists() and not path.exists():
+        raise CheckpointError(f"{path} is gone, and {best} cannot be resumed; {use_best(best)}")
     found = [load_checkpoint(path) if run.accelerator.is_main_process and path.exists() else None]
-    if found[0] is not None and found[0].best and not path.with_name(BEST_NAME).exists():
+    if found[0] is not None and found[0].best and not best.exists():
         log(f"{BEST_NAME} is no longer beside {path}; the best epoch from here on is kept")
         found[0].best = {}
     if run.accelerator.num_processes > 1:

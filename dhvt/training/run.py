@@ -105,6 +105,7 @@ def _open_run(options: RunOptions, recipe: Recipe, command: str, held: ExitStack
     is_writer = writes_files(accelerator, options.out)
     if is_writer:
         held.enter_context(hold_folder(options.out))
+        _require_free(options)  # another training may have ended since this was first asked
     if options.resume:
         share_newest(accelerator, is_writer, options.out / CHECKPOINT_NAME, options.out / BEST_NAME)
     images, data, broken, white = open_images(options, recipe.seed, accelerator)
@@ -160,9 +161,7 @@ def _folder_made(options: RunOptions) -> Iterator[None]:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TrainError(f"cannot make the folder {options.out}: {error.strerror}; choose another --out") from error
-    for path in (options.out / CHECKPOINT_NAME, options.out / BEST_NAME):
-        if path.exists() and not options.resume:
-            raise CheckpointError(f"{path} exists; go on with --resume, or train into another --out")
+    _require_free(options)
     try:
         yield
     except BaseException:
@@ -170,6 +169,22 @@ def _folder_made(options: RunOptions) -> Iterator[None]:
             for folder in missing:
                 folder.rmdir()
         raise
+
+
+def _require_free(options: RunOptions) -> None:
+    """Raises a CheckpointError where a training without ``--resume`` would replace the checkpoints of another."""
+    last, best = options.out / CHECKPOINT_NAME, options.out / BEST_NAME
+    if options.resume:
+        return
+    if last.exists():
+        raise CheckpointError(f"{last} exists; go on with --resume, or train into another --out")
+    if best.exists():
+        raise CheckpointError(f"{best} exists; {use_best(best)}")
+
+
+def use_best(best: Path) -> str:
+    """What to do with a best checkpoint whose last one is gone, in words."""
+    return f"start from its weights with --init {best} and another --out, or move it away"
 
 
 def _remove_unfinished(folder: Path) -> None:

@@ -29,7 +29,7 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        tqdm.write("stopping after this step; press Ctrl-C again to stop without a checkpoint")
+        tqdm.write("stopping after this step or validation; press Ctrl-C again to stop without a checkpoint")
 
     @contextmanager
     def listening(self) -> Iterator[None]:

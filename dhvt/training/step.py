@@ -64,7 +64,7 @@ class TrainState:
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         if self.ema is not None:
             keep_statistics_of_last_batch(model)
-        self.optimizers = build_optimizers(model, recipe)
+        self.optimizers = build_optimizers(model, recipe, bf16=accelerator.mixed_precision == "bf16")
         self.losses = StepLosses(accelerator)
         self._network: nn.Module = accelerator.prepare_model(model)  # with autocast and gradient exchange
         self._forward = torch.compile(self._network, dynamic=False) if is_compiled else self._network
@@ -195,8 +195,13 @@ class TrainState:
         """Takes over what :meth:`to_dict` gave.
 
         Raises:
-            CheckpointError: its optimizers are of other weights.
+            CheckpointError: its optimizers are of other weights, or it has none.
         """
+        if not checkpoint.optimizers:
+            raise CheckpointError(
+                "cannot resume: the checkpoint has weights alone, as a best.pt or an average has; start from it with --init, "
+                "into another --out"
+            )
         self.step = checkpoint.step
         self.model.load_state_dict(checkpoint.weights)
         if self.ema is not None:

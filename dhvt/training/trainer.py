@@ -6,13 +6,17 @@ repeats exactly what an unbroken one would have done.
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from dhvt.data.statistics import is_uneven
-from dhvt.errors import ConfigError, DataError
+from dhvt.errors import ConfigError, DataError, TrainError
 from dhvt.evaluation.calibration import describe_limit
 from dhvt.model.checkpoint import Checkpoint
 from dhvt.model.factory import size_multiple
@@ -61,8 +65,14 @@ def train(options: RunOptions, recipe: Recipe | None = None, *, command: str = "
         ConfigError, DataError, CheckpointError, TrainError: see their classes.
         KeyboardInterrupt: after Ctrl-C; after the first one with the checkpoint written.
     """
-    with lost_processes_named(command, options.out / CHECKPOINT_NAME):
-        return _train(options, Recipe.preset(options.recipe) if recipe is None else recipe, command)
+    try:
+        with lost_processes_named(command, options.out / CHECKPOINT_NAME):
+            return _train(options, Recipe.preset(options.recipe) if recipe is None else recipe, command)
+    except torch.OutOfMemoryError as error:
+        raise TrainError(
+            f"the GPU's memory is full ({str(error).partition('. ')[0]}); give --accumulate {2 * options.accumulate}, which "
+            "needs about half of it, and --resume where there is a checkpoint; or train on smaller images (--img-size)"
+        ) from error
 
 
 def _train(options: RunOptions, recipe: Recipe, command: str) -> Checkpoint:
@@ -105,9 +115,19 @@ def create_state(run: Run, sampler: EpochSampler) -> TrainState:
         transform,
         steps_per_epoch=len(sampler),
         accumulate=run.options.accumulate,
-        is_compiled=run.accelerator.device.type == "cuda" if run.options.compile is None else run.options.compile,
+        is_compiled=_is_compiled(run),
         class_weights=run.class_weights,
     )
+
+
+def _is_compiled(run: Run) -> bool:
+    """As ``--compile`` says; without it on CUDA, where there is a C compiler, which Triton needs."""
+    if run.options.compile is not None or run.accelerator.device.type != "cuda":
+        return bool(run.options.compile)
+    found = any(map(shutil.which, (os.environ.get("CC", ""), "gcc", "clang", "cc")))
+    if not found:
+        log("there is no C compiler, so the model is not compiled, and trains slower; install gcc")
+    return found
 
 
 class Trainer:

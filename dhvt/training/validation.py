@@ -15,11 +15,13 @@ from torch import nn
 
 from dhvt.data.preprocess import Preprocess
 from dhvt.data.sources import ImageSource, Subset
+from dhvt.errors import EngineError, TrainError
 from dhvt.evaluation.calibration import negative_log_likelihood
 from dhvt.evaluation.metrics import Evaluation, Outputs, calibrate, collect_outputs
 from dhvt.model.inference import InferenceModel
 from dhvt.training.broken_images import BrokenImages
 from dhvt.training.decoding import Pixels
+from dhvt.training.losses import DIVERGED
 from dhvt.training.run import Run
 
 
@@ -70,15 +72,21 @@ def validate(run: Run, model: nn.Module, broken: BrokenImages, pixels: Iterable[
 
     Raises:
         DataError: an image cannot be read, unless such are skipped; or not one of a process's share can.
+        TrainError: the model's answer to an image is not finite.
     """
-    outputs = collect_validation(
-        model,
-        run.images.val,
-        run.preprocess,
-        run.accelerator,
-        pixels=pixels,
-        on_error=broken.report,
-    )
+    try:
+        outputs = collect_validation(
+            model,
+            run.images.val,
+            run.preprocess,
+            run.accelerator,
+            pixels=pixels,
+            on_error=broken.report,
+        )
+    except EngineError as error:
+        is_narrow = run.accelerator.mixed_precision == "fp16"  # its largest number is 65,504
+        hint = "go on with --resume and --amp bf16 or --amp off" if is_narrow else DIVERGED
+        raise TrainError(f"{error}; {hint}") from error
     broken.gather()
     by = run.images.group_by
     evaluation, temperature = calibrate(outputs, None if by is None else run.images.val.groups(by))

@@ -43,6 +43,7 @@ def test_the_average_is_the_mean_measured_on_what_was_held_out(image_folder, end
         if weight.is_floating_point() and "running" not in name:
             assert torch.allclose(weight, (first.ema[name] + last.ema[name]) / 2, atol=1e-6), name
     assert (mean.metrics["val_images"], mean.temperature > 0) == (6, True)
+    assert mean.metrics["val_chose_weights"], "of BatchNorm's two statistics"
     assert f": top-1 {mean.metrics['val_top1']:.2f} %" in result.output
     assert [entry["from_step"] for entry in mean.provenance["commands"]] == [0, 3, 6]
     assert shlex.split(result.stdout.splitlines()[-1])[-3:] == [str(tmp_path / "the mean.pt"), "--data", str(image_folder)]

@@ -1,6 +1,7 @@
 """``best.pt``, and stopping where the validation loss no longer falls."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -140,10 +141,37 @@ def test_a_loss_that_is_weighted_otherwise_is_not_compared(image_folder, stopped
     assert load_checkpoint(tmp_path / "best.pt").metrics["epoch"] == 5
 
 
-def test_a_best_without_its_checkpoint_is_not_overwritten(image_folder, stopped, tmp_path):
-    (tmp_path / "best.pt").write_bytes((stopped[1] / "best.pt").read_bytes())
-    result = run(image_folder, tmp_path, *SMALL, "--epochs", "1")
-    assert (result.exit_code, "best.pt exists; go on with --resume" in result.output) == (1, True)
+@pytest.mark.parametrize("resumes", [False, True])
+def test_a_best_without_its_checkpoint_is_not_overwritten(image_folder, stopped, tmp_path, resumes):
+    best = (stopped[1] / "best.pt").read_bytes()
+    (tmp_path / "best.pt").write_bytes(best)
+    result = run(image_folder, tmp_path, *SMALL, "--epochs", "1", *(["--resume"] if resumes else []))
+    assert result.exit_code == 1
+    assert f"start from its weights with --init {tmp_path / 'best.pt'} and another --out" in result.output
+    assert (tmp_path / "best.pt").read_bytes() == best
+
+
+def test_a_best_in_place_of_the_last_says_why_it_cannot_be_resumed(image_folder, stopped, tmp_path):
+    shutil.copy(stopped[1] / "best.pt", tmp_path / "ckpt.pt")
+    result = run(image_folder, tmp_path, *OPTIONS, "--resume")
+    assert (result.exit_code, "the checkpoint has weights alone" in result.output) == (1, True)
+
+
+def test_the_first_checkpoint_is_there_before_a_best_one(image_folder, tmp_path, monkeypatch):
+    """A scheduler starts a killed run again with --resume, which a best one alone would prevent."""
+    original = checkpoints.save_checkpoint
+
+    def killed(checkpoint, path):
+        original(checkpoint, path)
+        if path.name == "best.pt":
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_checkpoint", killed)
+        patch.setattr(checkpoints.CheckpointWriter, "is_due_after_epoch", False)
+        with pytest.raises(Killed):
+            run(image_folder, tmp_path, *SMALL, "--epochs", "1")
+    assert run(image_folder, tmp_path, *SMALL, "--epochs", "1", "--resume").exit_code == 0
 
 
 @pytest.mark.parametrize(("others_are_out_of_patience", "is_finished"), [(1, True), (0, False)])

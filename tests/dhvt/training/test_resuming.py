@@ -78,6 +78,12 @@ def test_resuming_with_another_split_or_preparation_is_refused(image_folder, unb
     assert isinstance(result.exception, SystemExit)
 
 
+def test_fewer_epochs_than_were_trained_are_refused(image_folder, unbroken, tmp_path):
+    """Their figures would be of other weights than of these epochs."""
+    result = resume(image_folder, unbroken, tmp_path, "--change-recipe", "--epochs", "1")
+    assert (result.exit_code, "give --epochs 2 or more" in result.output) == (1, True)
+
+
 def test_resuming_with_other_images_is_refused_but_not_with_the_same_elsewhere(image_folder, unbroken, tmp_path):
     data = shutil.copytree(image_folder, tmp_path / "data")
     assert resume(data, unbroken, tmp_path).exit_code == 0

@@ -9,6 +9,7 @@ import torch
 
 from dhvt.model.checkpoint import load_checkpoint
 from dhvt.training.config import Recipe, preset_names
+from dhvt.training.step import TrainState
 from tests.conftest import CLASSES
 from tests.dhvt.training.commands import SMALL, run
 
@@ -46,6 +47,17 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(image_folder, 
     assert result.exit_code == 1
     assert "the loss became" in result.output
     assert isinstance(result.exception, SystemExit)
+
+
+def test_a_full_gpu_says_what_needs_less(image_folder, tmp_path, monkeypatch):
+    def fill(state, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(TrainState, "train_batch", fill)
+    result = run(image_folder, tmp_path, *SMALL, "--epochs", "1", "--accumulate", "2")
+    assert result.exit_code == 1
+    assert "CUDA out of memory" in result.output
+    assert "give --accumulate 4" in result.output
 
 
 def test_weights_that_are_not_finite_do_not_replace_the_checkpoint(image_folder, tmp_path, monkeypatch):
