@@ -29,11 +29,14 @@ def answer_schema(identity: Mapping[str, str]) -> pa.Schema:
 
 
 def answer_row(result: Predictions | ImageError) -> dict[str, Any]:
-    """The columns of one image, but for its file; absent ones are empty."""
+    """The columns of one image, but for its file; absent ones are empty. Names of files and folders need not be UTF-8."""
     if isinstance(result, ImageError):
-        return {"error": encodable(str(result))}  # it may name the file
-    labels, scores = [entry["label"] for entry in result], [entry["score"] for entry in result]
-    return {"label": labels[0], "score": scores[0], "labels": labels, "scores": scores, **assessed(result)}
+        return {"error": encodable(str(result))}
+    labels, scores = [encodable(entry["label"]) for entry in result], [entry["score"] for entry in result]
+    row = {"label": labels[0], "score": scores[0], "labels": labels, "scores": scores, **assessed(result)}
+    if result.prediction_set is not None:
+        row["prediction_set"] = [encodable(label) for label in result.prediction_set]
+    return row
 
 
 def assessed(result: Predictions) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def _read_card(root: Path, signed_by: Path | None) -> ModelCard:
         content = path.read_bytes()
         values = json.loads(content)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        found = "does not exist" if not root.exists() else f"has no {CARD_NAME}"
+        found = "does not exist" if not os.path.exists(root) else f"has no {CARD_NAME}"
         raise ArtifactError(f"{root} is no model folder: it {found}; make one with dhvt export ckpt.pt") from error
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error

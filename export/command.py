@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -66,9 +67,9 @@ def _take(values: dict[str, Any], configuration: type[Any]) -> dict[str, Any]:
 
 def find_checkpoint(source: Path) -> Path:
     """Of a run's folder its ``best.pt``, or its ``ckpt.pt`` where validation has chosen none; anything else stays."""
-    if (source / CARD_NAME).exists():
+    if os.path.exists(source / CARD_NAME):
         return source
-    found = next((source / name for name in ("best.pt", "ckpt.pt") if (source / name).is_file()), None)
+    found = next((source / name for name in ("best.pt", "ckpt.pt") if os.path.isfile(source / name)), None)
     if found is None:
         return source
     click.echo(f"{source} is the folder of a run: exporting {found.name}")
@@ -93,7 +94,7 @@ def export(
     from dhvt.model.checkpoint import Checkpoint, load_checkpoint
 
     source = find_checkpoint(source)
-    loaded: Checkpoint | Artifact = load_artifact(source) if source.is_dir() else load_checkpoint(source)
+    loaded: Checkpoint | Artifact = load_artifact(source) if os.path.isdir(source) else load_checkpoint(source)
     if isinstance(loaded, Checkpoint) and "val_images" in loaded.metrics:
         warning = describe_limit(loaded.temperature, loaded.metrics["val_images"])
         if warning is not None:

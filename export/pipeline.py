@@ -90,6 +90,8 @@ def export_model(
         for number, name in enumerate(chosen, start=1):
             log(f"exporting {name}, {number} of {len(chosen)}", err=True)
             card = write_card(folder, load_target(name).add(job, card, values[name]))
+        if existing is not None and (existing.reload_card(), (out / SIGNATURE_NAME).exists()) != (existing.card, was_signed):
+            raise ExportError(f"{existing.path} was changed while this ran, so nothing is written; run it again")
         before = None if existing is None else existing.card
         write_card(folder, _with_provenance(_identify(card, before, options), chosen, options, values, command))
     artifact = add_reference(load_artifact(out), options, log)

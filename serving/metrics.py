@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from dhvt.artifact import ModelCard
+from dhvt.data.text import encodable
 from dhvt.ranking import Ranking
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -87,7 +88,7 @@ class Metrics:
             if wait is not None:
                 self.queue_seconds.observe(wait)
             self.score.observe(ranking.scores[0])
-            self.predictions.labels(card.classes[ranking.indices[0]]).inc()
+            self.predictions.labels(encodable(card.classes[ranking.indices[0]])).inc()
 
 
 @cache

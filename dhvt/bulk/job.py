@@ -9,7 +9,8 @@ DEST/_job/summary.json     what was found, once it is finished
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +73,33 @@ class BulkJob:
         return [number for number in range(len(self.units)) if not self.path(number).exists()]
 
     def write(self, unit: int, table: pa.Table) -> None:
-        """Writes a unit's rows."""
-        with replacing(self.path(unit)) as temporary:
+        """Writes a unit's rows.
+
+        Raises:
+            ConfigError: they cannot be written.
+        """
+        with self._writing(self.path(unit)) as temporary:
             pq.write_table(table, temporary)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Writes what was found."""
-        with replacing(self.dest / _JOB / "summary.json") as temporary:
+        """Writes what was found.
+
+        Raises:
+            ConfigError: it cannot be written.
+        """
+        with self._writing(self.dest / _JOB / "summary.json") as temporary:
             temporary.write_text(json.dumps(summary, indent=1) + "\n")
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[Path]:
+        """As :func:`~dhvt.files.replacing`; a full disk, as any error of it, is one line."""
+        try:
+            with replacing(path) as temporary:
+                yield temporary
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write {path}: {error.strerror or error}; make room, and the same command goes on with the job"
+            ) from error
 
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], dest: Path) -> None:

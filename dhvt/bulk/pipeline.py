@@ -159,14 +159,18 @@ class _Resources:
 
 
 def _resources(settings: BulkSettings) -> _Resources:
-    """An engine for each GPU; without any, one for so many processors of each node, less what decoders need."""
+    """An engine for each GPU; without any, one for so many processors of each node, less what decoders need.
+
+    Decoders get a quarter of each node: at least what two of them need, at most half of it.
+    """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]  # it has no types
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     if gpus:
         return _Resources(gpus, settings.threads or 1, 1, 1)
     sizes = [int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0) >= 1]
     threads = min(settings.threads or min(sizes), *sizes)
-    return _Resources(sum(size // threads for size in sizes), threads, max(threads - 2 * DECODER_CPUS, threads / 2), 0)
+    cpus = max(min(threads - 2 * DECODER_CPUS, 0.75 * threads), threads / 2)
+    return _Resources(sum(size // threads for size in sizes), threads, cpus, 0)
 
 
 class _Decoder:
@@ -179,13 +183,13 @@ class _Decoder:
         unit = Unit.from_row(row)
         height, width = self._preprocess.size
         size = max(min(CHUNK_IMAGES, CHUNK_BYTES // (height * width * 3)), 1)
-        chunks = split(read_unit(unit), size)
+        # Decoded as they are read: a file of a camera is larger than what the network takes of it.
+        chunks = split(((key, self._decode(data)) for key, data in read_unit(unit)), size)
         chunk, number = next(chunks, []), 0
         while True:
             following = next(chunks, None)
             keys, errors, pixels = [], [], []
-            for key, data in chunk:
-                found = self._decode(data)
+            for key, found in chunk:
                 keys.append(encodable(key))
                 errors.append(encodable(str(found)) if isinstance(found, ImageError) else None)
                 if not isinstance(found, ImageError):

@@ -14,6 +14,7 @@ from dhvt.bulk.job import BulkJob
 from dhvt.confidence.drift import BLOCK, DriftTest
 from dhvt.confidence.reference import load_reference
 from dhvt.confidence.shares import changed_shares
+from dhvt.data.text import encodable
 
 DRIFT_IMAGES = 20_000
 """Images, drawn by chance, of which drift is tested: in random order, so that the test's condition holds."""
@@ -31,7 +32,7 @@ def summarise(job: BulkJob, artifact: Artifact) -> dict[str, Any]:
     unknown = sets = labels_in_sets = 0
     drawn: list[tuple[int, float]] = []
     engines = set()
-    number_of = {name: number for number, name in enumerate(classes)}
+    number_of = {encodable(name): number for number, name in enumerate(classes)}
     for number in range(len(job.units)):
         table = pq.read_table(job.path(number), columns=_COLUMNS)
         engines.add(table.schema.metadata[b"engine"].decode())
@@ -59,8 +60,8 @@ def summarise(job: BulkJob, artifact: Artifact) -> dict[str, Any]:
 
 
 def _kind_of(message: str, file: str) -> str:
-    """The message without what differs from image to image."""
-    return re.sub(r"\d+", "N", message.replace(file, "the file"))[:200]
+    """The message without what differs from image to image; a key such as ``1``, which is no path, is in no message."""
+    return re.sub(r"\d+", "N", message.replace(file, "the file") if "/" in file else message)[:200]
 
 
 def _compare(artifact: Artifact, engines: set[str], answers: Any, classes: list[str]) -> dict[str, Any] | None:

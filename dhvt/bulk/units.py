@@ -6,6 +6,7 @@ they may be local or at ``s3://``, ``gs://``, ``hf://`` and others whose package
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import tarfile
@@ -13,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from dhvt.data.formats import SUFFIXES
-from dhvt.data.sources.base import find_files, is_hidden
+from dhvt.data.sources.base import find_files, is_hidden, refuse_folder
 from dhvt.data.sources.parquet import IMAGE_COLUMNS
 from dhvt.errors import DataError, ImageError
 
@@ -26,6 +27,9 @@ PATHS = 4096
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 KEY_COLUMNS = ("__key__", "key", "id", "path", "file_name")
 """Columns of a Parquet file, the first of which names its rows."""
+
+_OF_PATHS = {errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL, errno.ENXIO}
+"""Errors of a path itself: a link to itself, a name that is too long, a socket."""
 
 Item = tuple[str, bytes | ImageError]
 """An image's path or key, and its file's bytes, or why there are none."""
@@ -115,7 +119,7 @@ def _list(source: str) -> list[str]:
     system, path = fsspec.core.url_to_fs(source) if _is_url(source) else (fsspec.filesystem("file"), source)
     local = "file" in system.protocol
     if system.isdir(path) and local:  # fsspec follows no linked folders
-        found = list(map(str, find_files(Path(path), _refuse)))
+        found = list(map(str, find_files(Path(path), refuse_folder)))
     elif system.isdir(path):
         found = [name for name in system.find(path) if not _is_hidden(name, path)]
     elif system.exists(path):
@@ -125,10 +129,6 @@ def _list(source: str) -> list[str]:
     else:
         raise DataError(f"{source} does not exist")
     return [name if local else str(system.unstrip_protocol(name)) for name in sorted(found)]
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
 
 
 def _is_hidden(name: str, folder: str) -> bool:
@@ -197,6 +197,8 @@ def _raise_passing(path: str, error: Exception) -> None:
     """Raises PassingError where the error is of the network or the disk and not of what is read, which alone has no number."""
     if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError):
         return
+    if isinstance(error, OSError) and error.errno in _OF_PATHS:
+        return
     if isinstance(error, TimeoutError | ConnectionError) or (isinstance(error, OSError) and error.errno is not None):
         raise PassingError(f"{path} cannot be read now: {_say(error)}") from error
 
@@ -225,11 +227,11 @@ def _read_tar(unit: Unit) -> Iterator[Item]:
         end = 0
         for member in archive:
             end = archive.offset
-            if PurePosixPath(member.name).suffix.lower() not in SUFFIXES:
+            if PurePosixPath(member.name).suffix.lower() not in SUFFIXES or _is_hidden(member.name, ""):
                 continue
             key = f"{path}/{member.name}"
-            if member.islnk():
-                yield key, ImageError(f"{key} is a hard link, which is not followed; pack with tar --hard-dereference")
+            if member.islnk() or member.issym():
+                yield key, ImageError(f"{key} is a link, which is not followed; pack with tar --dereference --hard-dereference")
             elif member.isfile():
                 content = archive.extractfile(member)
                 assert content is not None
@@ -253,7 +255,7 @@ def _read_rows(unit: Unit) -> Iterator[Item]:
         batches = file.iter_batches(batch_size=256, row_groups=[unit.group], columns=names)
         rows = (row for batch in batches for row in batch.to_pylist())
         for number, row in enumerate(rows, first):
-            name = f"{path} row {number}" if key is None else str(row[key])
+            name = f"{path} row {number}" if key is None or row[key] is None else str(row[key])
             yield name, _bytes_of(row[image])
 
 

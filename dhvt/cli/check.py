@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dhvt.cli.field_options import field_option
-from dhvt.cli.options import exclude_option
+from dhvt.cli.options import exclude_option, require_writable
 from dhvt.errors import ConfigError
 from dhvt.training.config import RunOptions
 
@@ -63,7 +62,12 @@ def check(
     from dhvt.training.advice import advise
 
     for path in ([] if out is None else [out / "report.html"]) + ([] if fix_list is None else [fix_list]):
-        _require_writable(path)
+        require_writable(path)
+    if fix_list is not None and fix_list.exists():
+        raise ConfigError(
+            f"{fix_list} exists, and what you decided in it would be lost; give it as --exclude and write a new list to "
+            "another file, or delete it"
+        )
     listed = None if exclude is None else ExcludeList(Path(exclude))
     inspection = _inspect(data, val, _count_processes(num_workers), group_by=group_by, white=white, exclude=listed)
     findings, advice = find_all(inspection), advise(inspection)
@@ -152,18 +156,6 @@ def _write_fix_list(path: Path, inspection: Inspection) -> None:
     text = format_fix_list(inspection)
     _write(path, text)
     _print(f"\n{path}: {count(count_listed(text), 'image')} to leave out, with dhvt train --exclude {path}")
-
-
-def _require_writable(path: Path) -> None:
-    """Refuses a file that cannot be written, before all images are read for it. Nothing is created."""
-    place = next(place for place in (path, *path.absolute().parents) if place.exists())
-    problem = "is a folder" if place is path and path.is_dir() else None
-    if place is not path and not place.is_dir():
-        problem = f"{place} is a file"
-    elif not os.access(place, os.W_OK):
-        problem = f"{place} is not writable"
-    if problem is not None:
-        raise ConfigError(f"cannot write {path}: {problem}; choose another place")
 
 
 def _write(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from dhvt.cli.options import engine_options, exclude_option, leave_out, on_broken_option, open_model, read_fingerprint
+from dhvt.cli.options import (
+    engine_options,
+    exclude_option,
+    leave_out,
+    on_broken_option,
+    open_model,
+    read_fingerprint,
+    require_writable,
+)
 from dhvt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -84,6 +93,8 @@ def evaluate(
     from dhvt.evaluation.metrics import evaluate as measure
     from dhvt.evidence import HARNESS
 
+    if report is not None:
+        _require_report(report)
     artifact, running = open_model(model, engine)
     card = artifact.card
     source, measured_split = open_test_data(data, split, card.classes)
@@ -100,19 +111,6 @@ def evaluate(
     result = measure(outputs, card.temperature)
     click.echo(_describe(result))
     promises, promised = _measure_promises(artifact, running, outputs, source, others)
-    if report is not None:
-        _write_report(
-            report,
-            title=f"{card.name} {card.version} on {Path(data).name}, {measured_split}",
-            source=source,
-            preprocess=card.preprocess,
-            outputs=outputs,
-            evaluation=result,
-            temperature=card.temperature,
-            facts={"engine": f"{running.name} in {running.precision}", "model": str(artifact.path), **_overlap_fact(overlaps)}
-            | {f"right label in the set at {entry.coverage:g}": entry.summarise() for entry in promises.coverage},
-            promised=promised,
-        )
     if record and images is not None:
         measured: dict[str, Any] = {
             **result.to_dict(),
@@ -126,6 +124,19 @@ def evaluate(
         entry = measured | ({"overlap": overlaps} if overlaps else {})
         is_test = measured_split == WHOLE and not is_seen(entry)
         _record(artifact, "test" if is_test else measured_split, entry, images, source)
+    if report is not None:
+        _write_report(
+            report,
+            title=f"{card.name} {card.version} on {Path(data).name}, {measured_split}",
+            source=source,
+            preprocess=card.preprocess,
+            outputs=outputs,
+            evaluation=result,
+            temperature=card.temperature,
+            facts={"engine": f"{running.name} in {running.precision}", "model": str(artifact.path), **_overlap_fact(overlaps)}
+            | {f"right label in the set at {entry.coverage:g}": entry.summarise() for entry in promises.coverage},
+            promised=promised,
+        )
 
 
 def _describe(result: Evaluation) -> str:
@@ -144,14 +155,17 @@ def _open_unknown(artifact: Artifact, path: Path) -> ImageSource:
     """
     from dhvt.cli.found_images import find_images
     from dhvt.confidence.reference import load_reference
-    from dhvt.data.sources import FileSource, open_dataset
+    from dhvt.data.sources import SPLITS, FileSource
+    from dhvt.data.splits import open_first_split
 
     if load_reference(artifact) is None:
         raise ConfigError(f"--unknown needs a model with reference images: dhvt calibrate --model {artifact.path} --data …")
     try:
-        paths = find_images([str(path)])
-    except click.UsageError:  # no folder of image files; then it must be another layout
-        return open_dataset(path)
+        paths = find_images([str(path)]) if os.path.isdir(path) else []
+    except click.UsageError:  # no folder of image files
+        paths = []
+    if not paths:  # then it must be another layout
+        return open_first_split(path, list(reversed(SPLITS))).source
     return FileSource(path, path, paths, [0] * len(paths), artifact.card.classes)
 
 
@@ -212,11 +226,18 @@ def _overlap_fact(overlaps: Mapping[str, float]) -> dict[str, str]:
     return {"images that the model has seen": describe_overlaps(overlaps)} if overlaps else {}
 
 
-def _write_report(folder: Path, **content: Any) -> None:
+def _require_report(folder: Path) -> None:
+    """Refuses a report that could not be written, before minutes of measuring."""
+    require_writable(folder / "report.html")
     try:
-        from dhvt.evaluation.report import write_report
+        import dhvt.evaluation.report  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"--report needs matplotlib ({error}): pip install 'dhvt-serve[report]'") from error
+
+
+def _write_report(folder: Path, **content: Any) -> None:
+    from dhvt.evaluation.report import write_report
+
     try:
         path = write_report(folder, **content)
     except OSError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from dhvt.data.formats import SUFFIXES
-from dhvt.data.sources.base import find_files
+from dhvt.data.sources.base import find_files, refuse_folder
 
 
 def find_images(names: Sequence[str]) -> list[Path]:
@@ -22,6 +22,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
 
     Raises:
         click.UsageError: a folder has no image, or a pattern matches none.
+        DataError: a folder cannot be read.
     """
     found = dict.fromkeys(path for name in names for path in _expand(name))
     return list(found)
@@ -30,7 +31,7 @@ def find_images(names: Sequence[str]) -> list[Path]:
 def _expand(name: str) -> Iterator[Path]:
     path = Path(name)
     if os.path.isdir(name):
-        images = sorted(file for file in find_files(path) if file.suffix.lower() in SUFFIXES)
+        images = sorted(file for file in find_files(path, refuse_folder) if file.suffix.lower() in SUFFIXES)
         if not images:
             raise click.UsageError(f"{path} has no images, files with endings {', '.join(sorted(SUFFIXES))}")
         yield from images

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dhvt.cli.field_options import field_option
+from dhvt.errors import ConfigError
 from dhvt.training.config import RunOptions
 
 if TYPE_CHECKING:
@@ -83,3 +85,19 @@ def read_fingerprint(source: ImageSource) -> Fingerprint:
 
     with tqdm(total=len(source), unit="image", desc="fingerprint", leave=False, delay=2) as bar:
         return fingerprint(source, bar.update)
+
+
+def require_writable(path: Path) -> None:
+    """Refuses a file that cannot be written, before all images are read for it. Nothing is created.
+
+    Raises:
+        ConfigError: it is a folder, or in a place where this user may not write.
+    """
+    place = next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
+    problem = "is a folder" if place is path and path.is_dir() else None
+    if place is not path and not place.is_dir():
+        problem = f"{place} is a file"
+    elif not os.access(place, os.W_OK):
+        problem = f"{place} is not writable"
+    if problem is not None:
+        raise ConfigError(f"cannot write {path}: {problem}; choose another place")

@@ -11,6 +11,7 @@ from dhvt.artifact import load_artifact
 from dhvt.cli.main import main
 from dhvt.errors import ExportError
 from dhvt.model.checkpoint import save_checkpoint
+from export import pipeline
 from export.pipeline import export_model
 from export.settings import ExportOptions, OnnxSettings
 from export.targets.int8 import Int8Settings
@@ -47,6 +48,20 @@ def test_a_checkpoint_becomes_an_artifact(checkpoint, folder):
     assert entry["command"] == shlex.join(
         ["dhvt", "export", str(folder / "ckpt.pt"), "--resize-mode", "squash", "--opset-version", "19"]
     )
+
+
+def test_what_another_command_recorded_meanwhile_is_not_overwritten(artifact_copy, monkeypatch):
+    """As dhvt evaluate --record that ends while int8 is being made."""
+    original, before = pipeline.write_card, load_artifact(artifact_copy).card
+
+    def record_first(folder, card):
+        original(artifact_copy, replace(before, metrics={"test": {"top1": 50.0}}))
+        return original(folder, card)
+
+    monkeypatch.setattr(pipeline, "write_card", record_first)
+    result = dhvt("export", artifact_copy, "--target", "explain")
+    assert (result.exit_code, "was changed while this ran, so nothing is written" in result.output) == (1, True)
+    assert load_artifact(artifact_copy).card.metrics == {"test": {"top1": 50.0}}
 
 
 def test_what_was_exported_before_stays_in_the_record(checkpoint, artifact_copy, image_folder, monkeypatch):

@@ -103,11 +103,12 @@ def _classes(inspection: Inspection) -> Iterator[Finding]:
         yield Finding("scarce", "look", title, "" if is_divided else advice, lines)
     yield from _balance(counts)
     for split, others in inspection.class_counts.items():
-        unknown = sorted(set(others) - set(counts))
+        unknown = sorted(name for name in set(others) - set(counts) if others[name])
         missing = sorted(name for name in counts if not others.get(name))
         if split != training and unknown:
             title = f"{split} has {count(len(unknown), 'class')} that the training images have not"
-            yield Finding("unknown_classes", "fix", title, "A model cannot know them: training stops there.", unknown)
+            stops = "dhvt evaluate refuses them." if split == "test" else "training stops there."
+            yield Finding("unknown_classes", "fix", title, f"A model cannot know them: {stops}", unknown)
         if split != training and missing:
             yield Finding("missing_classes", "look", f"{split} has no image of {count(len(missing), 'class')}", lines=missing)
 

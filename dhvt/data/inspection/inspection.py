@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 
-from dhvt.data.exclusion import ExcludeList
+from dhvt.data.exclusion import ExcludeList, keep
 from dhvt.data.groups import shared_groups
 from dhvt.data.inspection.duplicates import group_exact, group_near
 from dhvt.data.inspection.facts import ImageFacts
@@ -18,6 +19,7 @@ from dhvt.data.inspection.scan import scan
 from dhvt.data.inspection.unused import UnusedFiles, find_unused
 from dhvt.data.sources import ImageSource, list_splits, open_dataset
 from dhvt.data.splits import WHOLE, NamedSplit, open_first_split
+from dhvt.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +134,16 @@ def inspect(
     unused = _find_unused(data, val, splits)
     if exclude is not None:
         splits = {name: exclude.leave_out(source)[0] for name, source in splits.items()}
-    shared = {} if group_by is None else _find_shared_groups(splits, group_by)
+    if group_by is not None:
+        with suppress(DataError):  # perhaps of a broken image, which needs no group; a wrong expression need not wait
+            _find_shared_groups(splits, group_by)
     total = sum(map(len, splits.values()))
     images: list[CheckedImage] = []
     for name, source in splits.items():
         facts = scan(source, processes, lambda done: on_progress(done, total))
         labels = [source.classes[label] for label in source.labels.tolist()]
         images += [CheckedImage(name, source, index, labels[index], found) for index, found in enumerate(facts)]
+    shared = {} if group_by is None else _find_shared_groups(_readable(splits, images), group_by)
     every = [image.facts for image in images]
     near, are_alike = group_near(every)
     return Inspection(
@@ -153,6 +158,12 @@ def inspect(
         shared_groups=shared,
         white=white,
     )
+
+
+def _readable(splits: dict[str, ImageSource], images: Sequence[CheckedImage]) -> dict[str, ImageSource]:
+    """The splits without broken images, which a training leaves out and which need no group."""
+    kept = {name: [image.index for image in images if image.split == name and image.facts.error is None] for name in splits}
+    return {name: keep(source, kept[name]) for name, source in splits.items()}
 
 
 def _find_shared_groups(splits: dict[str, ImageSource], by: str) -> dict[tuple[str, str], list[str]]:

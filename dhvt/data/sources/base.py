@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -208,8 +208,8 @@ def split_of_word(word: str) -> str | None:
 
 
 def split_of_file(path: Path) -> str | None:
-    """``test`` of ``test-00000-of-00001.parquet`` or ``cifar10-test.parquet``; None where the name has no split's."""
-    return next(filter(None, map(split_of_word, re.split(r"[-_.]", path.stem))), None)
+    """``test`` of ``test-00000-of-00001.parquet`` or ``stress-train-test.parquet``, the last; None where the name has none."""
+    return next(filter(None, map(split_of_word, reversed(re.split(r"[-_.]", path.stem)))), None)
 
 
 def is_hidden(name: str) -> bool:
@@ -222,6 +222,11 @@ def find_files(folder: Path, on_error: Callable[[OSError], None] | None = None) 
     for parent, names, files in walk(folder, on_error):
         names[:] = [name for name in names if not is_hidden(name)]
         yield from (Path(parent, file) for file in files if not is_hidden(file))
+
+
+def refuse_folder(error: OSError) -> NoReturn:
+    """Raises a DataError that names the folder which cannot be read."""
+    raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
 
 
 def walk(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[tuple[str, list[str], list[str]]]:

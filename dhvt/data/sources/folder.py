@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 from dhvt.data.formats import SUFFIXES, count_unread, describe_unread
-from dhvt.data.sources.base import FileSource, ImageSource, find_files, is_hidden, split_of_word
+from dhvt.data.sources.base import FileSource, ImageSource, find_files, is_hidden, refuse_folder, split_of_word
 from dhvt.data.text import count
 from dhvt.errors import DataError
 
@@ -34,7 +34,7 @@ class FolderSource(FileSource):
         labels: list[int] = []
         others: list[Path] = []
         for label, name in enumerate(classes):
-            files = list(find_files(root / name, _refuse)) if name in names else []
+            files = list(find_files(root / name, refuse_folder)) if name in names else []
             found = sorted(filter(_is_image, files))
             paths += found
             labels += [label] * len(found)
@@ -71,11 +71,7 @@ def _folders(root: Path) -> list[Path]:
     try:
         return sorted(entry for entry in root.iterdir() if entry.is_dir() and not is_hidden(entry.name))
     except OSError as error:
-        _refuse(error)
-
-
-def _refuse(error: OSError) -> NoReturn:
-    raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+        refuse_folder(error)
 
 
 def _warn_of_others(root: Path, files: Sequence[Path]) -> None:

@@ -49,6 +49,8 @@ class ParquetSource:
         if _is_text(table[label_column].type):
             table, names = _number_labels(table, label_column, names or classes, paths[0])
         self.labels = _read_labels(table, label_column, paths[0])
+        if names is None and classes is not None:
+            self.labels = _place_in(classes, self.labels, paths[0])
         self.classes = _choose_classes(names, classes, self.labels, paths[0])
 
     @staticmethod
@@ -245,6 +247,18 @@ def _class_names(schema: pa.Schema, label_column: str) -> list[str] | None:
         return None
     feature = json.loads(metadata).get("info", {}).get("features", {}).get(label_column)
     return feature.get("names") if isinstance(feature, dict) else None  # of several labels in a row it is a list
+
+
+def _place_in(classes: Sequence[str], labels: NDArray[np.int64], path: Path) -> NDArray[np.int64]:
+    """Numbers without names as positions in the given classes: of the one with that name, which for 2 comes after 10."""
+    if not all(map(str.isdecimal, classes)):
+        _log.warning("%s: its labels are numbers without names, and count in the order of the given classes", path)
+        return labels
+    position = {int(name): index for index, name in enumerate(classes)}
+    missing = sorted({*labels.tolist()} - {*position})
+    if missing:
+        raise DataError(f"{path} has the label {missing[0]}, but there are the classes {', '.join(classes[:5])}…")
+    return np.array([position[label] for label in labels.tolist()], np.int64)
 
 
 def _choose_classes(

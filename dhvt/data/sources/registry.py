@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,8 +66,8 @@ def list_splits(path: str | Path) -> tuple[str, ...]:
 
 
 def _find_kind(path: Path) -> type[SourceKind]:
-    if not path.exists():
-        raise DataError(f"{path} does not exist; give {_UNDERSTOOD}")
+    if not os.path.exists(path):  # where Path.exists raises an error of a folder that may not be entered
+        raise DataError(f"{path} does not exist, or its folder may not be entered; give {_UNDERSTOOD}")
     kind = next((kind for kind in KINDS if kind.detect(path)), None)
     if kind is None:
         raise DataError(f"{path} is not a data set that is understood; give {_UNDERSTOOD}")

@@ -1,5 +1,6 @@
 """``dhvt bulk`` on Ray: what it writes, and that it goes on wherever it was stopped."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -12,9 +13,13 @@ import pytest
 from click.testing import CliRunner
 
 from dhvt import Classifier
+from dhvt.answers import answer_schema
 from dhvt.artifact import load_artifact
+from dhvt.bulk.job import BulkJob
+from dhvt.bulk.summary import summarise
 from dhvt.cli.main import main
 from dhvt.confidence.reference import Measured, Reference, write_reference
+from dhvt.errors import ConfigError
 from tests.conftest import draw, encode
 
 IMAGES = [encode(draw(seed % 3, 50 + seed)) for seed in range(36)]
@@ -145,3 +150,25 @@ def test_a_cluster_that_is_not_there(model, source, tmp_path):
     result = run(*command(model, source, tmp_path / "out", "--address", "127.0.0.1:1"))
     assert result.exit_code == 1
     assert "no Ray cluster answers at 127.0.0.1:1" in result.output
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(source, tmp_path, monkeypatch):
+    job = BulkJob(tmp_path / "out", {"model": "m", "version": "1", "digest": "d", "source": str(source), "asked": {}})
+    job.write(0, pa.table({"file": ["a"]}))
+    with monkeypatch.context() as patch:
+        patch.setattr("dhvt.bulk.job.pq.write_table", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+        with pytest.raises(ConfigError, match="No space left; make room, and the same command goes on"):
+            job.write(1, pa.table({"file": ["b"]}))
+    assert job.missing() == [1, 2, 3, 4, 5, 6]
+
+
+def test_errors_are_counted_by_kind_whatever_the_keys_are(tmp_path, model):
+    """A key such as 1, which is no path, made a kind of its own of each message that has a 1."""
+    rows = {"image": [b"broken"] * 12, "id": [str(number) for number in range(12)]}
+    pq.write_table(pa.table(rows), tmp_path / "images.parquet")
+    identity = {"model": "m", "version": "1", "digest": "d", "source": str(tmp_path / "images.parquet"), "asked": {}}
+    job, artifact = BulkJob(tmp_path / "out", identity), load_artifact(model)
+    answers = [{"file": str(number), "error": f"image of {number} bytes at 1 of 12"} for number in range(12)]
+    schema = answer_schema({"engine": ENGINE})
+    job.write(0, pa.Table.from_pylist(answers, schema=schema))
+    assert summarise(job, artifact)["errors"] == {"image of N bytes at N of N": 12}

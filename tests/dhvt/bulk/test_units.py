@@ -211,18 +211,37 @@ def test_an_archive_without_images_has_no_rows(tmp_path):
     assert read(tmp_path / "shard.tar") == []
 
 
-def test_a_hard_link_in_an_archive_is_an_error(tmp_path):
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_a_link_in_an_archive_is_an_error(tmp_path, kind):
     path = tmp_path / "shard.tar"
     write_tar(path, ["a.png"])
     with tarfile.open(path, "a") as archive:
         for name in ("b.png", "b.txt"):
             link = tarfile.TarInfo(name)
-            link.type, link.linkname = tarfile.LNKTYPE, "a.png"
+            link.type, link.linkname = kind, "a.png"
             archive.addfile(link)
     first, (key, error) = read(path)
     assert first == (f"{path}/a.png", IMAGES[0])
     assert key == f"{path}/b.png"
-    assert "is a hard link, which is not followed" in str(error)
+    assert "is a link, which is not followed" in str(error)
+
+
+def test_hidden_members_of_an_archive_are_left_out(tmp_path):
+    """As macOS packs them, one for each image."""
+    write_tar(tmp_path / "shard.tar", ["a.png", "._a.png", "__MACOSX/a.png", ".cache/b.png"])
+    assert read(tmp_path / "shard.tar") == [(f"{tmp_path}/shard.tar/a.png", IMAGES[0])]
+
+
+def test_a_path_that_no_second_try_mends_is_an_error_of_its_image(folder, tmp_path):
+    (folder / "loop.png").symlink_to("loop.png")
+    (tmp_path / "list.txt").write_text(f"{folder}/loop.png\n{folder}/{'long' * 100}.png\n{folder}/0.png\n")
+    loop, too_long, image = read(tmp_path / "list.txt")
+    assert [type(found[1]) for found in (loop, too_long, image)] == [ImageError, ImageError, bytes]
+
+
+def test_a_row_without_a_key_is_named_by_its_number(tmp_path):
+    pq.write_table(pa.table({"img": IMAGES[:2], "key": ["a", None]}), tmp_path / "rows.parquet")
+    assert [key for key, _ in read(tmp_path / "rows.parquet")] == ["a", f"{tmp_path}/rows.parquet row 1"]
 
 
 def test_each_row_group_of_a_parquet_file_is_a_unit(tmp_path):

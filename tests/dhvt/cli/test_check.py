@@ -186,8 +186,12 @@ def test_values_that_do_not_fit_are_named(tmp_path):
     assert given.exit_code == 0, given.output
     assert "white is 65535" in given.output
     Image.fromarray(np.full((40, 40), 4.99, dtype=np.float32)).save(tmp_path / "train" / "cat" / "odd.tiff")
-    check(tmp_path, "--fix-list", tmp_path / "bad.txt")
-    assert f"\n{tmp_path}/train/cat/odd.tiff\n" in (tmp_path / "bad.txt").read_text()
+    before = (tmp_path / "bad.txt").read_text()
+    again = check(tmp_path, "--fix-list", tmp_path / "bad.txt")
+    assert (again.exit_code, "what you decided in it would be lost" in again.output) == (1, True)
+    assert (tmp_path / "bad.txt").read_text() == before
+    check(tmp_path, "--fix-list", tmp_path / "more.txt")
+    assert f"\n{tmp_path}/train/cat/odd.tiff\n" in (tmp_path / "more.txt").read_text()
     assert "cat/odd.tiff: there are floats from 4.99 to 4.99; expected" in check(tmp_path).output
 
 
@@ -201,6 +205,20 @@ def test_what_a_training_refuses_must_be_fixed(image_folder, tmp_path):
     undivided = check(image_folder, "--group-by", "teacher")
     assert undivided.exit_code == 1
     assert "finds no group" in undivided.output
+
+
+def test_a_broken_image_needs_no_group(image_folder, tmp_path):
+    data = shutil.copytree(image_folder, tmp_path / "data")
+    (data / "circle" / "odd.png").write_bytes(b"no image")
+    result = check(data, "--group-by", r"(\d+)\.png")
+    assert "1 image cannot be read" in result.output
+    assert "finds no group" not in result.output
+
+
+def test_classes_of_a_test_split_alone_are_what_evaluate_refuses(image_folder, tmp_path):
+    shutil.copytree(image_folder, tmp_path / "train")
+    shutil.copytree(image_folder / "circle", tmp_path / "test" / "oval")
+    assert "A model cannot know them: dhvt evaluate refuses them." in check(tmp_path).output
 
 
 def test_groups_in_several_splits_are_named(tmp_path):

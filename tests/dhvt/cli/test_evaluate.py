@@ -1,6 +1,8 @@
 import shutil
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -10,7 +12,7 @@ from dhvt.data.record import record_source, record_training_data
 from dhvt.data.sources import open_dataset
 from dhvt.data.splits import open_training_data
 from export.model_card import find_results
-from tests.conftest import CLASSES, draw
+from tests.conftest import CLASSES, draw, encode
 
 
 def evaluate(*arguments):
@@ -122,3 +124,20 @@ def test_verify_names_images_that_were_learned_from(trained, image_folder):
     result = CliRunner().invoke(main, ["verify", "--model", str(trained), "--data", str(image_folder)])
     assert result.exit_code == 0, result.output
     assert "of the images, 100.0 % were used for training and 100.0 % were used for validation: the acc" in result.stderr
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_measured(artifact_copy, image_folder, tmp_path):
+    (tmp_path / "file").touch()
+    result = evaluate("--model", artifact_copy, "--data", image_folder, "--report", tmp_path / "file")
+    assert (result.exit_code, "file is a file; choose another place" in result.output) == (1, True)
+    assert "top-1" not in result.output
+
+
+def test_images_of_other_kinds_may_be_rows_of_a_parquet_file(artifact_copy, image_folder, tmp_path):
+    pq.write_table(pa.table({"image": [encode(draw(0, 1)), encode(draw(1, 2))], "label": [0, 1]}), tmp_path / "others.parquet")
+    calibrated = CliRunner().invoke(main, ["calibrate", "--model", str(artifact_copy), "--data", str(image_folder)])
+    assert calibrated.exit_code == 0, calibrated.output
+    write_split(tmp_path, "test", 10)
+    result = evaluate("--model", artifact_copy, "--data", tmp_path / "test", "--unknown", tmp_path / "others.parquet")
+    assert result.exit_code == 0, result.output
+    assert "of 2 images of other kinds are called unknown" in result.output

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dhvt.data.sources import open_dataset
+from dhvt.data.sources import list_splits, open_dataset
 from dhvt.errors import DataError
 from tests.conftest import draw, encode
 
@@ -43,6 +43,27 @@ def test_labels_that_are_identifiers_are_refused(tmp_path, top):
         open_dataset(data)
     assert len(open_dataset(write(data, [0, 999])).classes) == 1000  # few images of many classes
     assert len(open_dataset(write(data, [0, 1999], feature={"names": list(map(str, range(2000)))})).classes) == 2000
+
+
+def test_numbers_are_placed_by_name_in_classes_that_are_numbers(tmp_path, caplog):
+    """Folders of digits come in the order 0, 1, 10, 2; a label 2 was taken for the third of them."""
+    classes = sorted(map(str, range(11)))
+    data = write(tmp_path / "a.parquet", [2, 10])
+    found = open_dataset(data, None, classes)
+    assert [found.classes[label] for label in found.labels] == ["2", "10"]
+    with pytest.raises(DataError, match="has the label 10, but there are the classes 0, 1, 2"):
+        open_dataset(data, None, ["0", "1", "2"])
+    assert not caplog.records
+    assert open_dataset(write(data, [0, 1]), None, ["cat", "dog"]).classes == ("cat", "dog")
+    assert "labels are numbers without names" in caplog.text
+
+
+def test_the_last_word_of_a_file_is_its_split(tmp_path):
+    """Both were the test split of a set whose name has the word."""
+    for split in ("train", "test"):
+        write(tmp_path / f"stress-test-{split}.parquet", feature={"names": ["cat", "dog"]})
+    assert list_splits(tmp_path) == ("train", "test")
+    assert len(open_dataset(tmp_path, "test")) == 2
 
 
 @pytest.mark.parametrize("feature", [[{"names": ["cat", "dog"]}], {"feature": {"names": ["cat", "dog"]}, "_type": "List"}])
