@@ -180,7 +180,7 @@ def cifar100() -> list[str]:
     text = (
         f"All {test['images']:,} test images, looked at once, at the end, through the served artifact ({test['engine']} "
         f"{test['precision']}). Of the 50,000 training images, 1,000 were held out to watch the training and to calibrate "
-        f"the scores. Options: `{options}`. Weights and artifact: [benchmarks/models]({CIFAR100_MODEL})."
+        f"the scores. Options: `{options}`. Weights, for timm and for `--init`: [benchmarks/models]({CIFAR100_MODEL})."
     )
     return [
         "## CIFAR-100, all training images",
