@@ -25,7 +25,7 @@ BEGIN, END = "<!-- results: written by benchmarks/results_page.py -->", "<!-- en
 METRICS = {"top1": "top-1 %", "balanced_accuracy": "balanced accuracy %", "macro_f1": "macro-F1 %", "ece": "ECE %"}
 MODELS = ("DHVT-T", "ResNet-18", "DeiT-T")
 PLOT, CIFAR100_PLOT = "real_models.png", "cifar100.png"
-CIFAR100_MODEL = "../benchmarks/models/dhvt_tiny_cifar100"
+CIFAR100_MODEL = "benchmarks/models/dhvt_tiny_cifar100"
 
 
 def load(name: str) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def cifar100() -> list[str]:
     text = (
         f"All {test['images']:,} test images, looked at once, at the end, through the served artifact ({test['engine']} "
         f"{test['precision']}). Of the 50,000 training images, 1,000 were held out to watch the training and to calibrate "
-        f"the scores. Options: `{options}`. Weights, for timm and for `--init`: [benchmarks/models]({CIFAR100_MODEL})."
+        f"the scores. Options: `{options}`. Weights, for timm and for `--init`: `{CIFAR100_MODEL}`."
     )
     return [
         "## CIFAR-100, all training images",
