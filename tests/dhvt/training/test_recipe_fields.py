@@ -66,15 +66,15 @@ def trained(image_folder, tmp_path_factory):
                 amp="off",
                 model_options={"depth": 2, "embed_dim": 16},
             )
-            run = open_run(options, recipe, "")
-            sampler = build_sampler(run)
-            state, loader = create_state(run, sampler), build_loader(run, sampler)
-            state.model.train()
-            for epoch in range(2):
-                sampler.epoch = epoch
-                for batch in loader:
-                    state.train_batch(batch)
-                    state.losses.check()
+            with open_run(options, recipe, "") as run:
+                sampler = build_sampler(run)
+                state, loader = create_state(run, sampler), build_loader(run, sampler)
+                state.model.train()
+                for epoch in range(2):
+                    sampler.epoch = epoch
+                    for batch in loader:
+                        state.train_batch(batch)
+                        state.losses.check()
             known[key] = [
                 torch.cat([value.flatten().double() for value in model.state_dict().values()])
                 for model in (state.model, state.averaged)
