@@ -78,7 +78,7 @@ class BulkJob:
         Raises:
             ConfigError: they cannot be written.
         """
-        with self._writing(self.path(unit)) as temporary:
+        with _writing(self.path(unit)) as temporary:
             pq.write_table(table, temporary)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -87,19 +87,8 @@ class BulkJob:
         Raises:
             ConfigError: it cannot be written.
         """
-        with self._writing(self.dest / _JOB / "summary.json") as temporary:
+        with _writing(self.dest / _JOB / "summary.json") as temporary:
             temporary.write_text(json.dumps(summary, indent=1) + "\n")
-
-    @contextmanager
-    def _writing(self, path: Path) -> Iterator[Path]:
-        """As :func:`~dhvt.files.replacing`; a full disk, as any error of it, is one line."""
-        try:
-            with replacing(path) as temporary:
-                yield temporary
-        except OSError as error:
-            raise ConfigError(
-                f"cannot write {path}: {error.strerror or error}; make room, and the same command goes on with the job"
-            ) from error
 
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], dest: Path) -> None:
@@ -108,3 +97,15 @@ def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], dest: Path)
             raise ConfigError(
                 f"{dest} has a job with another {name}: {before.get(name)}, not {now[name]}; choose another --out, or delete it"
             )
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """As :func:`~dhvt.files.replacing`; a full disk, as any error of it, is one line."""
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror or error}; make room, and the same command goes on with the job"
+        ) from error

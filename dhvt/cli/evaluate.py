@@ -230,7 +230,7 @@ def _require_report(folder: Path) -> None:
     """Refuses a report that could not be written, before minutes of measuring."""
     require_writable(folder / "report.html")
     try:
-        import dhvt.evaluation.report  # noqa: F401
+        import dhvt.evaluation.report  # noqa: F401  # to see whether all that it imports is installed
     except ImportError as error:
         raise ConfigError(f"--report needs matplotlib ({error}): pip install 'dhvt-serve[report]'") from error
 
