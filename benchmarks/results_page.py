@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import accumulate
 from math import sqrt
 from pathlib import Path
 from statistics import mean, variance
@@ -166,27 +167,39 @@ PUBLISHED_ON_CIFAR100 = [  # as in the paper (arXiv 2210.05958), from scratch: e
 ]
 
 
-def cifar100() -> list[str]:
-    """The last training on all of CIFAR-100, beside what is published."""
+def load_cifar100() -> list[dict[str, Any]]:
+    """The last training on all of CIFAR-100 from scratch, and those that went on from its weights, in order."""
     lines = load_lines("cifar100")
+    starts = [index for index, line in enumerate(lines) if not any(option.startswith("--init=") for option in line["options"])]
+    return lines[starts[-1] :] if starts else []
+
+
+def cifar100() -> list[str]:
+    """The last training on all of CIFAR-100, with what went on from it, beside what is published."""
+    lines = load_cifar100()
     if not lines:
         return []
-    line = lines[-1]
-    test = line["test"]
     rows = [[f"{name}, published", str(epochs), f"{top1:.2f}", "", ""] for name, epochs, top1 in PUBLISHED_ON_CIFAR100]
-    ours = ["**DHVT-T, patch 4, `dhvt train`**", str(line["epochs"]), f"**{test['top1']:.2f}**", f"{test['ece']:.2f}"]
-    rows.append([*ours, f"{line['train_seconds'] / 60:.0f} minutes on {line['cores']} processor cores"])
-    options = " ".join(["--recipe", line["recipe"], "--epochs", str(line["epochs"]), *line["options"]])
+    commands, minutes = [], 0.0
+    for number, line in enumerate(lines, 1):
+        test, minutes = line["test"], minutes + line["train_seconds"] / 60
+        epochs = " + ".join(str(stage["epochs"]) for stage in lines[:number])
+        ours = ["**DHVT-T, patch 4, `dhvt train`**", epochs, f"**{test['top1']:.2f}**", f"{test['ece']:.2f}"]
+        rows.append([*ours, f"{minutes:.0f} minutes on {line['cores']} processor cores"])
+        options = " ".join(["--recipe", line["recipe"], "--epochs", str(line["epochs"]), *line["options"]])
+        commands.append(f"`{options}`, {line['processor']}, {line['date']}")
+    continued = " A sum of epochs is a training that went on from the weights of the row above." if len(lines) > 1 else ""
     text = (
-        f"All {test['images']:,} test images, looked at once, at the end, through the served artifact ({test['engine']} "
-        f"{test['precision']}). Of the 50,000 training images, 1,000 were held out to watch the training and to calibrate "
-        f"the scores. Options: `{options}`. Weights, for timm and for `--init`: `{CIFAR100_MODEL}`."
+        f"All {test['images']:,} test images, looked at once for each row, after its training, through the served artifact ({test['engine']} "
+        f"{test['precision']}). One in fifty of the 50,000 training images, the same in all rows, was held out to watch the "
+        f"training and to calibrate the scores.{continued} Weights, for timm and for `--init`, of the last row: "
+        f"`{CIFAR100_MODEL}`."
     )
     return [
         "## CIFAR-100, all training images",
         table(["model", "epochs", "top-1 %", "ECE %", "trained in"], rows),
         text,
-        origin(line, "cifar100.py"),
+        f"`python benchmarks/cifar100.py` with {'; then '.join(commands)}.",
         f"![learning curve](../benchmarks/results/{CIFAR100_PLOT})",
     ]
 
@@ -465,10 +478,13 @@ def plot(path: Path) -> None:
 
 
 def plot_cifar100(path: Path) -> None:
-    """Losses, and validation top-1, after each epoch of the training on CIFAR-100."""
+    """Losses, and validation top-1, after each epoch of the training on CIFAR-100; a dotted line where it went on."""
     from matplotlib.figure import Figure
 
-    epochs, train_loss, val_loss, top1 = zip(*load_lines("cifar100")[-1]["curve"]["rows"], strict=True)
+    stages = load_cifar100()
+    rows = [row for stage in stages for row in stage["curve"]["rows"]]
+    _, train_loss, val_loss, top1 = zip(*rows, strict=True)
+    epochs = range(1, len(rows) + 1)
     figure = Figure(figsize=(9, 3.5))
     losses, accuracy = figure.subplots(1, 2)
     losses.plot(epochs, train_loss, label="training, on mixed images")
@@ -479,6 +495,8 @@ def plot_cifar100(path: Path) -> None:
     accuracy.set(xlabel="epoch", ylabel="validation top-1, %")
     for axes in (losses, accuracy):
         axes.grid(alpha=0.3)
+        for end in accumulate(stage["epochs"] for stage in stages[:-1]):
+            axes.axvline(end + 0.5, color="grey", linestyle=":")
     figure.savefig(path, bbox_inches="tight", dpi=120)
 
 
