@@ -4,8 +4,8 @@
 
 ``--data`` is as for ``dhvt train``, with a part ``train`` and a part ``test``. One in fifty of the training images is held out
 to watch the training and to calibrate the scores; the test images are looked at once, at the end. Some hours on two processor
-cores; one that was stopped goes on. ``--train-option=--init=FILE`` with another ``--out`` goes on from the weights of one that is
-finished, with the same images held out. Appends a JSON line to ``results/cifar100.jsonl``.
+cores; one that was stopped goes on. ``--train-option=--init=FILE`` with another ``--out`` goes on from the weights of one that
+is finished, with the same images held out. Appends a JSON line to ``results/cifar100.jsonl``.
 """
 
 from __future__ import annotations

@@ -190,10 +190,10 @@ def cifar100() -> list[str]:
         commands.append(f"`{options}`, {line['processor']}, {line['date']}")
     continued = " A sum of epochs is a training that went on from the weights of the row above." if len(lines) > 1 else ""
     text = (
-        f"All {test['images']:,} test images, looked at once for each row, after its training, through the served artifact ({test['engine']} "
-        f"{test['precision']}). One in fifty of the 50,000 training images, the same in all rows, was held out to watch the "
-        f"training and to calibrate the scores.{continued} Weights, for timm and for `--init`, of the last row: "
-        f"`{CIFAR100_MODEL}`."
+        f"All {test['images']:,} test images, looked at once for each row, after its training, through the served artifact "
+        f"({test['engine']} {test['precision']}). One in fifty of the 50,000 training images, the same in all rows, was held "
+        f"out to watch the training and to calibrate the scores.{continued} Weights of the last row, for timm and for "
+        f"`--init`: `{CIFAR100_MODEL}`."
     )
     return [
         "## CIFAR-100, all training images",
