@@ -24,7 +24,8 @@ def answer_schema(identity: Mapping[str, str]) -> pa.Schema:
 
     text, number = pa.string(), pa.float64()
     columns = {"file": text, "label": text, "score": number, "labels": pa.list_(text), "scores": pa.list_(number)}
-    columns |= {"prediction_set": pa.list_(text), "known": pa.bool_(), "p_known": number, "error": text}
+    columns |= {"prediction_set": pa.list_(text), "prediction_set_note": text}
+    columns |= {"known": pa.bool_(), "p_known": number, "error": text}
     return pa.schema(list(columns.items()), metadata=dict(identity))
 
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -202,3 +203,13 @@ class ModelCard:
             if (variant.format, variant.precision) != (added.format, added.precision) and not {*variant.files} & {*added.files}
         ]
         return replace(self, variants=(*kept, added))
+
+
+def top1_loss(comparison: Mapping[str, Any]) -> float | None:
+    """What a runtime costs in percentage points of top-1, to hold against a limit; None where there are no labels.
+
+    Args:
+        comparison: one of a variant's ``parity``.
+    """
+    top1, reference = comparison.get("top1"), comparison.get("top1_reference")
+    return None if top1 is None or reference is None else round(reference - top1, 6)  # so that 0.2 points are 0.2

@@ -44,7 +44,7 @@ class Predictions(list[Prediction]):
 
     Attributes:
         prediction_set: the labels that contain the right one as often as ``coverage`` asks; None unless it is given.
-        note: why that are all labels, where the reference has too few images; else None.
+        note: what that is short of, where the reference has too few images, of all classes or of one; else None.
         p_known: the share of known images that are as strange or stranger; None unless ``reject`` is given.
         known: whether that is more than ``reject``; None unless that is given.
     """

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
-from dhvt.card import ModelCard, Variant
+from dhvt.card import ModelCard, Variant, top1_loss
 from dhvt.data.record import is_seen
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -50,9 +50,8 @@ def _compare(card: ModelCard) -> Iterator[dict[str, Any]]:
     for variant in card.variants:
         tolerance = variant.parity.get("tolerance", {})
         for comparison in variant.parity.get("comparisons", []):
-            measured = dict(comparison)
-            if measured.get("top1") is not None:
-                measured["top1_loss"] = measured["top1_reference"] - measured["top1"]
+            lost = top1_loss(comparison)
+            measured = comparison if lost is None else {**comparison, "top1_loss": lost}
             claims = [
                 _claim(metric, comparator, tolerance[limit], measured[key])
                 for metric, comparator, key, limit in _PARITY

@@ -10,7 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from dhvt.artifact import CARD_NAME, SIGNATURE_NAME, Artifact, ModelCard, load_artifact, write_card, writing_artifact
+from dhvt.artifact import (
+    CARD_NAME,
+    OPENVINO,
+    SIGNATURE_NAME,
+    TENSORRT,
+    Artifact,
+    ModelCard,
+    load_artifact,
+    write_card,
+    writing_artifact,
+)
 from dhvt.errors import ExportError
 from dhvt.evaluation.agreement import FP32
 from dhvt.files import read_object
@@ -19,7 +29,7 @@ from dhvt.naming import is_made_version, make_version, name_of_data
 from export.golden import draw_inputs
 from export.images import ExportImages, open_images
 from export.parity import onnxruntime_predict
-from export.reference import add_reference
+from export.reference import add_reference, leave_out_lost
 from export.settings import ExportOptions
 from export.source import ArtifactSource, CheckpointSource, Source
 from export.targets.registry import TARGETS, Job, complete_settings, load_target, require_packages
@@ -81,29 +91,49 @@ def export_model(
     for name in chosen:
         if images is None and load_target(name).needs_images:
             raise ExportError(load_target(name).needs_images)
-    old_card, was_signed = read_object(out / CARD_NAME) or {}, (out / SIGNATURE_NAME).exists()
+    replaced = {} if existing is not None else read_object(out / CARD_NAME) or {}
+    was_signed = (out / SIGNATURE_NAME).exists()
     with writing_artifact(out) as folder:
-        card = model.card if existing is None else existing.card
-        if existing is not None:
-            shutil.copytree(existing.path, folder, dirs_exist_ok=True)
-        job = Job(source=model, images=images, folder=folder, log=log)
-        for number, name in enumerate(chosen, start=1):
-            log(f"exporting {name}, {number} of {len(chosen)}", err=True)
-            card = write_card(folder, load_target(name).add(job, card, values[name]))
+        card = _write_targets(Job(source=model, images=images, folder=folder, log=log), existing, chosen, values)
+        before = None if existing is None else existing.card
+        card = write_card(folder, _identify(card, before, options))
+        card = add_reference(Artifact(path=folder, card=card), options, log)
         if existing is not None and (existing.reload_card(), (out / SIGNATURE_NAME).exists()) != (existing.card, was_signed):
             raise ExportError(f"{existing.path} was changed while this ran, so nothing is written; run it again")
-        before = None if existing is None else existing.card
         write_card(folder, _with_provenance(_identify(card, before, options), chosen, options, values, command))
-    artifact = add_reference(load_artifact(out), options, log)
-    _say_what_is_lost(old_card, was_signed, artifact.card, log)
+    artifact = load_artifact(out)
+    _say_what_is_lost(replaced, was_signed, artifact.card, log)
     return artifact
 
 
+def _write_targets(job: Job, existing: Artifact | None, chosen: Sequence[str], settings: Mapping[str, Any]) -> ModelCard:
+    """Writes the files of the targets, beside those of the artifact that is added to; returns the card of all."""
+    card = job.source.card
+    if existing is not None:
+        card = existing.card
+        shutil.copytree(existing.path, job.folder, dirs_exist_ok=True)
+    for number, name in enumerate(chosen, start=1):
+        job.log(f"exporting {name}, {number} of {len(chosen)}", err=True)
+        card = write_card(job.folder, load_target(name).add(job, card, settings[name]))
+    return card if existing is None else leave_out_lost(Artifact(path=job.folder, card=card), existing.card, job.log)
+
+
 def _say_what_is_lost(before: dict[str, Any], was_signed: bool, after: ModelCard, log: Callable[..., None]) -> None:
-    """The results of dhvt calibrate and dhvt sign, which a model had that an export was made over."""
+    """What a model had that was replaced, and which command makes it again.
+
+    Args:
+        before: its card; empty where nothing was replaced.
+    """
     reference = before.get("reference")
     if reference and (not after.reference or reference.get("digest") != after.reference.get("digest")):
         log("the reference images of the model that was here are gone: run dhvt calibrate again", err=True)
+    for split, entry in before.get("metrics", {}).items():
+        if isinstance(entry, dict) and split not in after.metrics:
+            log(f"metrics.{split} of the model that was here is gone: run dhvt evaluate --record again", err=True)
+    for variant in before.get("variants", []):
+        made = {OPENVINO: "int8", TENSORRT: "tensorrt"}.get(variant.get("format"))
+        if made is not None and after.find_variant(format=variant["format"]) is None:
+            log(f"what --target {made} made of the model that was here is gone: export that again", err=True)
     if was_signed:
         log("the signature of the model that was here is gone: run dhvt sign again", err=True)
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dhvt.classifier import Predictions
 
 _ROWS = 1000  # of Parquet that are written together
+_ASSESSED = ("prediction_set", "prediction_set_note", "known", "p_known")
+"""Columns of CSV for what is asked for beside the predictions."""
 
 
 class Writer(Protocol):
@@ -53,9 +55,10 @@ def _open_text() -> Iterator[Writer]:
             click.echo(f"{name}: {result}", err=True)
             return
         scores = ", ".join(f"{entry['label']} {entry['score']:.1%}" for entry in result)
-        found = "" if result.prediction_set is None else f"; {result.note or 'one of: ' + ', '.join(result.prediction_set)}"
+        found = "" if result.prediction_set is None else f"; one of: {', '.join(result.prediction_set)}"
+        note = "" if result.note is None else f" ({result.note})"
         unknown = f"; unknown (p = {result.p_known:.4g})" if result.known is False else ""
-        click.echo(f"{name}: {scores}{found}{unknown}")
+        click.echo(f"{name}: {scores}{found}{note}{unknown}")
 
     yield write
 
@@ -76,18 +79,18 @@ def _open_csv(top_k: int) -> Iterator[Writer]:
     """Columns as in the table that the server's page saves."""
     classes = [name for place in range(1, top_k + 1) for name in (f"label_{place}", f"score_{place}")]
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["file", "label", "score", *classes[2:], "prediction_set", "known", "p_known", "error"])
+    writer.writerow(["file", "label", "score", *classes[2:], *_ASSESSED, "error"])
 
     def write(path: Path, result: Predictions | ImageError) -> None:
         name = encodable(str(path))
         if isinstance(result, ImageError):
-            writer.writerow([name, *[None] * (len(classes) + 3), encodable(str(result))])
+            writer.writerow([name, *[None] * (len(classes) + len(_ASSESSED)), encodable(str(result))])
             return
         cells: list[object] = [cell for entry in result for cell in (entry["label"], entry["score"])]
         cells += [None] * (len(classes) - len(cells))
         found = None if result.prediction_set is None else " | ".join(result.prediction_set)
         known = None if result.known is None else str(result.known).lower()
-        writer.writerow([name, *cells, found, known, result.p_known, None])
+        writer.writerow([name, *cells, found, result.note, known, result.p_known, None])
 
     yield write
 

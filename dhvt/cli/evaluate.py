@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from dhvt.cli.options import (
     engine_options,
@@ -19,9 +18,12 @@ from dhvt.cli.options import (
     read_fingerprint,
     require_writable,
 )
-from dhvt.errors import ConfigError, DataError
+from dhvt.errors import ConfigError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from dhvt.artifact import Artifact, ModelCard
     from dhvt.data.fingerprint import Fingerprint
     from dhvt.data.sources import ImageSource
@@ -83,15 +85,11 @@ def evaluate(
     Of a model with reference images (dhvt calibrate) it also tells how often the right label is in the prediction set, how many
     images are called unknown, and the calibration error beside the reference's, on those images that are not in it.
     """
-    from importlib.metadata import version
-
     from tqdm import tqdm
 
-    from dhvt.data.record import is_seen
-    from dhvt.data.splits import WHOLE, open_test_data
+    from dhvt.data.splits import open_test_data
     from dhvt.evaluation.metrics import collect_outputs
     from dhvt.evaluation.metrics import evaluate as measure
-    from dhvt.evidence import HARNESS
 
     if report is not None:
         _require_report(report)
@@ -103,27 +101,23 @@ def evaluate(
         source = leave_out(source, Path(exclude))
     images = read_fingerprint(source) if card.data or record else None
     overlaps = _check_unseen(images, card, allow_overlap)
-    with tqdm(total=len(source), unit="image", desc=f"{running.name} {running.precision}") as bar:
+
+    def run(part: ImageSource, kind: str) -> Outputs:
         on_error = None if on_broken == "stop" else lambda message: tqdm.write(f"left out: {message}")
-        outputs = collect_outputs(
-            running.predict, source, card.preprocess, batch_size=batch_size, on_error=on_error, on_progress=bar.update
-        )
+        with tqdm(total=len(part), unit="image", desc=f"{kind}{running.name} {running.precision}") as bar:
+            return collect_outputs(
+                running.predict, part, card.preprocess, batch_size=batch_size, on_error=on_error, on_progress=bar.update
+            )
+
+    outputs = run(source, "")
     result = measure(outputs, card.temperature)
-    click.echo(_describe(result))
-    promises, promised = _measure_promises(artifact, running, outputs, source, others)
+    click.echo(_describe(result, len(card.classes)))
+    strange = None if others is None else run(others, "other images, ").logits
+    promises, promised = _measure_promises(artifact, running, outputs, source, strange)
     if record and images is not None:
-        measured: dict[str, Any] = {
-            **result.to_dict(),
-            **promises.to_dict(),
-            "engine": running.name,
-            "precision": running.precision,
-            "data": Path(data).name,
-            "digest": images.digest,
-            HARNESS: version(HARNESS),
-        }
-        entry = measured | ({"overlap": overlaps} if overlaps else {})
-        is_test = measured_split == WHOLE and not is_seen(entry)
-        _record(artifact, "test" if is_test else measured_split, entry, images, source)
+        measured = {**result.to_dict(), **promises.to_dict(), "engine": running.name, "precision": running.precision}
+        measured |= {"data": Path(data).name, "digest": images.digest} | ({"overlap": overlaps} if overlaps else {})
+        _record(artifact, measured_split, measured, images, source)
     if report is not None:
         _write_report(
             report,
@@ -139,9 +133,10 @@ def evaluate(
         )
 
 
-def _describe(result: Evaluation) -> str:
+def _describe(result: Evaluation, classes: int) -> str:
+    top5 = f"top-5 {result.top5:.2f} %, " if classes > 5 else ""
     return (
-        f"top-1 {result.top1:.2f} %, top-5 {result.top5:.2f} %, balanced accuracy {result.balanced_accuracy:.2f} %, "
+        f"top-1 {result.top1:.2f} %, {top5}balanced accuracy {result.balanced_accuracy:.2f} %, "
         f"macro-F1 {result.macro_f1:.2f} %, log loss {result.nll:.4f}, calibration error {result.ece:.2f} % "
         f"({result.ece_low:.1f} to {result.ece_high:.1f} %) of {result.images} images ({result.skipped} left out)"
     )
@@ -170,12 +165,15 @@ def _open_unknown(artifact: Artifact, path: Path) -> ImageSource:
 
 
 def _measure_promises(
-    artifact: Artifact, running: Engine, outputs: Outputs, source: ImageSource, unknown: ImageSource | None
+    artifact: Artifact, running: Engine, outputs: Outputs, source: ImageSource, strange: NDArray[np.float32] | None
 ) -> tuple[Promises, Promised | None]:
-    """Prints and returns what is measured of the model's promises, and what the report draws; nothing without a reference."""
+    """Prints and returns what is measured of the model's promises, and what the report draws; nothing without a reference.
+
+    Args:
+        strange: logits of images of other kinds, ``(M, classes)``; None where there are none.
+    """
     from dhvt.confidence.reference import load_reference
     from dhvt.confidence.rejection import measure_detection
-    from dhvt.data.batches import iterate_batches
     from dhvt.evaluation.promises import ONLY_REFERENCE, Promised, Promises, check_promises, leave_out_reference
 
     reference = load_reference(artifact)
@@ -190,15 +188,8 @@ def _measure_promises(
     for line in promises.describe():
         click.echo(line)
     measured, _ = reference.find(running.precision)
-    strange = None
-    if unknown is not None:
-        batches = iterate_batches(unknown, card.preprocess, 64, lambda message: click.echo(f"left out: {message}", err=True))
-        found = [running.predict(batch.images) for batch in batches]
-        if not found:
-            raise DataError(f"none of the images in {unknown.origin} can be read")
-        strange = np.concatenate(found)
-        if measured.novelty is not None and measured.index is not None:
-            click.echo(measure_detection(measured.novelty, measured.index, others.logits, strange).describe())
+    if strange is not None and measured.novelty is not None and measured.index is not None:
+        click.echo(measure_detection(measured.novelty, measured.index, others.logits, strange).describe())
     return promises, Promised(
         measured=measured, temperature=card.temperature, logits=others.logits, labels=others.labels, unknown=strange
     )
@@ -246,14 +237,22 @@ def _write_report(folder: Path, **content: Any) -> None:
 
 
 def _record(artifact: Artifact, split: str, measured: dict[str, Any], images: Fingerprint, source: ImageSource) -> None:
-    """Writes what was measured into the card, and which images are the test images, if those of this split are."""
+    """Writes what was measured into the card, and which images are the test images, if those of this split are.
+
+    Undivided images are a test where the model has not seen them.
+    """
     from dataclasses import replace
+    from importlib.metadata import version
 
     from dhvt.artifact import write_card
+    from dhvt.data.record import is_seen
+    from dhvt.data.splits import WHOLE
+    from dhvt.evidence import HARNESS
 
+    split = "test" if split == WHOLE and not is_seen(measured) else split
     card = artifact.reload_card()
     data = dict(card.data)
     if split == "test":
         data["test"] = {**images.to_dict(), "source": source.origin}
-    write_card(artifact.path, replace(card, metrics=card.metrics | {split: measured}, data=data))
+    write_card(artifact.path, replace(card, metrics=card.metrics | {split: {**measured, HARNESS: version(HARNESS)}}, data=data))
     click.echo(f"recorded in {artifact.path / 'model.json'} as metrics.{split}")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dhvt.artifact import REFERENCE_NAME, Artifact, load_artifact, write_card, writing_artifact
+from dhvt.artifact import REFERENCE_NAME, Artifact, ModelCard, load_artifact, write_card, writing_artifact
 from dhvt.confidence.known import measure_novelty
 from dhvt.confidence.sets import nonconformity
 from dhvt.data.sources import ImageSource, Subset
@@ -123,6 +123,14 @@ def load_reference(artifact: Artifact) -> Reference | None:
     return reference
 
 
+def save_reference(folder: Path, card: ModelCard, reference: Reference, record: Mapping[str, Any]) -> ModelCard:
+    """Writes a reference into a folder that nobody reads yet, and its card; returns that. See :func:`write_reference`."""
+    kept = card if card.reference.get("digest") == record.get("digest") else card.without_promises()
+    measured_in = {"images": len(reference), "precisions": list(reference.measured)}
+    reference.save(folder / REFERENCE_NAME)
+    return write_card(folder, replace(kept, reference={**record, **measured_in}))
+
+
 def write_reference(artifact: Artifact, reference: Reference, record: Mapping[str, Any]) -> Artifact:
     """Replaces the artifact's folder in one step by one with this reference.
 
@@ -136,13 +144,9 @@ def write_reference(artifact: Artifact, reference: Reference, record: Mapping[st
         ArtifactError: it cannot be written, or the folder has another model by now.
     """
     before = artifact.reload_card()
-    kept = before if before.reference.get("digest") == record.get("digest") else before.without_promises()
-    measured_in = {"images": len(reference), "precisions": list(reference.measured)}
-    card = replace(kept, reference={**record, **measured_in})
     with writing_artifact(artifact.path) as folder:
         shutil.copytree(artifact.path, folder, dirs_exist_ok=True)
-        reference.save(folder / REFERENCE_NAME)
-        card = write_card(folder, card)
+        card = save_reference(folder, before, reference, record)
         if is_made_version(before.version, before.digest) and card.digest != before.digest:
             write_card(folder, replace(card, version=make_version(card.digest)))
     return load_artifact(artifact.path)

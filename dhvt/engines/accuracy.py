@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dhvt.artifact import ModelCard, Variant
+from dhvt.card import top1_loss
 
 LARGEST_TOP1_LOSS = 0.2
 """Percentage points of top-1 that a precision may cost; where export compared few images, one of them more."""
@@ -46,9 +47,7 @@ def accuracy_cost(card: ModelCard, candidate: str) -> AccuracyCost:
     found = next((entry for entry in recorded if name.startswith(entry["runtime"])), None)
     if found is None:
         return AccuracyCost()
-    top1, reference = found.get("top1"), found.get("top1_reference")
-    loss = None if top1 is None or reference is None else round(reference - top1, 6)
-    return AccuracyCost(top1_loss=loss, agreement=found.get("top1_agreement"), bound=_bound(variant, found))
+    return AccuracyCost(top1_loss=top1_loss(found), agreement=found.get("top1_agreement"), bound=_bound(variant, found))
 
 
 def _bound(variant: Variant, comparison: dict[str, Any]) -> float:

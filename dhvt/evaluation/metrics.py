@@ -103,7 +103,7 @@ def collect_outputs(
         DataError: an image cannot be read and ``on_error`` is None, or none of them can be.
         EngineError: the logits of an image are not finite, so that nothing can be measured with them.
     """
-    logits: list[NDArray[np.float32]] = [np.zeros((0, len(source.classes)), np.float32)]
+    logits: list[NDArray[np.float32]] = []
     labels: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     indices: list[NDArray[np.int64]] = [np.zeros(0, np.int64)]
     for batch in iterate_batches(source, preprocess, batch_size, on_error, pixels):
@@ -116,9 +116,12 @@ def collect_outputs(
             on_progress(len(batch.labels))
     places = np.concatenate(indices)
     if len(source) and not len(places):
-        raise DataError("not one of the images can be read")
+        raise DataError(f"none of the images in {source.origin} can be read")
     return Outputs(
-        logits=np.concatenate(logits), labels=np.concatenate(labels), indices=places, skipped=len(source) - len(places)
+        logits=np.concatenate(logits) if logits else np.zeros((0, len(source.classes)), np.float32),
+        labels=np.concatenate(labels),
+        indices=places,
+        skipped=len(source) - len(places),
     )
 
 
@@ -129,7 +132,7 @@ def evaluate(outputs: Outputs, temperature: float | NDArray[np.float64] = 1.0) -
         temperature: what the logits are divided by before they become scores; one, or ``(N,)``.
     """
     matrix = confusion_matrix(outputs.logits, outputs.labels)
-    correct = np.argsort(-outputs.logits, axis=1)[:, :5] == outputs.labels[:, None]
+    correct = np.argsort(-outputs.logits, axis=1, kind="stable")[:, :5] == outputs.labels[:, None]
     scaled = outputs.logits / np.asarray(temperature, dtype=np.float64).reshape(-1, 1)
     low, high = calibration_error_interval(scaled, outputs.labels)
     return Evaluation(

@@ -81,7 +81,7 @@ def write_report(
     content = PageContent(
         title=title,
         note=note,
-        figures=_results(evaluation, temperature),
+        figures=_results(evaluation, temperature, len(classes)),
         facts={**facts, "every image's prediction": write_predictions(folder, source, outputs, temperature).name},
         legend=_legend(labels, classes),
         plots=[(heading, folder / f"{name}.png") for name, (heading, _) in figures.items() if name != "mistakes"],
@@ -158,10 +158,10 @@ def _legend(labels: Sequence[str], classes: Sequence[str]) -> str:
     )
 
 
-def _results(evaluation: Evaluation, temperature: float) -> dict[str, str]:
+def _results(evaluation: Evaluation, temperature: float, classes: int) -> dict[str, str]:
     return {
         "top-1": f"{evaluation.top1:.2f} %",
-        "top-5": f"{evaluation.top5:.2f} %",
+        **({"top-5": f"{evaluation.top5:.2f} %"} if classes > 5 else {}),
         "balanced accuracy": f"{evaluation.balanced_accuracy:.2f} %",
         "macro-F1": f"{evaluation.macro_f1:.2f} %",
         "log loss": f"{evaluation.nll:.4f}",

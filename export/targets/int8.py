@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dhvt.artifact import GRAPH_NAME, INT8_NAMES, OPENVINO, ModelCard, Variant
+from dhvt.card import top1_loss
 from dhvt.data.batches import Predict
 from dhvt.data.fingerprint import Fingerprint
 from dhvt.data.preprocess import preprocess_image
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from export.images import ExportImages
 
 CALIBRATION_IMAGES = 1000
-"""Percentage points of top-1 that quantization may cost; of few images it may cost one."""
-
 LEAST_SPEEDUP = 1.1
 COMPARED_BATCH_SIZE = 64
 TIMED_BATCH_SIZE = 32
@@ -155,9 +154,8 @@ def _speedup(before: Predict, after: Predict, batch: NDArray[np.uint8]) -> float
 def reason_to_drop(result: Quantization) -> str | None:
     """Why the quantized graph is not worth keeping, or None."""
     compared = result.comparison
-    assert compared.top1 is not None
-    assert compared.top1_reference is not None
-    lost, allowed = compared.top1_reference - compared.top1, largest_top1_loss(compared.images)
+    lost, allowed = top1_loss(compared.to_dict()), largest_top1_loss(compared.images)
+    assert lost is not None
     if not lost <= allowed:
         return f"int8 costs {lost:.2f} points of top-1 on {compared.images} images (at most {allowed:.2f})"
     if not result.speedup >= LEAST_SPEEDUP:

@@ -75,10 +75,13 @@ def test_an_export_over_a_model_says_what_of_it_is_gone(checkpoint, graphs_once,
     write_reference(
         load_artifact(artifact_copy), Reference(labels=labels, hashes=labels.astype(np.uint64), measured=measured), {}
     )
+    card = load_artifact(artifact_copy).card
+    write_card(artifact_copy, replace(card, metrics=card.metrics | {"test": {"top1": 50.0}}))
     (artifact_copy / "model.json.sig").write_text("signature")
     lines = []
     export_model(checkpoint, artifact_copy, log=lambda message, **_: lines.append(message))
     assert "the reference images of the model that was here are gone: run dhvt calibrate again" in lines
+    assert "metrics.test of the model that was here is gone: run dhvt evaluate --record again" in lines
     assert "the signature of the model that was here is gone: run dhvt sign again" in lines
     assert not (artifact_copy / "model.json.sig").exists()
 

@@ -11,7 +11,7 @@ from tests.conftest import CLASSES
 from tests.dhvt.training.commands import SMALL, run
 
 
-def test_what_a_training_held_out_is_the_reference_of_its_export(image_folder, graphs_once, tmp_path):
+def test_what_a_training_held_out_is_the_reference_of_its_export(image_folder, graphs_once, tmp_path, monkeypatch):
     options = [*SMALL, "--epochs", "1", "--calibration-fraction", "0.2"]
     result = run(image_folder, tmp_path, *options)
     assert result.exit_code == 0, result.output
@@ -28,6 +28,10 @@ def test_what_a_training_held_out_is_the_reference_of_its_export(image_folder, g
     assert artifact.card.reference.items() >= data["reference"].items()
     labels = reopen_reference(image_folder, CLASSES, data, 0).labels
     assert load_reference(artifact).labels.tolist() == labels.tolist()
+    monkeypatch.setenv("DHVT_THREADS", "many")
+    assert CliRunner().invoke(main, [*command, str(image_folder)]).exit_code == 1
+    assert load_artifact(tmp_path / "artifact").card == artifact.card
+    monkeypatch.delenv("DHVT_THREADS")
     without = CliRunner().invoke(main, command[:2])
     assert "no reference images, though the training held out some: there is no --data" in without.output
     assert load_artifact(tmp_path / "artifact").card.reference == {}

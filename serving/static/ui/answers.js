@@ -29,11 +29,12 @@ export function toJSON(items, topK) {
 export function toCSV(items, topK) {
   const count = Math.max(1, ...items.map((item) => Math.min(item.answer?.predictions.length ?? 0, topK)));
   const classes = Array.from({ length: count }, (_, index) => (index ? [`label_${index + 1}`, `score_${index + 1}`] : ["label", "score"]));
-  const header = ["name", ...classes.flat(), "prediction_set", "known", "p_known", "decode_ms", "wait_ms", "engine_ms", "error"];
+  const header = ["name", ...classes.flat(), "prediction_set", "prediction_set_note", "known", "p_known", "decode_ms", "wait_ms", "engine_ms", "error"];
   const lines = items.map(({ name, answer, times, error }) => [
     name,
     ...classes.flatMap((_, index) => [answer?.predictions[index]?.label, answer?.predictions[index]?.score]),
     answer?.prediction_set?.join(" | "),
+    answer?.prediction_set_note,
     answer?.known,
     answer?.p_known,
     times?.decode,

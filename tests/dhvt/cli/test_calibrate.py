@@ -1,11 +1,13 @@
 """``dhvt calibrate``, and prediction sets on the command line and in Python."""
 
+import csv
 import json
 import re
 import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -67,6 +69,22 @@ def test_classify_prints_the_set(calibrated, tmp_path):
     assert sorted(few["prediction_set"]) == CLASSES
     assert few["prediction_set_note"] == "every label: coverage 0.99 needs 99 reference images, and this model has 60"
     assert "every label: coverage 0.99 needs" in run(*command, "--coverage", "0.99").stdout
+
+
+def test_sets_that_fall_short_say_so_in_every_format(calibrated, tmp_path):
+    """By class, where one has too few reference images, the set itself is printed too."""
+    draw(0, 1000).save(tmp_path / "a.png")
+    command = ["classify", "--model", calibrated, "--engine", "onnxruntime", "--coverage", "0.96", "--by-class"]
+    command += [tmp_path / "a.png"]
+    answer = json.loads(run(*command, "--json").stdout)
+    labels, note = answer["prediction_set"], answer["prediction_set_note"]
+    assert note.startswith("coverage 0.96 by class needs 24 reference images of each class, and one has 20")
+    assert run(*command).stdout.strip().endswith(f"; one of: {', '.join(labels)} ({note})")
+    (row,) = csv.DictReader(run(*command, "--csv").stdout.splitlines())
+    assert (row["prediction_set"], row["prediction_set_note"]) == (" | ".join(labels), note)
+    run(*command, "--parquet", tmp_path / "answers.parquet")
+    (row,) = pq.read_table(tmp_path / "answers.parquet").to_pylist()
+    assert (row["prediction_set"], row["prediction_set_note"]) == (labels, note)
 
 
 def test_sets_in_python(calibrated, image_folder):
@@ -190,6 +208,7 @@ def test_the_report_shows_what_is_promised_and_what_is_unknown(calibrated, artif
     assert "all of these images are reference images" in reference.stderr
     for path in (tmp_path / "others" / "deeper").iterdir():
         path.write_bytes(b"no image")
+    assert "0.png" in run(*command, "--model", calibrated).stderr  # which stops it, as a broken one of --data does
     broken = run(*command, "--model", calibrated, "--on-broken", "skip")
     assert (broken.exit_code, f"none of the images in {tmp_path / 'others'} can be read" in broken.stderr) == (1, True)
 

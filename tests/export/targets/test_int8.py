@@ -5,7 +5,8 @@ import click
 import numpy as np
 import pytest
 
-from dhvt.artifact import load_artifact
+from dhvt.artifact import load_artifact, write_card
+from dhvt.confidence.reference import Measured, Reference, load_reference, write_reference
 from dhvt.data.preprocess import preprocess_image
 from dhvt.data.record import record_source, record_training_data
 from dhvt.data.reopen import reopen_training_data
@@ -172,12 +173,27 @@ def test_an_earlier_int8_graph_is_dropped_with_the_new_one(quantized, image_fold
     monkeypatch.setattr("export.targets.int8.LEAST_SPEEDUP", 1e9)
     monkeypatch.setattr("export.targets.int8.largest_top1_loss", lambda images: 100.0)
     copy = shutil.copytree(quantized.path, tmp_path / "copy")
-    assert "calibration" in load_artifact(copy).card.data
-    export_model(load_artifact(copy), copy, ["int8"], ExportOptions(data=str(image_folder)))
     card = load_artifact(copy).card
+    assert "calibration" in card.data
+    entries = {name: {"engine": "openvino", "precision": name, "top1": 50.0} for name in ("int8", "bf16", "fp32")}
+    write_card(copy, replace(card, metrics=entries))
+    labels = np.zeros(30, np.int64)
+    given = Measured.of(np.full((30, 3), 1 / 3, np.float32), labels)
+    reference = Reference(labels=labels, hashes=labels.astype(np.uint64), measured={"fp32": given, "int8": given})
+    write_reference(load_artifact(copy), reference, {})
+    lines = []
+    options = ExportOptions(data=str(image_folder))
+    export_model(load_artifact(copy), copy, ["int8"], options, log=lambda message, **_: lines.append(message))
+    card = load_artifact(copy).card
+    assert card.metrics.keys() == {"bf16", "fp32"}
+    assert card.reference["precisions"] == [*load_reference(load_artifact(copy)).measured] == ["fp32"]
+    assert "metrics.int8 was of the int8 graph that was here: run dhvt evaluate again" in lines
+    assert "the reference was of other graphs too, and is of the rest now: run dhvt calibrate again" in lines
     assert [variant.format for variant in card.variants] == ["onnx", "explain"]
     assert "calibration" not in card.data
-    assert sorted(path.name for path in copy.iterdir()) == ["model.explain.onnx", "model.json", "model.onnx"]
+    assert sorted(path.name for path in copy.iterdir()) == [
+        *("model.explain.onnx", "model.json", "model.onnx", "reference.npz"),
+    ]
 
 
 def test_int8_needs_data_and_a_model_with_it(checkpoint, artifact_path, tmp_path):
