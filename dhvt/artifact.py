@@ -9,13 +9,16 @@ model.json.sig  a signature of the card, optional; see dhvt/signature.py
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +73,7 @@ __all__ = [
 ]
 
 FORMAT = "dhvt-artifact-3"
+_UNFINISHED = "unfinished-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +234,10 @@ def names_in_model(folder: Path) -> set[str] | None:
 
 @contextmanager
 def writing_artifact(
-    path: str | Path, names_in: Callable[[Path], set[str] | None] = names_in_model, kind: str = "model folder"
+    path: str | Path,
+    names_in: Callable[[Path], set[str] | None] = names_in_model,
+    kind: str = "model folder",
+    beside: Path | None = None,
 ) -> Iterator[Path]:
     """A fresh folder to write into, which takes the place of ``path`` when the block ends well.
 
@@ -241,6 +248,7 @@ def writing_artifact(
     Args:
         names_in: what an earlier one wrote into such a folder, which goes with it; None for a folder of another kind.
         kind: what messages call such a folder.
+        beside: where the fresh folder is made, on the same file system; where ``path`` is by default.
 
     Raises:
         ArtifactError: ``path`` is something other than such a folder, or cannot be written.
@@ -253,9 +261,12 @@ def writing_artifact(
         raise ArtifactError(f"{target} is the current folder, which cannot be replaced; run this from outside it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        prefix = f".{target.name}.{_UNFINISHED}"
+        _remove_unfinished(beside or target.parent, prefix)
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=beside or target.parent))
     except OSError as error:
         raise ArtifactError(f"cannot write beside {target}: {error.strerror}") from error
+    held = _lock(temporary)
     try:
         temporary.chmod(0o755)
         yield temporary
@@ -269,6 +280,33 @@ def writing_artifact(
         raise ArtifactError(f"cannot write {target}: {error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if held is not None:
+            os.close(held)
+
+
+def _remove_unfinished(parent: Path, prefix: str) -> None:
+    """Deletes what killed processes were writing: what nobody has locked and nothing was put into for a minute."""
+    for path in parent.glob(f"{glob.escape(prefix)}*"):
+        with suppress(OSError):
+            is_new = time.time() - path.stat().st_mtime < 60  # and is perhaps not locked yet
+            if not is_new and (held := _lock(path)) is not None:
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(held)
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that holds the folder until it is closed; None where another process does, or where there are no locks."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _copy_others(source: Path, target: Path, left_out: set[str]) -> None:

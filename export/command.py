@@ -92,6 +92,7 @@ def export(
     from dhvt.artifact import load_artifact
     from dhvt.evaluation.calibration import describe_limit
     from dhvt.model.checkpoint import Checkpoint, load_checkpoint
+    from export.layouts import export_layouts, require_weights
 
     source = find_checkpoint(source)
     loaded: Checkpoint | Artifact = load_artifact(source) if os.path.isdir(source) else load_checkpoint(source)
@@ -106,6 +107,7 @@ def export(
     folder = source if isinstance(loaded, Artifact) else out or source.parent / "artifact"
     variants = [name for name in targets if name in TARGETS]
     layouts = [name for name in targets if name in LAYOUTS]
+    require_weights(loaded, folder, layouts)
     if variants:
         from export.pipeline import export_model
 
@@ -114,7 +116,5 @@ def export(
         click.echo(f"wrote {folder}; serve it with DHVT_MODEL={shlex.quote(str(folder))} bentoml serve")
         loaded = artifact if isinstance(loaded, Artifact) else loaded
     if layouts:
-        from export.layouts import export_layouts
-
         export_layouts(loaded, folder, layouts, options, settings, command=command, log=click.echo)
     return folder

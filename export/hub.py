@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dhvt.errors import ExportError
@@ -10,10 +10,11 @@ from dhvt.errors import ExportError
 CARD = "README.md"
 
 
-def push_folder(folder: Path, repository: str, *, public: bool, log: Callable[..., None]) -> None:
-    """Uploads the files of a folder in one commit. A model card that the repository has already is kept.
+def push_folder(folder: Path, names: Sequence[str], repository: str, *, public: bool, log: Callable[..., None]) -> None:
+    """Uploads files of a folder in one commit. A model card that the repository has already is kept.
 
     Args:
+        names: of the files.
         repository: ``user/name``; a new one is made where there is none.
         public: whether a new repository is public.
         log: prints one line.
@@ -28,7 +29,7 @@ def push_folder(folder: Path, repository: str, *, public: bool, log: Callable[..
     api = HfApi(library_name="dhvt-serve")
     try:
         repository = api.create_repo(repository, private=not public, exist_ok=True).repo_id
-        files = sorted(path.name for path in folder.iterdir())
+        files = [*names]
         if api.file_exists(repository, CARD):
             files.remove(CARD)
             log(f"{CARD} of {repository} is kept as it is; compare it with {folder / CARD}")

@@ -43,15 +43,15 @@ def export_layouts(
         ParityError: the written model disagrees with the exported one.
     """
     options = options or ExportOptions()
+    require_weights(source, folder, names)
     layouts = {name: load_layout(name) for name in names}
     checkpoint = source if isinstance(source, Checkpoint) else None
-    for name, layout in layouts.items():
-        if checkpoint is None and layout.needs == "checkpoint":
-            raise ExportError(f"{folder} is a model folder, which has no weights for {name}; give its checkpoint")
     needs = {layout.needs for layout in layouts.values()}
     artifact = source if isinstance(source, Artifact) else None
     if checkpoint is not None:
         artifact = _find_artifact(checkpoint, folder, options, "artifact" in needs, command, log)
+    if artifact is not None and options.resize_mode not in (None, artifact.card.preprocess.resize_mode):
+        raise ExportError(f"{folder} has its resize mode already; --resize-mode needs --target {BASE}, from a checkpoint")
     card = _find_card(checkpoint, artifact, options)
     images = open_card_images(card, options, log) if "checkpoint" in needs else None  # to compare its weights on
     for name, layout in layouts.items():
@@ -60,14 +60,23 @@ def export_layouts(
         layout.write(job, values)
 
 
+def require_weights(source: Checkpoint | Artifact, folder: Path, names: Sequence[str]) -> None:
+    """Checks that the source has what the layouts are made of.
+
+    Raises:
+        ExportError: one needs a checkpoint, and this is a model folder.
+    """
+    for name in names:
+        if isinstance(source, Artifact) and load_layout(name).needs == "checkpoint":
+            raise ExportError(f"{folder} is a model folder, which has no weights for {name}; give its checkpoint")
+
+
 def _find_artifact(
     checkpoint: Checkpoint, folder: Path, options: ExportOptions, needed: bool, command: str, log: Callable[..., None]
 ) -> Artifact | None:
     """The checkpoint's artifact; None where there is none and none is needed."""
     if folder.exists():
         artifact = load_artifact(folder)
-        if options.resize_mode not in (None, artifact.card.preprocess.resize_mode):
-            raise ExportError(f"{folder} has its resize mode already; --resize-mode needs --target {BASE}, from a checkpoint")
         require_same_model(artifact, CheckpointSource(checkpoint))
         return artifact
     if not needed:

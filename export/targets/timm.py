@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from export.targets.registry import Layout, LayoutJob
 if TYPE_CHECKING:
     from dhvt.model.checkpoint import Checkpoint
 
-FOLDER = "timm"
+FOLDER, MODEL_CARD = "timm", "README.md"
+NAMES = ("config.json", "model.safetensors", MODEL_CARD)
 CROP_MODES = {"crop": "center", "squash": "squash", "pad": "border"}
 """timm's names of the resize modes."""
 
@@ -46,18 +48,30 @@ def write_timm(job: LayoutJob, settings: TimmSettings) -> None:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         registered = type(model).__module__.startswith("dhvt.") or model.pretrained_cfg["architecture"] == SMALL_STEM
         text = write_model_card(job.card, parameters, registered=registered, repository=settings.push)
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        if has_licence(path / MODEL_CARD):
+            shutil.copyfile(path / MODEL_CARD, folder / MODEL_CARD)
+            job.log(f"{path / MODEL_CARD}, which states a licence, is kept as it is; remove it to have it written again")
+        else:
+            (folder / MODEL_CARD).write_text(text, encoding="utf-8")
     job.log(f'wrote {path}; load it with timm.create_model("local-dir:{path}", pretrained=True) after import dhvt.model.dhvt')
     if settings.push:
         from export.hub import push_folder
 
-        push_folder(path, settings.push, public=settings.public, log=job.log)
+        push_folder(path, NAMES, settings.push, public=settings.public, log=job.log)
 
 
 def names_in_folder(folder: Path) -> set[str] | None:
     """What an earlier export wrote; None where it is no folder of timm."""
     values = read_object(folder / "config.json")
-    return {"config.json", "model.safetensors", "README.md"} if values is not None and "architecture" in values else None
+    return {*NAMES} if values is not None and "architecture" in values else None
+
+
+def has_licence(path: Path) -> bool:
+    """Whether somebody has stated a licence in the header of a model card, as its text asks."""
+    try:
+        return any(line.startswith("license:") for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    except OSError:
+        return False
 
 
 def save_model(checkpoint: Checkpoint, card: ModelCard, folder: Path) -> Any:

@@ -17,6 +17,8 @@ FOLDER = "triton"
 CONFIG_NAME = "config.pbtxt"
 LABELS_NAME = "labels.txt"
 ENGINE_SUFFIX = "-tensorrt"
+_DIGEST, _TENSORRT = 'parameters { key: "digest"', 'backend: "tensorrt"'
+"""In the configurations of our models, and in those of engines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,9 @@ def write_triton(job: LayoutJob, settings: TritonSettings) -> None:
     elif reason is not None:
         job.log(f"left out: the engine, {reason}", err=True)
     for model in served:
-        with writing_artifact(repository / model.name, names_in_folder, "model of Triton") as folder:
+        with writing_artifact(
+            repository / model.name, names_in_folder, "model of Triton that dhvt wrote", job.parent
+        ) as folder:
             _write_model(job, model, settings, folder)
     if len(served) == 1:
         _remove_engine(job, repository / f"{job.card.name}{ENGINE_SUFFIX}")
@@ -67,8 +71,15 @@ def write_triton(job: LayoutJob, settings: TritonSettings) -> None:
 
 
 def names_in_folder(folder: Path) -> set[str] | None:
-    """What an earlier export wrote; None where it is no model of Triton."""
-    return {"1", CONFIG_NAME, LABELS_NAME, "README.md"} if (folder / CONFIG_NAME).is_file() else None
+    """What an earlier export wrote; None where it is somebody else's model, or none."""
+    return {"1", CONFIG_NAME, LABELS_NAME, "README.md"} if _DIGEST in _read_config(folder) else None
+
+
+def _read_config(folder: Path) -> str:
+    try:
+        return (folder / CONFIG_NAME).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _write_model(job: LayoutJob, model: ServedFile, settings: TritonSettings, folder: Path) -> None:
@@ -82,7 +93,8 @@ def _write_model(job: LayoutJob, model: ServedFile, settings: TritonSettings, fo
 
 def _remove_engine(job: LayoutJob, folder: Path) -> None:
     """Removes the engine of an earlier export, which is of another graph."""
-    if (folder / CONFIG_NAME).is_file():
+    config = _read_config(folder)
+    if _DIGEST in config and _TENSORRT in config:
         try:
             shutil.rmtree(folder)
         except OSError as error:

@@ -207,6 +207,27 @@ def test_a_kill_leaves_the_old_folder_or_the_new_one(artifact_copy):
         assert (artifact_copy / "model.json").exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="without locks nothing is removed")
+def test_what_a_killed_command_left_is_removed_by_the_next(artifact_copy):
+    script = (
+        "import os, sys; from dhvt.artifact import writing_artifact\n"
+        "with writing_artifact(sys.argv[1]) as folder: (folder / 'model.onnx').touch(); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", script, artifact_copy], check=False)
+    (left,) = artifact_copy.parent.glob(".*")
+    with writing_artifact(artifact_copy) as folder:
+        os.utime(folder, (0, 0))
+        shutil.copytree(artifact_copy, folder, dirs_exist_ok=True)
+        assert left.exists()  # it may have just begun
+        os.utime(left, (0, 0))
+        os.utime(folder, (0, 0))
+        with writing_artifact(artifact_copy) as other:
+            shutil.copytree(artifact_copy, other, dirs_exist_ok=True)
+            assert not left.exists()
+            assert folder.exists()  # which is still being written
+    load_artifact(artifact_copy)
+
+
 @pytest.mark.parametrize("name", ["model.json", "model.onnx"])
 def test_a_file_that_cannot_be_read_is_a_clear_error(artifact_copy, name):
     (artifact_copy / name).unlink()

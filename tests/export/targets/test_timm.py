@@ -132,6 +132,8 @@ def test_a_folder_that_gives_other_logits_is_refused(variant, tmp_path, monkeypa
 def test_what_is_no_checkpoint_of_timms_is_refused(checkpoint, variant, artifact_copy, tmp_path):
     with pytest.raises(ConfigError, match="timm has no model 'dhvt_test'"):
         export_timm(checkpoint, tmp_path / "new")
+    both = CliRunner().invoke(main, ["export", str(artifact_copy), "--target", "int8", "--target", "timm", "--data", "none"])
+    assert (both.exit_code, "has no weights for timm; give its checkpoint" in both.output) == (1, True)
     with pytest.raises(ExportError, match="has no weights for timm; give its checkpoint"):
         export_layouts(load_artifact(artifact_copy), artifact_copy, ["timm"], log=print)
     other = replace(variant, weights={key: value + 1 for key, value in variant.weights.items()})
@@ -154,7 +156,6 @@ def test_the_model_card_has_the_metrics_in_its_header(variant, tmp_path):
     results = {(row.dataset_split, row.metric_name): row.metric_value for row in model_card.data.eval_results}
     assert results == {
         ("validation", "Top-1 accuracy"): 0.333,
-        ("validation", "Top-5 accuracy"): 1.0,
         ("test", "Top-1 accuracy"): 0.5,
         ("test", "Macro F1"): 0.4,
     }
@@ -250,6 +251,20 @@ def test_push_uploads_the_folder(variant, tmp_path, hub):
     export_timm(replace(variant, metrics={}), tmp_path, push="me/hands", public=True)
     assert hub.files["README.md"] == b"edited by its owner"
     assert hub.created[-1]["visibility"] == "public"
+
+
+def test_only_its_own_files_are_pushed_and_a_stated_licence_stays(variant, tmp_path, hub):
+    folder = export_timm(variant, tmp_path)
+    (folder / "notes.txt").write_text("secret")
+    (folder / ".git").mkdir()
+    text = (folder / "README.md").read_text().replace("---\n", "---\nlicense: mit\n", 1)
+    (folder / "README.md").write_text(text)
+    lines = []
+    export_timm(variant, tmp_path, push="me/hands", log=lambda line, err=False: lines.append(line))
+    assert [*hub.files] == ["config.json", "model.safetensors", "README.md"]
+    assert hub.files["README.md"].decode() == (folder / "README.md").read_text() == text
+    assert any("which states a licence, is kept as it is" in line for line in lines)
+    assert (folder / "notes.txt").read_text() == "secret"
 
 
 def test_a_push_that_fails_is_one_line_and_leaves_the_folder(variant, tmp_path, hub, monkeypatch):

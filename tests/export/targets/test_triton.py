@@ -148,9 +148,23 @@ def test_other_models_of_the_repository_stay(artifact_copy):
     assert config.name == "hands"
     (repository / "mine").mkdir()
     (repository / "mine" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ArtifactError, match="is no model of Triton"):
-        export_triton(artifact_copy, options=ExportOptions(name="mine"))
+    for content in ("", 'name: "mine"', 'backend: "tensorrt"'):
+        for name in ("mine", "hands-tensorrt"):
+            (repository / name).mkdir(exist_ok=True)
+            (repository / name / "config.pbtxt").write_text(content)
+        with pytest.raises(ArtifactError, match="is no model of Triton that dhvt wrote"):
+            export_triton(artifact_copy, options=ExportOptions(name="mine"))
+    export_triton(artifact_copy, options=ExportOptions(name="hands"))
+    assert (repository / "hands-tensorrt" / "config.pbtxt").read_text() == 'backend: "tensorrt"'
     assert (repository / "mine" / "thesis.tex").exists()
+
+
+def test_what_a_killed_export_leaves_is_beside_the_repository(artifact_copy, monkeypatch):
+    """Triton takes every folder in it for a model."""
+    seen = []
+    monkeypatch.setattr("export.targets.triton._write_model", lambda job, model, settings, folder: seen.append(folder))
+    repository = export_triton(artifact_copy)
+    assert [folder.parent for folder in seen] == [repository.parent]
 
 
 def test_class_names_stay_on_their_lines(artifact_copy):
