@@ -193,7 +193,7 @@ def cifar100() -> list[str]:
         f"All {test['images']:,} test images, looked at once for each row, after its training, through the served artifact "
         f"({test['engine']} {test['precision']}). One in fifty of the 50,000 training images, the same in all rows, was held "
         f"out to watch the training and to calibrate the scores.{continued} Weights of the last row, for timm and for "
-        f"`--init`: `{CIFAR100_MODEL}`."
+        f"`--init`: `{CIFAR100_MODEL}`; to serve it, `DHVT_MODEL={CIFAR100_MODEL}/artifact bentoml serve`."
     )
     return [
         "## CIFAR-100, all training images",
