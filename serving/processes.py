@@ -28,9 +28,14 @@ _WORKER_ID = "--worker-id"
 _WORKING_THREADS_NICENESS = 5  # a third of the event loop's weight
 
 
-def separate_metrics() -> None:
-    """Gives this server a metrics folder of its own; BentoML has one for all, which the next server to start empties."""
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")  # workers have it
+def separate_metrics(*, is_worker: bool) -> None:
+    """Gives this server a metrics folder of its own; BentoML has one for all, which the next server to start empties.
+
+    Args:
+        is_worker: whether another process of this server has made the folder. What an operator has set is none: it may be
+            another server's, and BentoML would empty it.
+    """
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR") if is_worker else None
     if folder is None:
         folder = tempfile.mkdtemp(prefix="dhvt-metrics-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)

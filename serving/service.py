@@ -36,7 +36,7 @@ from serving.http.response import Response
 from serving.http.routes import Endpoints
 from serving.http.schemas import BatchOutput, ClassifyOutput
 from serving.inference.drift import DriftMonitor, drift_folder, prepare_drift_folder
-from serving.inference.early import announce_workers, load_early, take_opened
+from serving.inference.early import announce_workers, is_worker, load_early, take_opened
 from serving.inference.measuring import EngineMeasuring
 from serving.inference.model import ServedModel, check_model
 from serving.inference.options import DEFAULT_TOP_K
@@ -58,7 +58,7 @@ try:
     NAME = service_name()
 except DHVTError as error:
     sys.exit(f"dhvt: {error}")
-separate_metrics()
+separate_metrics(is_worker=is_worker())
 private_apis.forget_that_tracking_was_asked()
 
 
@@ -193,7 +193,7 @@ class DHVTService:
         if (worker or 1) == 1:
             self.measuring = EngineMeasuring(settings, device, self.manager, partial(tell_siblings, signal.SIGHUP))
             self.measuring.start()
-        bound_the_drain(max(settings.request_timeout_s, settings.batch_timeout_s))
+        bound_the_drain(max(settings.request_timeout_s, settings.batch_timeout_s, settings.explain_timeout_s))
 
     @bentoml.on_shutdown
     async def stop(self) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from logging.handlers import QueueHandler, QueueListener
 from queue import Full, Queue
 from time import monotonic
@@ -20,6 +21,7 @@ LINES_PER_S = 10
 
 _MAX_PATH = 200
 _QUEUED_LINES = 10_000
+_LAST_LINES_S = 5
 
 
 class RateLimit:
@@ -90,6 +92,13 @@ class _BoundedQueueHandler(QueueHandler):
             self.dropped += 1
 
 
+class _Listener(QueueListener):
+    """Waits until what is queued has left room, where the standard one fails on a full queue and loses all of it."""
+
+    def enqueue_sentinel(self) -> None:
+        self.queue.put(self._sentinel, timeout=_LAST_LINES_S)  # type: ignore[attr-defined]  # as in the standard one
+
+
 class AccessLog:
     """Writes a line per request, as far as ``level`` asks for it.
 
@@ -104,12 +113,12 @@ class AccessLog:
         self._limit = RateLimit(LINES_PER_S)
         self._report_is_due = False
         self._handler = _BoundedQueueHandler()
-        self._listener: QueueListener | None = None
+        self._listener: _Listener | None = None
 
     def start(self) -> None:
         """Puts the queue between the log and the handlers that it has now, which BentoML has set up."""
         handlers = _effective_handlers(logger)
-        self._listener = QueueListener(self._handler.queue, *handlers, respect_handler_level=True)
+        self._listener = _Listener(self._handler.queue, *handlers, respect_handler_level=True)
         self._listener.start()
         logger.handlers, logger.propagate = [self._handler], False
         logging.getLogger("uvicorn.error").addFilter(RateLimitFilter())
@@ -118,7 +127,8 @@ class AccessLog:
         """Writes what is queued, and ends the thread."""
         self._report()
         if self._listener is not None:
-            self._listener.stop()
+            with suppress(Full):  # whoever reads the log has stopped
+                self._listener.stop()
             self._listener = None
 
     def record(self, request: RequestContext, seconds: float) -> None:
@@ -134,6 +144,8 @@ class AccessLog:
         entry = {"request_id": request.request_id, "client": client[0], "method": request.method, "path": path}
         entry |= {"status": request.status} | ({"code": request.error_code} if request.error_code else {})
         logger.info(json.dumps(entry | {"duration_ms": round(seconds * 1000, 1)}))
+        if self._handler.dropped:
+            self._report_soon()
 
     def _report_soon(self) -> None:
         if not self._report_is_due:

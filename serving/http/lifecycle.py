@@ -14,7 +14,7 @@ from time import perf_counter
 
 from starlette.middleware.cors import CORSMiddleware
 
-from serving.errors import InternalError, Overloaded, RequestError, TimedOut, WrongMethod
+from serving.errors import InternalError, NotFound, Overloaded, RequestError, TimedOut, WrongMethod
 from serving.http.access_log import AccessLog
 from serving.http.auth import TokenAuth
 from serving.http.open_inference import OPEN_INFERENCE_ROUTES, match_path, report_error
@@ -94,6 +94,8 @@ class RequestLifecycle:
             self.auth.check(request)
             route = self._routes.get(request.route)
             if route is None:
+                if "\n" in request.path:  # at a path's end Starlette overlooks it, and would find a route of ours
+                    raise NotFound(f"there is no {request.path[:200]!r}")
                 await self._delegate(request, send)
                 return
             if request.method not in route.methods:

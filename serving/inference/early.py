@@ -23,13 +23,18 @@ def announce_workers() -> None:
     os.environ[_CHECKED] = "1"
 
 
+def is_worker() -> bool:
+    """Whether a process of this server has started this one; see :func:`announce_workers`."""
+    return _CHECKED in os.environ
+
+
 def load_early(worker: int | None) -> None:
     """Begins to open the model in a thread, in a process that is a worker.
 
     Args:
         worker: see :meth:`Settings.device_of`.
     """
-    if _CHECKED not in os.environ:
+    if not is_worker():
         return
     try:
         settings = Settings.from_environ()

@@ -106,7 +106,7 @@ class EngineMeasuring:
 async def _until_idle(manager: ModelManager) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(_LONGEST_WAIT_S):
-            while manager.current.scheduler.oldest_wait_s() > 0:
+            while not manager.current.scheduler.is_idle():
                 await asyncio.sleep(1)
 
 

@@ -31,13 +31,13 @@ class MultiImageClassifier:
     behind a long queue.
 
     Args:
-        settings: of this process; ``max_batch_size`` and ``max_upload_bytes`` bound what waits.
+        settings: of this process; ``max_upload_bytes`` bounds what waits, beside the size of the engine's batches.
         offer_sample: called with each image that was classified.
     """
 
     def __init__(self, settings: Settings, offer_sample: OfferSample = lambda image, ranking, card: None) -> None:
         self._offer_sample = offer_sample
-        self._max_images, self._max_bytes = 4 * settings.max_batch_size, 4 * settings.max_upload_bytes
+        self._max_bytes = 4 * settings.max_upload_bytes
         self._images, self._bytes = 0, 0  # of all requests, waiting
 
     async def classify(
@@ -71,7 +71,7 @@ class MultiImageClassifier:
             async for image in images:
                 running.append(self._start(image, model, options))
                 started.put_nowait(running[-1])
-                while running and (running[0].done() or self._is_full()):
+                while running and (running[0].done() or self._is_full(model)):
                     oldest = running.popleft()
                     if not oldest.done():
                         await asyncio.wait([oldest])
@@ -90,8 +90,8 @@ class MultiImageClassifier:
         task.add_done_callback(uncount)
         return task
 
-    def _is_full(self) -> bool:
-        return self._images >= self._max_images or self._bytes > self._max_bytes
+    def _is_full(self, model: ServedModel) -> bool:
+        return self._images >= 4 * model.scheduler.max_batch_size or self._bytes > self._max_bytes
 
     async def _classify_named(self, model: ServedModel, image: UploadedImage, options: AnswerOptions) -> Result:
         """One image's name with its predictions or its error."""

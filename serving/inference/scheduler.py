@@ -63,6 +63,11 @@ class _Chunk:
         self.pixels, self.future, self.waits_since = pixels, future, perf_counter()
 
 
+def _counts(job: _Job | _Chunk) -> bool:
+    """Whether its wait says how long a new image would have to wait."""
+    return job.waits_since is not None and not (isinstance(job, _Job) and job.is_of_batch)
+
+
 _Queue = SimpleQueue[_Job | _Chunk | None]  # None ends the thread that takes it
 
 
@@ -167,10 +172,15 @@ class Scheduler:
     def oldest_wait_s(self) -> float:
         """How long the image that was submitted first has waited for a thread or the engine, 0 when none waits.
 
-        One that is being decoded waits for nothing, however long that takes.
+        One that is being decoded waits for nothing, however long that takes. One of a request's many does not count: it waits
+        for those of its own request, and a slow engine must not refuse others for that.
         """
-        since = next((since for job in self._pending.values() if (since := job.waits_since) is not None), None)
+        since = next((job.waits_since for job in self._pending.values() if _counts(job)), None)
         return 0.0 if since is None else perf_counter() - since
+
+    def is_idle(self) -> bool:
+        """Whether nothing waits, is decoded or run."""
+        return not self._pending
 
     def longest_call_s(self) -> float:
         """How long the longest engine call that is running has run, 0 when none is."""

@@ -149,7 +149,7 @@ class FormParser:
         name, is_file = options.get("name", ""), "filename" in options
         if name == FIELD and not is_file:
             raise BadRequest(f"field {FIELD!r} holds text, not a file; did you forget the @ in curl -F image=@cat.jpg?")
-        data = b"".join(self._chunks)
+        data, self._chunks = b"".join(self._chunks), []  # or the part would be held twice
         self._parts.append(Part(name, options.get("filename", ""), data, name == FIELD, self._is_cut))
 
     def _add_header_name(self, data: bytes, start: int, end: int) -> None:

@@ -20,6 +20,10 @@ from tests.serving.conftest import PNG, ROOT, classify, in_flight, load, serving
 
 @pytest.mark.parametrize("environment", [{}, {"BENTOML_CONTAINERIZED": "true"}])
 def test_a_killed_worker_is_replaced(artifact_path, tmp_path, environment):
+    others = tmp_path / "others"  # metrics of another server, which a variable of the environment names
+    others.mkdir()
+    (others / "counter_1.db").touch()
+    environment = {"PROMETHEUS_MULTIPROC_DIR": str(others), **environment}
     with serving(tmp_path / "log", DHVT_MODEL=str(artifact_path), **environment) as url:
         with load(url) as outcomes:
             (pid,) = worker_pids(url)
@@ -33,6 +37,7 @@ def test_a_killed_worker_is_replaced(artifact_path, tmp_path, environment):
                 time.sleep(0.1)
             assert worker_pids(url) != [pid]
         assert in_flight(url) == 0  # those inside the dead one are not counted on
+    assert [path.name for path in others.iterdir()] == ["counter_1.db"]
     failures = [outcome for outcome in outcomes if outcome != 200]
     assert len(failures) <= 4  # at most what was inside
     assert all(isinstance(failure, httpx.TransportError) for failure in failures)

@@ -1,8 +1,10 @@
 """Limits of the access log."""
 
 import logging
+import time
+from queue import Queue
 
-from serving.http.access_log import RateLimit, RateLimitFilter
+from serving.http.access_log import RateLimit, RateLimitFilter, _Listener
 
 
 def test_a_rate_limit_is_for_each_kind_and_each_second():
@@ -27,3 +29,21 @@ def test_a_message_that_comes_too_often_is_left_out_and_counted():
     assert [bool(log()) for _ in range(5)] == [True, True, False, False, False]
     now = 1.0
     assert log() == "Invalid HTTP request received. (3 more lines like this were left out)"
+
+
+def test_what_is_queued_is_written_at_the_end_though_the_queue_is_full():
+    written = []
+
+    class Slow(logging.Handler):
+        def emit(self, record):
+            time.sleep(0.1)
+            written.append(record)
+
+    queue = Queue(2)
+    listener = _Listener(queue, Slow())
+    listener.start()
+    for _ in range(4):
+        queue.put("a line")
+    assert queue.full()
+    listener.stop()
+    assert len(written) == 4

@@ -318,3 +318,9 @@ def test_a_refusal_has_its_code_in_the_log_and_a_path_of_sane_length(guarded, pa
     entry = read_log_line(log, request_id)
     assert (entry["status"], entry["code"]) == (status, {404: "not_found", 405: "method_not_allowed"}[status])
     assert len(entry["path"]) <= 201
+
+
+def test_a_line_break_after_a_path_is_no_path_of_ours(guarded):
+    url, _ = guarded
+    head = f"POST /classify%0A HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 0\r\n\r\n"
+    assert ask(url, head.encode())[0] == 404

@@ -48,6 +48,7 @@ def test_batches_share_what_may_wait_and_each_comes_to_its_end(engine, artifact,
             await asyncio.to_thread(engine.called.wait, 30)
             await asyncio.sleep(0.2)
             waiting = len(model.scheduler._pending)
+            assert (model.scheduler.oldest_wait_s(), model.scheduler.is_idle()) == (0, False)  # which refuses nobody
             engine.free.set()
             return waiting, await asyncio.gather(*tasks)
 
