@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from logging.handlers import QueueHandler, QueueListener
 from queue import Full, Queue
-from time import monotonic
+from time import monotonic, sleep
 
 from serving.http.request import RequestContext
 
@@ -95,8 +95,13 @@ class _BoundedQueueHandler(QueueHandler):
 class _Listener(QueueListener):
     """Waits until what is queued has left room, where the standard one fails on a full queue and loses all of it."""
 
+    queue: Queue[logging.LogRecord]
+
     def enqueue_sentinel(self) -> None:
-        self.queue.put(self._sentinel, timeout=_LAST_LINES_S)  # type: ignore[attr-defined]  # as in the standard one
+        until = monotonic() + _LAST_LINES_S
+        while self.queue.full() and monotonic() < until:
+            sleep(0.01)
+        super().enqueue_sentinel()
 
 
 class AccessLog:
