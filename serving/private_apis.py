@@ -5,6 +5,8 @@ what                                            for                             
 ==============================================  =========================================  ================================
 ``BentoMLContainer.prometheus_multiproc_dir``   a metrics folder for each server, which    none: ``BENTOML_HOME`` moves the
                                                 another one's start does not empty         model store too
+``BentoMLContainer.http``                       the address where ``bentoml serve`` is     none
+                                                not told one
 ``BentoMLContainer.tracing.sample_rate``        whether tracing is configured              none
 ``RunnerTrafficMetricsMiddleware``              removed: it keeps counters for every path  ``metrics.enabled`` turns off
                                                 that anybody ever asked for                ``/metrics`` too
@@ -45,6 +47,8 @@ _HTTPTOOLS = "uvicorn.protocols.http.httptools_impl"
 _NEEDED = (
     f"{_CONTAINERS}:BentoMLContainer.prometheus_multiproc_dir.set",
     f"{_CONTAINERS}:BentoMLContainer.prometheus_multiproc_dir.get",
+    f"{_CONTAINERS}:BentoMLContainer.http.host.get",
+    f"{_CONTAINERS}:BentoMLContainer.http.port.get",
     f"{_CONTAINERS}:BentoMLContainer.tracing.sample_rate.get",
     f"{_INSTRUMENTS}:RunnerTrafficMetricsMiddleware",
     f"{_TRAFFIC}:TimeoutMiddleware",
@@ -121,6 +125,12 @@ def set_metrics_folder(folder: str) -> None:
 def metrics_folder() -> str:
     """Returns the folder that :func:`set_metrics_folder` set."""
     return str(_find(f"{_CONTAINERS}:BentoMLContainer").prometheus_multiproc_dir.get())
+
+
+def default_address() -> tuple[str, int]:
+    """Returns the host and the port of ``bentoml serve`` without ``--host`` and ``--port``."""
+    http = _find(f"{_CONTAINERS}:BentoMLContainer").http
+    return str(http.host.get()), int(http.port.get())
 
 
 def is_traced() -> bool:

@@ -20,7 +20,7 @@ import click
 import psutil
 
 from dhvt.errors import ConfigError
-from serving.private_apis import metrics_folder, set_metrics_folder
+from serving.private_apis import default_address, metrics_folder, set_metrics_folder
 
 logger = logging.getLogger("bentoml.service.dhvt")
 
@@ -71,10 +71,24 @@ def _without_worker_id(command: list[str]) -> list[str]:
 
 
 def tell_siblings(number: signal.Signals) -> None:
-    """Sends a signal to the other workers of this service."""
+    """Sends a signal to the other workers of this service that have begun to load a model.
+
+    One that has not yet begun reads the newest in any case, and the signal would end it.
+    """
     for sibling in find_siblings(psutil.Process()):
         with suppress(psutil.Error):
-            sibling.send_signal(number)
+            if _handles(sibling.pid, number):
+                sibling.send_signal(number)
+
+
+def _handles(pid: int, number: signal.Signals) -> bool:
+    """Whether a process does anything with a signal but end; true where the system does not tell."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # another system, or it has ended
+        return True
+    caught = int(status.partition("\nSigCgt:")[2].split()[0], base=16)
+    return bool(caught >> (number - 1) & 1)
 
 
 def check_port() -> None:
@@ -84,10 +98,10 @@ def check_port() -> None:
         ConfigError: another program has it.
     """
     context = click.get_current_context(silent=True)
-    options = context.params if context is not None else {}
-    host, port = options.get("host"), options.get("port")
-    if not isinstance(host, str) or not isinstance(port, int):
+    if context is None or "port" not in context.params:  # another command
         return
+    default_host, default_port = default_address()
+    host, port = context.params.get("host") or default_host, context.params["port"] or default_port
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -25,6 +25,7 @@ from urllib.parse import quote
 
 from dhvt.artifact import ModelCard
 from dhvt.data.formats import name_of_brand
+from dhvt.data.text import encodable
 from dhvt.errors import ConfigError
 from dhvt.files import replacing
 from dhvt.ranking import Ranking
@@ -121,7 +122,7 @@ class Sampler:
         label = sample.card.classes[sample.ranking.indices[0]]
         path = self._folder / IMAGES / folder_name(label) / name
         task = _describe(sample, path.relative_to(self._folder))
-        line = json.dumps(task, ensure_ascii=False).encode(errors="replace") + b"\n"
+        line = json.dumps(task, ensure_ascii=False).encode() + b"\n"
         size = len(sample.image) + len(line)
         with _locked(self._folder) as used:
             if used.bytes + size > self._max_bytes and not self._has_room(used, size):
@@ -201,7 +202,7 @@ def count_bytes(folder: Path) -> int:
 
 def folder_name(label: str) -> str:
     """Returns the class as a folder's name; what a name cannot have is written as in URLs."""
-    name = "".join(c if c.isprintable() and c not in "/\\%" else quote(c, safe="") for c in label) or "_"
+    name = "".join(c if c.isprintable() and c not in "/\\%" else quote(c, safe="") for c in encodable(label)) or "_"
     name = "%2E" + name[1:] if name.startswith(".") else name
     return name.encode()[:_NAME_BYTES].decode(errors="ignore")
 
@@ -209,7 +210,7 @@ def folder_name(label: str) -> str:
 def _describe(sample: _Sample, path: Path) -> dict[str, Any]:
     """The task as Label Studio imports it, with the model's prediction. It finds images below its LOCAL_FILES_DOCUMENT_ROOT."""
     card, best = sample.card, sample.ranking.top(sample.card, 1)[0]
-    choice = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [best["label"]]}}
+    choice = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [encodable(best["label"])]}}
     return {
         "data": {
             "image": f"/data/local-files/?d={quote(str(path))}",

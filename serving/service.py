@@ -36,7 +36,7 @@ from serving.http.response import Response
 from serving.http.routes import Endpoints
 from serving.http.schemas import BatchOutput, ClassifyOutput
 from serving.inference.drift import DriftMonitor, drift_folder, prepare_drift_folder
-from serving.inference.early import announce_workers, is_worker, load_early, take_opened
+from serving.inference.early import announce_workers, is_worker, load_early, note_reloads, take_opened
 from serving.inference.measuring import EngineMeasuring
 from serving.inference.model import ServedModel, check_model
 from serving.inference.options import DEFAULT_TOP_K
@@ -171,8 +171,7 @@ class DHVTService:
         forget_dead_workers()
         settings = Settings.from_environ()
         loop = asyncio.get_running_loop()
-        asked = asyncio.Event()
-        loop.add_signal_handler(signal.SIGHUP, asked.set)  # which would else end a process that is still starting
+        reload_asked = note_reloads()
         worker = bentoml.server_context.worker_index
         device = settings.device_of(worker)
         self.drift = DriftMonitor(settings, worker or 1, drift_folder(settings), metrics())
@@ -188,7 +187,7 @@ class DHVTService:
         lifecycle.attach(self.endpoints)
         lifecycle.access_log.start()
         loop.add_signal_handler(signal.SIGHUP, self.manager.reload_soon)
-        if asked.is_set():
+        if reload_asked.is_set():
             self.manager.reload_soon()
         if (worker or 1) == 1:
             self.measuring = EngineMeasuring(settings, device, self.manager, partial(tell_siblings, signal.SIGHUP))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dhvt.artifact import EXPLAIN, Artifact
+from dhvt.data.text import encodable
 from dhvt.errors import ConfigError
 from dhvt.explanation.attention import Attention, AttentionGraph
 from dhvt.explanation.explanation import DEFAULT_METHOD, HEAD_TOKENS, MASKING, METHODS, Explanation, Map
@@ -53,6 +54,7 @@ class Explainer:
 
     def __init__(self, artifact: Artifact, threads: int = 0) -> None:
         self._artifact, self._threads = artifact, threads
+        self._classes = [encodable(name) for name in artifact.card.classes]  # as answers have them
         self._lock = threading.Lock()
         self._graph: AttentionGraph | None = None
 
@@ -67,8 +69,8 @@ class Explainer:
         The number of a layer is checked when the attention is there.
         """
         card = self._artifact.card
-        if question.label is not None and question.label not in card.classes:
-            raise ConfigError(f"label is {question.label[:100]!r}; the model's classes are {', '.join(card.classes)[:500]}")
+        if question.label is not None and encodable(question.label) not in self._classes:
+            raise ConfigError(f"label is {question.label[:100]!r}; the model's classes are {', '.join(self._classes)[:500]}")
         if question.method not in METHODS:
             raise ConfigError(f"method is {question.method[:100]!r}; choose one of {', '.join(METHODS)}")
         if question.method not in self.methods:
@@ -115,7 +117,7 @@ class Explainer:
         self.require(question)
         card = self._artifact.card
         ranking = rank((yield pixels[None]), card)[0]
-        index = int(ranking.indices[0]) if question.label is None else card.classes.index(question.label)
+        index = int(ranking.indices[0]) if question.label is None else self._classes.index(encodable(question.label))
         explanation = Explanation(question.method, card.classes[index], _score(ranking, index), pixels, ())
         if question.method == MASKING:
             masks = DEFAULT_MASKS if question.masks is None else question.masks

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from dhvt.data.text import encodable
 from dhvt.ranking import Ranking
 from serving.errors import NotFound, NotReady, RequestError, UnsupportedMedia
 from serving.http.request import RequestContext, parse_top_k, read_body
@@ -176,7 +177,7 @@ _Encoded = tuple[dict[str, Any], Sequence[str | float], bytes]
 def _encode_text(rows: list[list[str]]) -> _Encoded:
     """A tensor of texts; in binary data each has its length before it."""
     values = [value for row in rows for value in row]
-    encoded = b"".join(struct.pack("<I", len(text)) + text for text in map(str.encode, values))
+    encoded = b"".join(struct.pack("<I", len(text)) + text for text in (encodable(value).encode() for value in values))
     return {"datatype": "BYTES", "shape": [len(rows), len(rows[0])]}, values, encoded
 
 

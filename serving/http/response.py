@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -51,12 +52,17 @@ class Response:
         return headers
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def to_json(value: Any) -> bytes:
-    """Returns compact UTF-8; what UTF-8 cannot encode, such as a byte of a file name in another encoding, becomes ``?``."""
-    return _encoder.encode(value).encode(errors="replace")
+    """Returns compact UTF-8; what UTF-8 cannot encode, such as a byte of a class's name in another encoding, is escaped."""
+    text = _encoder.encode(value)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATE.sub(lambda found: rf"\\u{ord(found[0]):x}", text).encode()  # as dhvt.data.text.encodable
 
 
 def model_headers(model: ServedModel) -> dict[str, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from threading import Event
 
 from dhvt.artifact import Artifact
 from dhvt.engines import Choice
@@ -15,6 +17,7 @@ from serving.settings import Settings
 _CHECKED = "SERVING_MODEL_IS_CHECKED"
 """A variable of the workers' environment; not ``DHVT_…``, which are an operator's."""
 
+_reload_asked = Event()
 _opened: list[Future[tuple[Artifact, Choice]]] = []
 
 
@@ -28,6 +31,12 @@ def is_worker() -> bool:
     return _CHECKED in os.environ
 
 
+def note_reloads() -> Event:
+    """From here on SIGHUP, which would end a process that is still starting, sets the event that this returns."""
+    signal.signal(signal.SIGHUP, lambda number, frame: _reload_asked.set())
+    return _reload_asked
+
+
 def load_early(worker: int | None) -> None:
     """Begins to open the model in a thread, in a process that is a worker.
 
@@ -36,6 +45,7 @@ def load_early(worker: int | None) -> None:
     """
     if not is_worker():
         return
+    note_reloads()  # before the model is read, so that none is missed
     try:
         settings = Settings.from_environ()
         settings = replace(settings, model=str(settings.model_path()))  # here: a tag imports BentoML's modules

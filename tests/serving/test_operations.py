@@ -1,5 +1,6 @@
 """A real server as its operators see it: doors, reloads, logs, numbers."""
 
+import base64
 import json
 import os
 import re
@@ -240,6 +241,26 @@ def test_a_reload_changes_the_model_and_loses_no_request(guarded):
     ):  # the old one is closing
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_class_names_in_another_encoding_stay_apart(guarded):
+    url, model, _ = guarded
+    card = load_artifact(model).card
+    names = ["caf\udce8", "caf\udce9", "t\\udce9"]
+    try:
+        write_card(model, replace(card, classes=names))
+        assert httpx.post(f"{url}/reload", headers=AUTHORIZED, timeout=120).status_code == 200
+        labels = {entry["label"] for entry in classify(url, headers=AUTHORIZED).json()["predictions"]}
+        assert labels == {"caf\\udce8", "caf\\udce9", "t\\udce9"}
+        inputs = [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(PNG).decode()]}]
+        response = httpx.post(f"{url}/v2/models/{card.name}/infer", json={"inputs": inputs}, headers=AUTHORIZED)
+        assert set(response.raise_for_status().json()["outputs"][0]["data"]) == labels
+        question = {"label": "caf\\udce9", "method": "masking", "masks": 32}
+        response = httpx.post(f"{url}/explain", params=question, files={"image": PNG}, headers=AUTHORIZED, timeout=60)
+        assert response.raise_for_status().json()["label"] == "caf\\udce9"
+    finally:
+        write_card(model, card)
+        assert httpx.post(f"{url}/reload", headers=AUTHORIZED, timeout=120).status_code == 200
 
 
 def identify(url):

@@ -43,6 +43,40 @@ def test_a_killed_worker_is_replaced(artifact_path, tmp_path, environment):
     assert all(isinstance(failure, httpx.TransportError) for failure in failures)
 
 
+def test_a_reload_ends_no_worker_that_is_starting(artifact_path, tmp_path):
+    settings = {"DHVT_MODEL": str(artifact_path), "DHVT_WORKERS": "2", "DHVT_TOKEN": "secret"}
+    with serving(tmp_path / "log", **settings) as url, contextlib.ExitStack() as stack:
+        address = url.removeprefix("http://").split(":")
+        server = psutil.Process(worker_pids(url)[0]).parent()
+
+        def workers():
+            found = set()
+            for child in server.children():
+                with contextlib.suppress(psutil.ZombieProcess):
+                    if "worker.service" in " ".join(child.cmdline()):
+                        found.add(child.pid)
+            return found
+
+        def reload_until_both_answer():
+            """All workers that there were meanwhile."""
+            seen, answering, deadline = set(), set(), time.monotonic() + 90
+            while len(answering) < 2:
+                reloaded = httpx.post(f"{url}/reload", headers={"Authorization": "Bearer secret"}, timeout=60)
+                assert reloaded.status_code in {200, 409}  # 409: the other has told this one to
+                seen |= workers()
+                stack.enter_context(socket.create_connection((address[0], int(address[1]))))
+                answering |= {c.pid for c in psutil.net_connections("tcp") if c.status == "ESTABLISHED"} & workers()
+                assert time.monotonic() < deadline
+            return seen
+
+        killed, other = reload_until_both_answer()
+        os.kill(killed, signal.SIGKILL)
+        while killed in workers():
+            time.sleep(0.01)
+        assert len(reload_until_both_answer()) == 2
+        assert other in workers()
+
+
 def test_sigterm_answers_what_was_accepted(artifact_path, tmp_path):
     """Half of each body has come when the signal does; the other half is still taken, and answered."""
     with serving(tmp_path / "log", DHVT_MODEL=str(artifact_path)) as url, contextlib.ExitStack() as stack:
@@ -65,8 +99,8 @@ def test_sigterm_answers_what_was_accepted(artifact_path, tmp_path):
 
 def test_sigterm_does_not_wait_for_ever_for_clients_that_read_nothing(artifact_path, tmp_path):
     """One has asked for more than the sockets hold, and takes nothing of it."""
-    settings = {"DHVT_MODEL": str(artifact_path), "DHVT_REQUEST_TIMEOUT_S": "1", "DHVT_BATCH_TIMEOUT_S": "6"}
-    with serving(tmp_path / "log", **settings) as url, socket.socket() as client:
+    timeouts = {"DHVT_REQUEST_TIMEOUT_S": "1", "DHVT_EXPLAIN_TIMEOUT_S": "1", "DHVT_BATCH_TIMEOUT_S": "6"}
+    with serving(tmp_path / "log", DHVT_MODEL=str(artifact_path), **timeouts) as url, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         host, port = url.removeprefix("http://").split(":")
         client.connect((host, int(port)))

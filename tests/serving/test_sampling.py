@@ -224,7 +224,15 @@ def test_settings_that_are_shares():
 
 @pytest.mark.parametrize(
     ("label", "expected"),
-    [("Kätzchen 5", "Kätzchen 5"), ("a/b", "a%2Fb"), ("..", "%2E."), ("a\nb", "a%0Ab"), ("", "_"), ("ä" * 300, "ä" * 100)],
+    [
+        ("Kätzchen 5", "Kätzchen 5"),
+        ("a/b", "a%2Fb"),
+        ("..", "%2E."),
+        ("a\nb", "a%0Ab"),
+        ("", "_"),
+        ("ä" * 300, "ä" * 100),
+        ("caf\udce9", "caf%5Cudce9"),
+    ],
 )
 def test_classes_are_names_of_folders(label, expected):
     assert folder_name(label) == expected

@@ -105,12 +105,13 @@ def test_the_bundled_model_reaches_its_accuracy_here(shared):
     assert measured == pytest.approx(recorded, abs=0.3)
 
 
-def test_a_port_in_use_ends_the_start_with_one_line():
+@pytest.mark.parametrize("host", ["127.0.0.1", None])
+def test_a_port_in_use_ends_the_start_with_one_line(host):
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.bind((host or "0.0.0.0", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        command = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
+        command = [sys.executable, "-m", "bentoml", "serve", "--port", str(port), *(["--host", host] if host else [])]
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 1
     (line,) = result.stderr.strip().splitlines()
