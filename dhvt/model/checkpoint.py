@@ -44,6 +44,7 @@ class Checkpoint:
         best: ``epoch`` and ``val_loss`` of the epoch with the lowest validation loss so far, which is beside this file as
             ``best.pt``; empty before the first validation and in older files.
         epoch_metrics: training loss and accuracy of the last epoch, while it is not validated.
+        epoch_sums: the same summed up over the steps of an epoch that has not ended; else empty.
         provenance: the command and versions that made it.
         data: the record of the training and validation images, see :mod:`dhvt.data.record`; empty in imported ones.
         frozen: whether the classifier alone is trained; None in older files.
@@ -64,6 +65,7 @@ class Checkpoint:
     metrics: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
     epoch_metrics: dict[str, Any] = field(default_factory=dict)
+    epoch_sums: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     frozen: bool | None = None

@@ -25,7 +25,7 @@ class StepLosses:
     """Mean loss and number of correctly classified images of each step, summed up as they are checked.
 
     Attributes:
-        steps: checked since the last :meth:`reset`.
+        steps: of this epoch that were checked.
         loss_sum: of their mean losses.
         correct: of their images, in all processes.
         recent: the mean losses of checked steps that no tracker was told yet.
@@ -37,11 +37,15 @@ class StepLosses:
         self._pending = torch.zeros(self.check_every, 2, device=accelerator.device)
         self._count, self._last_step = 0, 0
         self.recent: list[float] = []
-        self.reset()
+        self.restart()
 
-    def reset(self) -> None:
-        """Starts the sums again."""
-        self.steps, self.loss_sum, self.correct = 0, 0.0, 0
+    def restart(self, steps: int = 0, loss_sum: float = 0.0, correct: int = 0) -> None:
+        """Starts the sums again, or goes on from earlier :meth:`sums`."""
+        self.steps, self.loss_sum, self.correct = steps, loss_sum, correct
+
+    def sums(self) -> dict[str, float]:
+        """Of the checked steps of this epoch."""
+        return {"steps": self.steps, "loss_sum": self.loss_sum, "correct": self.correct}
 
     @property
     def is_due(self) -> bool:

@@ -19,7 +19,7 @@ def log(message: str) -> None:
 
 
 class EpochProgress:
-    """The progress bar of one epoch, and the mean loss, accuracy and speed of its steps in this process's life.
+    """The progress bar of one epoch, the mean loss and accuracy of its steps, and their speed in this process's life.
 
     Args:
         state: at the epoch's first step, or where it resumes.
@@ -29,7 +29,8 @@ class EpochProgress:
     def __init__(self, state: TrainState, batch_size: int) -> None:
         self.state, self.batch_size = state, batch_size
         self.images = 0
-        state.losses.reset()
+        if state.is_between_epochs:
+            state.losses.restart()
         self.started = time.monotonic()
         self.bar = tqdm(
             total=state.steps_per_epoch,

@@ -187,6 +187,7 @@ class TrainState:
             "weights": self.model.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "step": self.step,
+            "epoch_sums": {} if self.is_between_epochs else self.losses.sums(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": None if scaler is None else scaler.state_dict(),
         }
@@ -203,6 +204,7 @@ class TrainState:
                 "into another --out"
             )
         self.step = checkpoint.step
+        self.losses.restart(**checkpoint.epoch_sums)
         self.model.load_state_dict(checkpoint.weights)
         if self.ema is not None:
             self.ema.module.load_state_dict(checkpoint.weights if checkpoint.ema is None else checkpoint.ema)

@@ -25,6 +25,7 @@ def test_killed_in_mid_epoch_and_resumed_is_as_if_never_stopped(image_folder, un
     for kind in ("weights", "ema"):
         expected, got = getattr(unbroken[1], kind), getattr(resumed, kind)
         assert all(torch.equal(expected[name], got[name]) for name in expected), kind
+    assert rows(tmp_path) == rows(unbroken[2])
 
 
 def test_a_second_training_in_the_folder_is_refused_while_the_first_runs(image_folder, tmp_path):
