@@ -51,18 +51,18 @@ def main() -> None:
     args = parser.parse_args()
     data = prepare_data(args)
     budget = {"recipe": args.recipe, "epochs": args.epochs, "train_images": args.train_images or "all"}
-    for number, row in enumerate(rows()):
+    trainings = [(seed, number, row) for number, row in enumerate(rows()) for seed in row.seeds]
+    for seed, number, row in sorted(trainings, key=lambda training: training[:2]):  # all rows, then their second seeds
+        key = {"row": row.name, "seed": seed, **budget}
+        if MEASURED.find(**key):
+            continue
+        folder = args.out / f"{number}-seed{seed}"
         options = ["--variant", args.variant, "--resolutions", "1:1"]  # a position embedding is for one size
         options += [f"--model-option={name}={json.dumps(value).strip(chr(34))}" for name, value in row.options.items()]
-        for seed in row.seeds:
-            key = {"row": row.name, "seed": seed, **budget}
-            if MEASURED.find(**key):
-                continue
-            folder = args.out / f"{number}-seed{seed}"
-            result = train_once(folder, data, args, seed, options)
-            measured = {name: round(result[name], 4) for name in ("val_top1", "val_loss", "train_seconds")}
-            line = {**key, **measured, "parameters": result["parameters"], "published": row.published}
-            MEASURED.record(line | {"curve": learning_curve(folder)})
+        result = train_once(folder, data, args, seed, options)
+        measured = {name: round(result[name], 4) for name in ("val_top1", "val_loss", "train_seconds")}
+        line = {**key, **measured, "parameters": result["parameters"], "published": row.published}
+        MEASURED.record(line | {"curve": learning_curve(folder)})
 
 
 if __name__ == "__main__":
