@@ -123,6 +123,7 @@ def test_the_worst_requests_fit_into_a_pod():
     limits = container["resources"]["limits"]
     assert (limits["cpu"], limits["memory"]) == ("2", "4Gi")
     assert bodies + decoding + 700_000_000 < 4 * 2**30
+    assert yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["dhvt-1"]["mem_limit"] == "4g"
     disk = settings.max_in_flight * settings.max_batch_upload_bytes
     assert pod()["volumes"][0] == {"name": "tmp", "emptyDir": {"sizeLimit": "8Gi"}}
     assert disk < 8 * 2**30
