@@ -12,6 +12,8 @@ from dhvt.hardware.gpus import RTX_CAPABILITIES, RTX_DEFAULT_CAPABILITIES, Gpu
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt-rtx"}
 """What to install for a flavour."""
+REBUILD = "dhvt export ckpt.pt --target tensorrt"
+"""The command that builds an engine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ class EngineEntry:
         """
         variant = card.find_variant(format=TENSORRT)
         if variant is None:
-            raise EngineUnavailable("the model has no TensorRT engine; python export/to_trt.py ckpt.pt adds one")
+            raise EngineUnavailable(f"the model has no TensorRT engine; {REBUILD} adds one")
         entry: Mapping[str, Any] = variant.hardware
         try:
             profile = entry["profile"]
@@ -67,12 +69,12 @@ class EngineEntry:
                 gpu=entry.get("gpu"),
             )
         except (KeyError, TypeError) as error:
-            raise EngineError(f"model.json lacks a fact of its engine ({error}); run export/to_trt.py again") from error
+            raise EngineError(f"model.json lacks a fact of its engine ({error}); repeat {REBUILD}") from error
         if read.flavour not in PACKAGES:
-            raise EngineError(f"model.json names {read.flavour!r} as its engine's flavour; run export/to_trt.py again")
+            raise EngineError(f"model.json names {read.flavour!r} as its engine's flavour; repeat {REBUILD}")
         if not 1 <= read.min_batch_size <= read.max_batch_size:
             sizes = f"{read.min_batch_size} to {read.max_batch_size}"
-            raise EngineError(f"model.json gives its engine batches of {sizes}; run export/to_trt.py again")
+            raise EngineError(f"model.json gives its engine batches of {sizes}; repeat {REBUILD}")
         return read
 
 
@@ -97,7 +99,7 @@ def require_fit(entry: EngineEntry, machine: Machine, card: ModelCard) -> None:
         EngineUnavailable: the engine is for another TensorRT, operating system or GPU; the message names it and the fix.
         EngineError: it is for another graph than the artifact's.
     """
-    again = f"build it again here: python export/to_trt.py ckpt.pt --flavour {entry.flavour}"
+    again = f"build it again here: {REBUILD} --flavour {entry.flavour}"
     if entry.onnx_sha256 != card.files[GRAPH_NAME]:
         raise EngineError(f"the engine was built from another {GRAPH_NAME} than the model's; {again}")
     if machine.version is None:
@@ -110,7 +112,7 @@ def require_fit(entry: EngineEntry, machine: Machine, card: ModelCard) -> None:
     if entry.flavour == "tensorrt_rtx" and machine.gpu.compute_capability not in RTX_CAPABILITIES:
         raise EngineUnavailable(
             f"TensorRT for RTX supports the compute capabilities {', '.join(RTX_CAPABILITIES)}, {machine.gpu.name} has "
-            f"{machine.gpu.compute_capability}; build an engine for it here: python export/to_trt.py ckpt.pt --flavour tensorrt"
+            f"{machine.gpu.compute_capability}; build an engine for it here: {REBUILD} --flavour tensorrt"
         )
     differences = []
     if machine.version != entry.version:
@@ -134,7 +136,7 @@ def tuning_warning(entry: EngineEntry, machine: Machine) -> str | None:
         return None
     return (
         f"the engine was tuned on {entry.gpu} and runs on {machine.gpu.name}, perhaps slower than it could; build it again "
-        "here: python export/to_trt.py ckpt.pt --flavour tensorrt"
+        f"here: {REBUILD} --flavour tensorrt"
     )
 
 

@@ -75,7 +75,7 @@ class OnnxRuntimeTensorRTEngine:
     """Runs ``model.onnx`` in fp32 by ONNX Runtime's TensorRT provider, which builds an engine at the first start.
 
     Half precision is not offered: there TensorRT would choose which layers take it, and none of that was compared at
-    export. ``export/to_trt.py`` builds engines in half precision.
+    export. ``dhvt export --target tensorrt`` builds engines in half precision.
 
     Raises:
         EngineUnavailable: this onnxruntime has no GPU support, or there is no driver.

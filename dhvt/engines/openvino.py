@@ -93,7 +93,7 @@ def _graph_path(artifact: Artifact, precision: str) -> Path:
         raise EngineError(f"OpenVINO {openvino.__version__} does not run bf16 natively on this processor")
     quantized = artifact.find_variant(format=OPENVINO, precision=precision)
     if quantized is None and precision == "int8":
-        raise EngineError("the model has no int8 graph; export it with --int8 and --data")
+        raise EngineError("the model has no int8 graph; dhvt export ckpt.pt --target int8 --data IMAGES adds one")
     return artifact.graph_path if quantized is None else artifact.path_of(quantized)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dhvt.artifact import ENGINE_NAME, INPUT_NAME, OUTPUT_NAME, Artifact
 from dhvt.engines.chunks import run_in_chunks
-from dhvt.engines.compatibility import EngineEntry, Machine, require_fit, tuning_warning
+from dhvt.engines.compatibility import REBUILD, EngineEntry, Machine, require_fit, tuning_warning
 from dhvt.engines.tensorrt_runtime import CudaEngine, ExecutionContext, import_cuda, import_runtime, make_log
 from dhvt.errors import EngineError
 
@@ -50,8 +50,7 @@ class TensorRTEngine:
         self._entry = entry = EngineEntry.from_card(artifact.card)
         if precision != entry.precision:
             raise EngineError(
-                f"the model's engine is in {entry.precision}, not {precision}; "
-                f"python export/to_trt.py ckpt.pt --precision {precision} builds another"
+                f"the model's engine is in {entry.precision}, not {precision}; {REBUILD} --precision {precision} builds another"
             )
         self.precision = precision
         flavour = import_runtime(entry.flavour)
@@ -66,7 +65,7 @@ class TensorRTEngine:
             logger.warning("%s", warning)
         data = (artifact.path / ENGINE_NAME).read_bytes()
         if hashlib.sha256(data).hexdigest() != entry.sha256:
-            raise EngineError(f"{ENGINE_NAME} is not the exported file (SHA-256 differs); run export/to_trt.py again")
+            raise EngineError(f"{ENGINE_NAME} is not the exported file (SHA-256 differs); repeat {REBUILD}")
         self._cuda, self._device = cuda, device
         cuda.use_device(device)
         # All of these live as long as the engine: TensorRT does not keep what it was given.
@@ -178,10 +177,10 @@ def _require_tensors(flavour: Any, engine: CudaEngine, entry: EngineEntry, artif
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     found = {name: (engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name))) for name in names}
     if found != expected:
-        raise EngineError(f"{ENGINE_NAME} has the tensors {found}, expected {expected}; run export/to_trt.py again")
+        raise EngineError(f"{ENGINE_NAME} has the tensors {found}, expected {expected}; repeat {REBUILD}")
     smallest, _, largest = (shape[0] for shape in engine.get_tensor_profile_shape(INPUT_NAME, 0))
     if (smallest, largest) != (entry.min_batch_size, entry.max_batch_size):
         raise EngineError(
             f"{ENGINE_NAME} takes batches of {smallest} to {largest}, model.json says {entry.min_batch_size} to "
-            f"{entry.max_batch_size}; run export/to_trt.py again"
+            f"{entry.max_batch_size}; repeat {REBUILD}"
         )

@@ -65,7 +65,7 @@ def test_an_engine_that_fits(card, entry, machine):
         ({}, {"version": None}, r"needs tensorrt==11\.4\.0\.106, which is not installed; pip install tensorrt==11"),
         (RTX | {"version": "1.7"}, {"version": None}, r"pip install tensorrt-rtx==1\.7"),
         ({}, {"gpu": "no CUDA-capable device"}, "needs an NVIDIA GPU and its driver; CUDA says no CUDA-capable device"),
-        ({"version": "10.9.0"}, {}, r"for tensorrt 10\.9\.0, here is 11\.4\.0\.106; .* ckpt\.pt --flavour tensorrt$"),
+        ({"version": "10.9.0"}, {}, r"for tensorrt 10\.9\.0, here is 11\.4\.0\.106; .* --target tensorrt --flavour tensorrt$"),
         ({"compute_capabilities": ["9.0"]}, {}, r"for compute capability 9\.0, NVIDIA L4 has 8\.9"),
         ({"compute_capabilities": []}, {}, "for compute capability"),
         (RTX, {"gpu": replace(GPU, compute_capability="7.5")}, r"capability 8\.0 or .* or 12\.1, NVIDIA L4 has 7\.5"),
@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_named(card, entry, machine, message):
     [
         ({"flavour": "tensorrt_lite"}, "names 'tensorrt_lite' as its engine's flavour"),
         ({"profile": {"min_batch_size": 9, "max_batch_size": 8}}, "batches of 9 to 8"),
-        ({"profile": {}}, r"lacks a fact of its engine \('min_batch_size'\); run export/to_trt.py again"),
+        ({"profile": {}}, r"lacks a fact of its engine \('min_batch_size'\); repeat dhvt export ckpt.pt --target tensorrt"),
     ],
 )
 def test_an_invalid_entry(card, entry, message):
@@ -107,7 +107,7 @@ def test_an_invalid_entry(card, entry, message):
 
 def test_an_artifact_without_an_engine_is_unavailable(artifact_path):
     artifact = load_artifact(artifact_path)
-    with pytest.raises(EngineUnavailable, match=r"has no TensorRT engine; python export/to_trt.py ckpt.pt adds one"):
+    with pytest.raises(EngineUnavailable, match=r"has no TensorRT engine; dhvt export ckpt.pt --target tensorrt adds one"):
         TensorRTEngine.precisions(artifact)
     assert not any(name.startswith("tensorrt") for name in all_candidates(artifact))
 
@@ -161,12 +161,12 @@ def test_asked_for_by_name_it_stops_the_start_with_one_line(rtx, name):
 
 
 def test_asked_for_without_an_engine_it_says_how_to_build_one(artifact_path):
-    with pytest.raises(EngineError, match=r"no engine can .*; tensorrt: the model has no TensorRT engine; python export/"):
+    with pytest.raises(EngineError, match=r"no engine can .*; tensorrt: the model has no TensorRT engine; dhvt export"):
         check_engine(load_artifact(artifact_path), "tensorrt", threads=1, max_batch_size=8)
 
 
 def test_another_precision_is_not_passed_off(rtx):
-    with pytest.raises(EngineError, match=r"engine is in fp16, not bf16; python export/to_trt\.py ckpt\.pt --precision bf16"):
+    with pytest.raises(EngineError, match=r"engine is in fp16, not bf16; dhvt export .* --precision bf16"):
         TensorRTEngine(rtx, "bf16", threads=1, max_batch_size=8)
 
 
