@@ -15,6 +15,7 @@ from dhvt.artifact import load_artifact
 from tests.conftest import CLASSES, draw
 from tests.serving.conftest import ROOT, serving
 
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 TEXT = (ROOT / "docs" / "own-model.md").read_text()
 COMMANDS = [command for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL) for command in block.splitlines()]
 SMALL = "--epochs 1 --batch-size 16 --img-size 32 --model-option depth=1"

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from functools import cache
@@ -17,6 +16,7 @@ import pytest
 import yaml
 
 from serving.settings import Settings
+from tests.serving.conftest import free_port
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
@@ -158,14 +158,12 @@ def test_haproxy_refuses_reloads_and_metrics_in_any_spelling():
     haproxy = shutil.which("haproxy")
     if haproxy is None:
         pytest.skip("needs haproxy")
-    ports = []
-    for _ in range(2):
-        with socket.create_server(("127.0.0.1", 0)) as found:
-            ports.append(f"127.0.0.1:{found.getsockname()[1]}")
-    environ = {"LISTEN_ADDRESS": ports[0], "ADMIN_ADDRESS": f"ipv4@{ports[1]}", "PATH": os.environ["PATH"]}
+    ports = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    servers = {f"SERVER_{number}": "127.0.0.1:1" for number in (1, 2, 3)}  # where nothing listens
+    environ = {"LISTEN_ADDRESS": ports[0], "ADMIN_ADDRESS": f"ipv4@{ports[1]}", "PATH": os.environ["PATH"], **servers}
     proxy = subprocess.Popen([haproxy, "-db", "-f", str(DEPLOY / "haproxy.cfg")], env=environ, stderr=subprocess.DEVNULL)
     try:
-        with httpx.Client(transport=httpx.HTTPTransport(retries=5), base_url=f"http://{ports[0]}") as client:
+        with httpx.Client(transport=httpx.HTTPTransport(retries=5), base_url=f"http://{ports[0]}", timeout=20) as client:
             found = {path: client.get(path).status_code for path in ("/reload", "/relo%61d", "/%6detrics", "/info")}
     finally:
         proxy.terminate()

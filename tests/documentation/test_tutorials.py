@@ -21,6 +21,7 @@ from tests.conftest import CLASSES, draw
 from tests.documentation.pages import ROOT, read_lines, split_line
 from tests.serving.conftest import serving
 
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 SMALL = {"dog": CLASSES[0], "6": "2", "400": "20", "1000": "20"}
 """In place of the pages' words: a class, a layer and numbers of masks of the small model."""
 

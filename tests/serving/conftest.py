@@ -61,12 +61,24 @@ def serving(log: Path, bento: str = ".", cwd: Path = ROOT, **settings: str) -> I
         wait_until_ready(url, process, log)
         yield url
     finally:
-        with suppress(ProcessLookupError):  # a test may have ended it
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+        end_server(process)
+
+
+def end_server(process: subprocess.Popen[bytes]) -> None:
+    """With SIGTERM, as an operator does; what still runs of it 20 s later is killed. A test may have ended it."""
+    workers = []  # each has a session of its own
+    with suppress(psutil.NoSuchProcess):
+        workers = psutil.Process(process.pid).children(recursive=True)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for worker in workers:
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -115,7 +127,7 @@ def worker_pids(url: str) -> list[int]:
 
 def in_flight(url: str) -> float:
     """What the server counts."""
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    lines = httpx.get(f"{url}/metrics", timeout=30).text.splitlines()
     return next((float(line.split()[-1]) for line in lines if line.startswith("dhvt_requests_in_flight ")), 0)
 
 

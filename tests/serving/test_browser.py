@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium: apt-get
 TOKEN = "secret"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 expect = playwright.expect
+expect.set_options(timeout=20_000)
 
 
 def file(name, label=0, seed=0, file_format="PNG"):

@@ -65,14 +65,17 @@ def finished(model, source, tmp_path_factory):
     """A job whose driver was killed after its first file, and that was gone on with."""
     out = tmp_path_factory.mktemp("finished") / "out"
     process = subprocess.Popen(
-        [sys.executable, "-m", "dhvt.cli", *command(model, source, out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, "-m", "dhvt.cli", *command(model, source, out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
-    while process.poll() is None and not list(out.glob("part-*.parquet")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    try:
+        while process.poll() is None and not list(out.glob("part-*.parquet")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    assert list(out.glob("part-*.parquet"))
     for path in sorted(out.glob("part-*.parquet"))[3:]:  # where it was faster than we
         path.unlink()
     result = run(*command(model, source, out))

@@ -9,6 +9,9 @@ from click.testing import CliRunner
 from dhvt.cli.main import main
 from dhvt.model.checkpoint import load_checkpoint
 
+STARTED = []
+"""Processes of the test that runs; what is left of them at its end is killed."""
+
 SMALL = ["--model-option", "depth=1", "--model-option", "embed_dim=32"]
 
 
@@ -23,7 +26,9 @@ def run(data, out, *options):
 
 def start(data, out, *options):
     """In a process of its own, to be killed."""
-    return subprocess.Popen([sys.executable, "-m", "dhvt.cli", *arguments(data, out, *options)], stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "dhvt.cli", *arguments(data, out, *options)]
+    STARTED.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+    return STARTED[-1]
 
 
 def wait_until(condition):

@@ -1,9 +1,24 @@
 """A finished run, which tests copy."""
 
+from contextlib import suppress
+
+import psutil
 import pytest
 
 from dhvt.model.checkpoint import load_checkpoint
-from tests.dhvt.training.commands import run
+from tests.dhvt.training.commands import STARTED, run
+
+
+@pytest.fixture(autouse=True)
+def end_of_trainings():
+    """None of a test that failed goes on beside the next."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        with suppress(psutil.NoSuchProcess):
+            for part in (*psutil.Process(process.pid).children(recursive=True), process):
+                part.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="session")

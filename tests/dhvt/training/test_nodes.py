@@ -14,10 +14,10 @@ from torch.distributed import DistNetworkError
 from dhvt.errors import TrainError
 from dhvt.model.checkpoint import load_checkpoint
 from dhvt.training.nodes import lost_processes_named
-from tests.dhvt.training.commands import SMALL, arguments, run, wait_until
+from tests.dhvt.training.commands import SMALL, STARTED, arguments, run, wait_until
 from tests.serving.conftest import free_port
 
-OPTIONS = [*SMALL, "--epochs", "4", "--optimizer", "adamw", "--lr", "1e-3", "--drop-path-rate", "0", "--amp", "off"]
+OPTIONS = [*SMALL, "--epochs", "6", "--optimizer", "adamw", "--lr", "1e-3", "--drop-path-rate", "0", "--amp", "off"]
 OPTIONS += ["--random-erasing", "0", "--checkpoint-minutes", "0"]
 
 
@@ -32,6 +32,7 @@ def start_nodes(folder, *options):
         command = [sys.executable, *torchrun, "--master-addr", "127.0.0.1", "--master-port", port, *program]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         nodes.append(subprocess.Popen(command, env=environment, text=True, **streams))
+    STARTED.extend(nodes)
     return nodes
 
 
@@ -84,7 +85,7 @@ def test_a_lost_node_is_named_and_the_run_goes_on_without_it_or_with_another(ima
     assert all(torch.equal(weight, copies[1].weights[name]) for name, weight in copies[0].weights.items())
     for rank in range(2):
         rows = (tmp_path / f"out{rank}" / "metrics.jsonl").read_text().splitlines()
-        assert json.loads(rows[-1])["epoch"] == 4
+        assert json.loads(rows[-1])["epoch"] == 6
         assert {"best.pt", "config.toml"} <= {path.name for path in (tmp_path / f"out{rank}").iterdir()}
     assert (tmp_path / "out0" / "report" / "report.md").exists()
     assert not list(tmp_path.glob("out*/.*"))

@@ -44,7 +44,7 @@ def test_a_changed_recipe_brings_its_weight_decay_and_its_moving_average(image_f
 def test_a_run_that_a_changed_recipe_ends_is_measured_and_saved(image_folder, tmp_path):
     process = start(image_folder, tmp_path, "--epochs", "50", "--val-every", "50")
     path = tmp_path / "ckpt.pt"
-    assert wait_until(lambda: path.exists() and load_checkpoint(path).step == 3), "no checkpoint appeared"
+    assert wait_until(lambda: path.exists() and load_checkpoint(path).step >= 3), "no checkpoint appeared"
     process.kill()
     process.wait(timeout=60)
     epochs = load_checkpoint(path).step // 3

@@ -4,12 +4,14 @@ import subprocess
 import sys
 
 import httpx
+import pytest
 
 from serving.errors import RequestError
 from serving.http.routes import ROUTES
 from tests.serving.conftest import serving
 
 
+@pytest.mark.timeout(600)
 def test_schemathesis_finds_no_broken_promise(artifact_path, tmp_path):
     with serving(tmp_path / "log", DHVT_MODEL=str(artifact_path), DHVT_TOKEN="secret") as url:
         command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/docs.json", "--header=Authorization: Bearer secret"]

@@ -188,7 +188,7 @@ def test_the_log_has_the_address_that_a_trusted_proxy_forwards_and_the_time_from
     sent = request(UNUSUAL_FORM, f"X-Request-ID: slow-{kind}", kind=kind, **FORM)
     with connected(url) as (connection, responses):
         connection.sendall(sent[:-10])
-        time.sleep(0.5)
+        time.sleep(1)
         connection.sendall(sent[-10:])
         assert len(read_response(responses)[2]["predictions"]) == 1
     proxied, slow = (read_log_line(log, f"{name}-{kind}") for name in ("proxied", "slow"))
@@ -197,16 +197,31 @@ def test_the_log_has_the_address_that_a_trusted_proxy_forwards_and_the_time_from
 
 
 @pytest.fixture(scope="module")
-def impatient_log(tmp_path_factory):
-    return tmp_path_factory.mktemp("impatient") / "log"
+def impatient(artifact_path, tmp_path_factory):
+    """A server that waits for a second, and takes small images."""
+    settings = {"DHVT_REQUEST_TIMEOUT_S": "1", "DHVT_MAX_UPLOAD_BYTES": "100000"}
+    with serving(tmp_path_factory.mktemp("impatient") / "log", DHVT_MODEL=str(artifact_path), **settings) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
-def impatient(artifact_path, impatient_log):
-    """A server that waits for a second, and takes few requests and small images."""
-    settings = {"DHVT_REQUEST_TIMEOUT_S": "1", "DHVT_MAX_IN_FLIGHT": "2", "DHVT_MAX_UPLOAD_BYTES": "100000"}
-    with serving(impatient_log, DHVT_MODEL=str(artifact_path), **settings) as url:
+def crowded_log(tmp_path_factory):
+    return tmp_path_factory.mktemp("crowded") / "log"
+
+
+@pytest.fixture(scope="module")
+def crowded(artifact_path, crowded_log):
+    """A server that takes two requests at a time."""
+    with serving(crowded_log, DHVT_MODEL=str(artifact_path), DHVT_MAX_IN_FLIGHT="2") as url:
         yield url
+
+
+def stall_two(url, stack):
+    """Two uploads that are not finished take all that the server takes."""
+    for _ in range(2):
+        stack.enter_context(connected(url))[0].sendall(request(PNG)[:-10])
+    while in_flight(url) < 2:
+        time.sleep(0.01)
 
 
 def test_an_upload_that_stalls_is_timed_out_and_its_connection_can_go_on(impatient):
@@ -220,33 +235,26 @@ def test_an_upload_that_stalls_is_timed_out_and_its_connection_can_go_on(impatie
     assert in_flight(impatient) == 0
 
 
-def test_too_many_are_refused_before_their_bodies(impatient):
+def test_too_many_are_refused_before_their_bodies(crowded):
     with contextlib.ExitStack() as stack:
-        busy = [stack.enter_context(connected(impatient))[0] for _ in range(2)]
-        for connection in busy:
-            connection.sendall(request(PNG)[:-10])
-        while in_flight(impatient) < 2:
-            time.sleep(0.01)
-        connection, responses = stack.enter_context(connected(impatient))
+        stall_two(crowded, stack)
+        connection, responses = stack.enter_context(connected(crowded))
         connection.sendall(request(PNG)[:-10])
         status, headers, response = read_response(responses)
-        assert httpx.get(f"{impatient}/readyz").status_code == 200
+        assert httpx.get(f"{crowded}/readyz").status_code == 200
     assert (status, response["error"]["code"], headers["retry-after"]) == (503, "overloaded", "1")
 
 
-def test_refusals_without_number_do_not_fill_the_log(impatient, impatient_log):
-    before = impatient_log.read_text().count('"status": 503')
+def test_refusals_without_number_do_not_fill_the_log(crowded, crowded_log):
+    before = crowded_log.read_text().count('"status": 503')
     began, refused = time.monotonic(), 0
     with contextlib.ExitStack() as stack:
-        for _ in range(2):
-            stack.enter_context(connected(impatient))[0].sendall(request(PNG)[:-10])
-        while in_flight(impatient) < 2:
-            time.sleep(0.01)
-        connection, responses = stack.enter_context(connected(impatient))
+        stall_two(crowded, stack)
+        connection, responses = stack.enter_context(connected(crowded))
         connection.sendall(request(PNG) * 200)
         for _ in range(200):
             refused += read_response(responses)[0] == 503
-    while not (lines := impatient_log.read_text().count('"status": 503') - before):  # a thread writes them
+    while not (lines := crowded_log.read_text().count('"status": 503') - before):  # a thread writes them
         assert time.monotonic() < began + 60
         time.sleep(0.05)
     assert refused > 30
@@ -271,15 +279,13 @@ def test_a_declared_length_with_leading_zeros_is_refused_before_its_body(impatie
 
 
 @pytest.mark.parametrize("refusal", ["413", "503", "504"])
-def test_a_connection_that_was_answered_early_is_closed_when_it_goes_silent(impatient, refusal):
+def test_a_connection_that_was_answered_early_is_closed_when_it_goes_silent(impatient, crowded, refusal):
     """Some of the body comes after the response; the rest does not."""
     with contextlib.ExitStack() as stack:
         if refusal == "503":
-            for _ in range(2):
-                stack.enter_context(connected(impatient))[0].sendall(request(PNG)[:-10])
-            while in_flight(impatient) < 2:
-                time.sleep(0.01)
-        connection, responses = stack.enter_context(connected(impatient, timeout=30))
+            stall_two(crowded, stack)
+        url = crowded if refusal == "503" else impatient
+        connection, responses = stack.enter_context(connected(url, timeout=30))
         sent = request(bytes(200_000) if refusal == "413" else PNG)
         connection.sendall(sent[:-20])
         assert read_response(responses)[0] == int(refusal)

@@ -5,7 +5,7 @@ import itertools
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.errors import BadRequest
@@ -45,6 +45,7 @@ pieces = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(pieces, max_size=12).map(b"".join), st.sampled_from([b"--\r\n", b"--", b"", b"\r\n", b"--x"]))
 def test_the_short_cut_agrees_with_the_parser(data, tail):
     for content in (body(data, tail=tail), data, body(data, head=HEAD.replace(b"image/jpeg", data))):
@@ -84,6 +85,7 @@ def test_the_short_cut_is_taken_for_what_clients_send():
         assert uploads._cut_only_part(body(b"\r\n-- data", head), b"XbX") == uploads.Upload(b"\r\n-- data")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.lists(st.integers(0, 400), max_size=4))
 def test_however_a_body_is_cut_into_chunks_its_parts_are_the_same(data, cuts):
     content = body(data.replace(b"XbX", b""))
@@ -100,6 +102,7 @@ def test_a_part_is_kept_up_to_its_limit_and_no_further():
     assert (part.data, part.is_cut) == (b"1234", True)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_are_a_form_or_a_bad_request(content):
     parser = FormParser(BOUNDARY, max_part_bytes=100, max_parts=3)
