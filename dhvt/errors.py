@@ -11,6 +11,7 @@ DHVTError
 ├── EngineError       a runtime that cannot run the model here
 │   ├── EngineUnavailable  … because the machine or the model lacks what it needs, as most do
 │   └── SelfTestError      … because it computes something else than was exported
+├── ProbeStopped      the process that tests an engine was told to stop
 └── ExportError       a checkpoint that could not become an artifact
     └── ParityError   … because the outputs disagree
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -201,12 +202,5 @@ def _with_provenance(
         "options": asdict(options),
         "settings": {name: asdict(settings[name]) for name in targets},
     }
-    plain = {key: _plain(value) for key, value in entry.items()}
+    plain = json.loads(json.dumps(entry, default=str))  # paths as text
     return replace(card, provenance=card.provenance | {"exports": [*before, plain]})
-
-
-def _plain(value: Any) -> Any:
-    """Paths as text, for JSON."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return str(value) if isinstance(value, Path) else value

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dhvt.cli.options import on_broken_option
+from dhvt.cli.options import omit_broken, on_broken_option
 from dhvt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ kept.
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The checkpoint to write.")
 @on_broken_option
 def average(checkpoints: tuple[Path, ...], data: str, val: str | None, out: Path, on_broken: str) -> None:
-    from tqdm import tqdm
 
     from dhvt.data.reopen import open_training_split, reopen_validation
     from dhvt.model.checkpoint import load_checkpoint, save_checkpoint
@@ -57,10 +56,7 @@ def average(checkpoints: tuple[Path, ...], data: str, val: str | None, out: Path
     if val is not None:
         train = open_training_split(data, mean.classes, mean.data, mean.recipe.get("seed", 0))
 
-    def omit(message: str) -> None:
-        tqdm.write(f"omitted: {message}")
-
-    on_error = None if on_broken == "stop" else omit
+    on_error = omit_broken(on_broken)
     for path, checkpoint in zip(checkpoints, loaded, strict=True):
         _measure(str(path), checkpoint, source, on_error)
     candidates = {"their average": mean}

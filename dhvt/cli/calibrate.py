@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dhvt.cli.options import exclude_option, leave_out, model_option, on_broken_option, read_fingerprint
+from dhvt.cli.options import exclude_option, leave_out, model_option, omit_broken, on_broken_option, read_fingerprint
 
 if TYPE_CHECKING:
     from dhvt.artifact import Artifact
@@ -53,7 +53,7 @@ def calibrate(model: str | None, data: str, split: str | None, on_broken: str, e
         require_unseen(images, artifact.card.data)
     else:
         click.echo("model.json does not record what the model was trained on; it may have seen these images", err=True)
-    reference = _measure(artifact, source, None if on_broken == "stop" else _omit)
+    reference = _measure(artifact, source, omit_broken(on_broken))
     before = artifact.card
     artifact = write_reference(artifact, reference, {**images.to_dict(), "source": source.origin})
     if artifact.card.metrics != before.metrics:
@@ -63,10 +63,6 @@ def calibrate(model: str | None, data: str, split: str | None, on_broken: str, e
         f"{', '.join(reference.measured)}; with them sets are possible up to a coverage of "
         f"{largest_coverage(len(reference)):g}"
     )
-
-
-def _omit(message: str) -> None:
-    click.echo(f"left out: {message}", err=True)
 
 
 def _measure(artifact: Artifact, source: ImageSource, on_error: Callable[[str], None] | None) -> Reference:

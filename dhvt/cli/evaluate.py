@@ -13,6 +13,7 @@ from dhvt.cli.options import (
     engine_options,
     exclude_option,
     leave_out,
+    omit_broken,
     on_broken_option,
     open_model,
     read_fingerprint,
@@ -103,7 +104,7 @@ def evaluate(
     overlaps = _check_unseen(images, card, allow_overlap)
 
     def run(part: ImageSource, kind: str) -> Outputs:
-        on_error = None if on_broken == "stop" else lambda message: tqdm.write(f"left out: {message}")
+        on_error = omit_broken(on_broken)
         with tqdm(total=len(part), unit="image", desc=f"{kind}{running.name} {running.precision}") as bar:
             return collect_outputs(
                 running.predict, part, card.preprocess, batch_size=batch_size, on_error=on_error, on_progress=bar.update

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,16 @@ Command = Callable[..., None]
 
 on_broken_option = field_option(RunOptions, "on_broken")
 exclude_option = field_option(RunOptions, "exclude")
+
+
+def omit_broken(on_broken: str) -> Callable[[str], None] | None:
+    """What becomes of the message about an image that cannot be read: a line on standard error, or None, which stops."""
+    if on_broken == "stop":
+        return None
+    from tqdm import tqdm
+
+    return lambda message: tqdm.write(f"omitted: {message}", file=sys.stderr)
+
 
 model_option = click.option(
     "--model",

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from dhvt.cli.options import model_option, on_broken_option
+from dhvt.cli.options import model_option, omit_broken, on_broken_option
 
 
 @click.command()
@@ -38,7 +38,7 @@ def verify(model: str | None, data: str | None, on_broken: str) -> None:
     settings = EngineSettings.from_environ()
     artifact = settings.load_artifact(model)
     source = open_test_data(data, classes=artifact.card.classes).source if data else None
-    on_error = None if on_broken == "stop" else lambda message: click.echo(f"left out: {message}", err=True)
+    on_error = omit_broken(on_broken)
     if source is not None and (overlaps := find_overlaps(fingerprint(source), artifact.card.data)):
         click.echo(f"{describe_overlaps(overlaps)}: the accuracy below is too good", err=True)
     click.echo(f"{artifact.card.name} {artifact.card.version} ({artifact.path}) on {processor_name()}")

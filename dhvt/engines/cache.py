@@ -74,10 +74,9 @@ def versions(packages: Iterable[str]) -> list[str]:
 
 @cache
 def code_digest() -> str:
-    """A hash of the code that an engine's outputs depend on: this folder, decoding and preprocessing."""
+    """A hash of the code that an engine's outputs depend on: this folder, and that of decoding and preprocessing."""
     engines = Path(__file__).parent
-    data = engines.parent / "data"
-    files = (*sorted(engines.glob("*.py")), data / "decode.py", data / "preprocess.py")
+    files = sorted([*engines.glob("*.py"), *(engines.parent / "data").glob("*.py")])
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files if path.is_file())).hexdigest()
 
 

@@ -169,7 +169,7 @@ def find_model(model: str | Path, *, said_by: str = "model") -> Path:
     if not is_tag(model):
         return Path(text)
     try:
-        import bentoml  # the one import of it in dhvt, for tags alone
+        import bentoml  # for tags alone
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{said_by} is {text!r}, a tag of BentoML's model store, and bentoml is not installed; pip install bentoml, or "

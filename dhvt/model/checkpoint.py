@@ -37,7 +37,7 @@ class Checkpoint:
         ema: state dict of the weights' moving average, which is exported in place of ``weights``; or None.
         classes: class names in label order.
         model_name: the name that its user gave the model; empty in older files.
-        preprocess: :class:`dhvt.model.config.Preprocess` as a dict.
+        preprocess: :class:`dhvt.data.preprocess.Preprocess` as a dict.
         temperature: see :mod:`dhvt.evaluation.calibration`; fitted on the validation images.
         recipe: :class:`dhvt.training.config.Recipe` as a dict; empty for an imported model.
         metrics: what was measured last, such as ``val_top1``; empty before the first validation.
