@@ -14,7 +14,7 @@ from serving.http.request import RequestContext
 from serving.settings import PREFIX, Settings
 
 HEALTH_ROUTES = frozenset({"/livez", "/readyz", "/healthz"})
-OPEN_ROUTES = HEALTH_ROUTES | PAGE_ROUTES.keys() | {"/v2/health/live", "/v2/health/ready"}
+OPEN_ROUTES = HEALTH_ROUTES | PAGE_ROUTES | {"/v2/health/live", "/v2/health/ready"}
 """Routes that need no token."""
 
 _MAX_FILE_BYTES = 65_536

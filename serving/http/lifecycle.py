@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from time import perf_counter
 
@@ -17,11 +17,11 @@ from starlette.middleware.cors import CORSMiddleware
 from serving.errors import InternalError, NotFound, Overloaded, RequestError, TimedOut, WrongMethod
 from serving.http.access_log import AccessLog
 from serving.http.auth import TokenAuth
-from serving.http.open_inference import OPEN_INFERENCE_ROUTES, match_path, report_error
-from serving.http.page import PAGE_ROUTES, match_page
+from serving.http.open_inference import match_path, report_error
+from serving.http.page import match_page
 from serving.http.request import SCOPE_KEY, ASGIApp, Receive, RequestContext, Scope, Send
 from serving.http.response import ClientStalledError, Response, ResponseSender, send_response, to_json
-from serving.http.routes import BENTOML_ROUTES, ROUTES, Endpoints, Route
+from serving.http.routes import BENTOML_ROUTES, ROUTES, Endpoints
 from serving.http.time_limit import TimeLimit
 from serving.metrics import metrics
 from serving.settings import Settings
@@ -31,7 +31,7 @@ logger = logging.getLogger("bentoml.service.dhvt")
 EXPOSED_HEADERS = ("X-Request-ID", "X-Model-Digest", "X-Engine", "Retry-After")
 """Headers of responses that pages of other origins may read."""
 
-_LABELS = frozenset(ROUTES) | frozenset(PAGE_ROUTES) | frozenset(OPEN_INFERENCE_ROUTES) | BENTOML_ROUTES
+_LABELS = ROUTES.keys() | BENTOML_ROUTES
 
 
 class RequestLifecycle:
@@ -50,7 +50,6 @@ class RequestLifecycle:
         self.access_log = AccessLog(settings.access_log)
         self.in_flight = 0
         self._endpoints: Endpoints | None = None
-        self._routes: Mapping[str, Route] = {}
         origins = settings.origins()
         self._app: ASGIApp = self._dispatch
         if origins:
@@ -64,7 +63,7 @@ class RequestLifecycle:
 
     def attach(self, endpoints: Endpoints) -> None:
         """Gives it the loaded model's endpoints; to be called once, before the first request."""
-        self._endpoints, self._routes = endpoints, endpoints.routes()
+        self._endpoints = endpoints
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -92,7 +91,7 @@ class RequestLifecycle:
         request: RequestContext = scope[SCOPE_KEY]
         try:
             self.auth.check(request)
-            route = self._routes.get(request.route)
+            route = ROUTES.get(request.route)
             if route is None:
                 if "\n" in request.path:  # at a path's end Starlette overlooks it, and would find a route of ours
                     raise NotFound(f"there is no {request.path[:200]!r}")
@@ -113,21 +112,23 @@ class RequestLifecycle:
 
     async def respond(self, request: RequestContext) -> Response:
         """Returns the response of one of our routes. Never raises but for cancellation; every failure is a response too."""
-        route = self._routes[request.route]
+        assert self._endpoints is not None
+        route = ROUTES[request.route]
+        timeout_s: int = getattr(self.settings, route.timeout)
         refusal = self._refusal() if route.takes_images else None
         self._count(1)
         try:
             if refusal is not None:
                 raise refusal
-            with TimeLimit(route.timeout_s):
-                response = await route.handle(request)
+            with TimeLimit(timeout_s):
+                response = await route.handle(self._endpoints, request)
         except Exception as error:
-            return report_error(self._explain(error, request, f"no response within {route.timeout_s} s"), request.path)
+            return report_error(self._explain(error, request, f"no response within {timeout_s} s"), request.path)
         finally:
             self._count(-1)
         if isinstance(response.body, bytes):
             return response
-        return replace(response, body=self._stream(response.body, request, route.timeout_s))
+        return replace(response, body=self._stream(response.body, request, timeout_s))
 
     def _refusal(self) -> Overloaded | None:
         """Why a request that comes now could not be answered soon, if so: too many are in flight, or they wait too long."""

@@ -24,16 +24,6 @@ from serving.settings import Settings
 from serving.uploads.json_body import max_json_bytes
 from serving.uploads.tensors import HEADER_LENGTH, Image, InferRequest, read_infer_request
 
-OPEN_INFERENCE_ROUTES = {
-    "/v2": "GET",
-    "/v2/health/live": "GET",
-    "/v2/health/ready": "GET",
-    "/v2/models/{name}": "GET",
-    "/v2/models/{name}/ready": "GET",
-    "/v2/models/{name}/infer": "POST",
-}
-"""The protocol's routes and the method of each; behind a name may be ``/versions/{version}``."""
-
 _MODEL = r"/v2/models/(?P<name>[^/]+)(/versions/(?P<version>[^/]+))?"
 _PATTERNS = {
     "/v2/models/{name}": re.compile(_MODEL),

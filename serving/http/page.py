@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 
 from serving.errors import NotFound
 from serving.http.response import HTML, Response
 from serving.private_apis import swagger_folder
 
-PAGE_ROUTES = MappingProxyType(dict.fromkeys(("/", "/ui", "/ui/{file}", "/docs", "/docs/{file}"), "GET"))
+PAGE_ROUTES = frozenset({"/", "/ui", "/ui/{file}", "/docs", "/docs/{file}"})
 """The routes of the pages. They need no token: the files hold no secret, and the page asks for the token itself."""
 
 _STATIC = Path(__file__).parents[1] / "static"

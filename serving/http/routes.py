@@ -1,19 +1,20 @@
 """The routes, and what each does.
 
-A new route is a line in :data:`ROUTES`, a line in :meth:`Endpoints.routes` and a method; then its schema in ``schemas.py``, its
-entry in ``openapi.py``, of which docs/routes.md is made. Nothing in ``service.py``.
+A new route is a method of :class:`Endpoints` and a line in :data:`ROUTES`; then its schema in ``schemas.py``, its entry in
+``openapi.py``, of which docs/routes.md is made. Nothing in ``service.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
 from serving.errors import BadRequest, NotFound, Unauthorized
 from serving.http import open_inference
+from serving.http.auth import HEALTH_ROUTES
 from serving.http.openapi import openapi_document, product_version
 from serving.http.page import PAGE_ROUTES, page_response
 from serving.http.request import RequestContext, parse_options, parse_question, read_body, refuse_fields, stream_body
@@ -34,20 +35,6 @@ from serving.uploads.multi import read_images
 from serving.uploads.multipart import media_type
 from serving.uploads.single import UploadReader
 
-ROUTES = {
-    "/classify": "POST",
-    "/classify/batch": "POST",
-    "/explain": "POST",
-    "/info": "GET",
-    "/drift": "GET",
-    "/reload": "POST",
-    "/docs.json": "GET",
-}
-"""Our routes and the method of each; those with GET answer HEAD too. The pages' are in :mod:`serving.http.page`."""
-
-BENTOML_ROUTES = frozenset({"/livez", "/readyz", "/healthz", "/metrics"})
-"""The routes of BentoML's application that are meant to be used."""
-
 _WATCH_AFTER_S = 1.0
 """While images wait for longer than this, it is worth to watch whether their clients are still there."""
 
@@ -66,17 +53,6 @@ _LIMITS = (
 )
 
 T = TypeVar("T")
-Handler = Callable[[RequestContext], Awaitable[Response]]
-
-
-@dataclass(frozen=True)
-class Route:
-    """A handler with its methods, its time limit, and whether overload refuses its requests."""
-
-    handle: Handler
-    methods: tuple[str, ...]
-    timeout_s: int
-    takes_images: bool = False
 
 
 class Endpoints:
@@ -106,31 +82,6 @@ class Endpoints:
     def model(self) -> ServedModel:
         """The model that serves now."""
         return self.manager.current
-
-    def routes(self) -> Mapping[str, Route]:
-        """Every route by its path: those of :data:`ROUTES`, of the pages, and of the Open Inference Protocol."""
-        short, long = self.settings.request_timeout_s, self.settings.batch_timeout_s
-        table: dict[str, tuple[Handler, int, bool]] = {
-            "/classify": (self.classify, short, True),
-            "/classify/batch": (self.classify_multiple, long, True),
-            "/explain": (self.explain, self.settings.explain_timeout_s, True),
-            "/info": (self.info, short, False),
-            "/drift": (self.drift, short, False),
-            "/reload": (self.reload, long, False),
-            "/docs.json": (self.openapi, short, False),
-            "/v2": (self.v2_server, short, False),
-            "/v2/health/live": (self.v2_live, short, False),
-            "/v2/health/ready": (self.v2_ready, short, False),
-            "/v2/models/{name}": (self.v2_model, short, False),
-            "/v2/models/{name}/ready": (self.v2_model_ready, short, False),
-            "/v2/models/{name}/infer": (self.v2_infer, short, True),
-            **dict.fromkeys(PAGE_ROUTES, (self.page, short, False)),
-        }
-        methods = ROUTES | PAGE_ROUTES | open_inference.OPEN_INFERENCE_ROUTES
-        return {
-            path: Route(handle, ("GET", "HEAD") if methods[path] == "GET" else (methods[path],), timeout_s, takes_images)
-            for path, (handle, timeout_s, takes_images) in table.items()
-        }
 
     def oldest_wait_s(self) -> float:
         """How long the image that was submitted first has waited, 0 when none waits."""
@@ -283,6 +234,50 @@ class Endpoints:
         open_inference.check_name(request, model)
         with model.scheduler.hold():  # while the body comes
             return await open_inference.infer(request, model, self.settings, self.sampler.offer)
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a path is answered.
+
+    Args:
+        method: one that is GET stands for HEAD too.
+        handle: the method of :class:`Endpoints`.
+        timeout: the setting that is its time limit.
+        takes_images: whether overload refuses its requests.
+    """
+
+    method: str
+    handle: Callable[[Endpoints, RequestContext], Awaitable[Response]]
+    timeout: str = "request_timeout_s"
+    takes_images: bool = False
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """All that it takes."""
+        return ("GET", "HEAD") if self.method == "GET" else (self.method,)
+
+
+ROUTES = {
+    "/classify": Route("POST", Endpoints.classify, takes_images=True),
+    "/classify/batch": Route("POST", Endpoints.classify_multiple, "batch_timeout_s", takes_images=True),
+    "/explain": Route("POST", Endpoints.explain, "explain_timeout_s", takes_images=True),
+    "/info": Route("GET", Endpoints.info),
+    "/drift": Route("GET", Endpoints.drift),
+    "/reload": Route("POST", Endpoints.reload, "batch_timeout_s"),
+    "/docs.json": Route("GET", Endpoints.openapi),
+    "/v2": Route("GET", Endpoints.v2_server),
+    "/v2/health/live": Route("GET", Endpoints.v2_live),
+    "/v2/health/ready": Route("GET", Endpoints.v2_ready),
+    "/v2/models/{name}": Route("GET", Endpoints.v2_model),
+    "/v2/models/{name}/ready": Route("GET", Endpoints.v2_model_ready),
+    "/v2/models/{name}/infer": Route("POST", Endpoints.v2_infer, takes_images=True),
+    **dict.fromkeys(PAGE_ROUTES, Route("GET", Endpoints.page)),
+}
+"""Everything that is answered here; the rest is BentoML's."""
+
+BENTOML_ROUTES = HEALTH_ROUTES | {"/metrics"}
+"""The routes of BentoML's application that are meant to be used."""
 
 
 def _respond(model: ServedModel, body: bytes | AsyncGenerator[bytes, None], content_type: str = JSON) -> Response:

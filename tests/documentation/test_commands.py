@@ -20,7 +20,7 @@ from tests.documentation.pages import PAGES, ROOT, read_lines, split_line
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 VARIABLES = {PREFIX + name.upper() for name in Settings.__dataclass_fields__} | {"DHVT_IMAGE"}  # the last: of deploy/
-PLAIN_ROUTES = HEALTH_ROUTES | PAGE_ROUTES.keys() | {"/metrics", "/docs.json"}
+PLAIN_ROUTES = HEALTH_ROUTES | PAGE_ROUTES | {"/metrics", "/docs.json"}
 OTHER_SOFTWARE = {
     ".", "apt", "base64", "cd", "cosign", "docker", "echo", "eval", "export", "hf", "jq", "kubectl", "kustomize",
     "lint-imports", "mkdocs", "mypy", "openssl", "ruff", "source", "tar", "tritonserver", "umask",
