@@ -142,7 +142,7 @@ class ServedModel:
         card = self.artifact.card
         pixels = preprocess_image(card.golden.encoded()[0], card.preprocess)
         try:
-            async with asyncio.timeout(self.request_timeout_s):
+            async with asyncio.timeout(self.request_timeout_s / 2):  # or the request would end first, with 504
                 await self.scheduler.run(pixels[None])
         except (RequestError, TimeoutError):
             return False
