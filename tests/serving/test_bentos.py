@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from dhvt.errors import ConfigError
 from dhvt.model.checkpoint import save_checkpoint
 from serving.settings import BUNDLED_MODEL, Settings
 from tests.conftest import CLASSES, draw, encode
+from tests.documentation.pages import read_lines
 from tests.serving.conftest import ROOT, serving
 
 PNG = encode(draw(0, 1))
@@ -118,6 +120,23 @@ def test_the_users_model_is_in_the_bento_and_serves_without_a_setting(hands, ben
     assert {entry["label"] for entry in answer["predictions"]} == set(CLASSES)
     assert response.headers["X-Model-Digest"] == load_artifact(hands).digest
     assert f"serving hands 3 from {bentoml_home / 'models' / 'hands' / '3'}" in (tmp_path / "log").read_text()
+
+
+def test_a_bento_goes_to_another_machine_as_the_readme_says(hands, bentoml_home, tmp_path):
+    """But for the installation: what ``serving/requirements.txt`` has is here, and a test of the container serves with that."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+    def shell(line, home):
+        environ = os.environ | {"PATH": path, "BENTOML_HOME": str(home)}
+        result = subprocess.run(line, shell=True, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+    lines = [line.replace("parts", "hands") for line in read_lines(ROOT / "README.md")]
+    there = tmp_path / "there"
+    for command, home in (("bentoml export", bentoml_home), ("bentoml import", there)):
+        shell(next(line for line in lines if line.startswith(command)), home)
+    with serving(tmp_path / "log", bento="hands:latest", cwd=tmp_path, BENTOML_HOME=str(there)) as url:
+        assert httpx.get(f"{url}/info").json()["digest"] == load_artifact(hands).digest
 
 
 def test_a_setting_wins_over_the_model_in_the_bento(hands, artifact_path, tmp_path):
